@@ -1,0 +1,25 @@
+# make demo, make test and make lint each set up .venv first.
+PYTHON ?= python3.11
+PY := .venv/bin/python
+# Two processes that spin for each other's cores are many times slower than two that wait.
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: venv demo test lint
+
+venv: .venv/ready
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -e '.[demo,dev]'
+	touch $@
+
+demo: venv
+	$(PY) -m common.demo
+
+test: venv
+	$(PY) -m pytest
+
+lint: venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy

@@ -1,0 +1,1 @@
+"""The shared spine: data, base models, losses, the metric, the loop, checkpoints and results."""

@@ -1,0 +1,146 @@
+"""GLiNER base models: loading, and access to their parts by the field's names."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gliner import GLiNER
+from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from torch import nn
+
+from common.data import Encoder
+from common.files import InputError, sha256_file
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_BASE: dict[Encoder, str] = {
+    "bi": "Ihor/gliner-biomed-bi-small-v1.0",
+    "cross": "urchade/gliner_small-v2.1",
+}
+
+PARTS = {
+    "text encoder": "token_rep_layer.bert_layer",
+    "text projection": "token_rep_layer.projection",
+    "label encoder": "token_rep_layer.labels_encoder",
+    "label projection": "token_rep_layer.labels_projection",
+    "BiLSTM": "rnn",
+    "cross fuser": "cross_fuser",
+    "span_rep_layer": "span_rep_layer",
+    "prompt_rep_layer": "prompt_rep_layer",
+}
+"""Where gliner keeps each part, as paths inside the core model."""
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded GLiNER base model."""
+
+    gliner: Any
+    """gliner's wrapper: processor, tokenizers, decoder, ``save_pretrained``."""
+    encoder: Encoder
+    source: str
+    """Hub id, folder or demo name, as the user gave it."""
+    location: str
+    """What loads it again from any working directory: hub id, demo name or absolute path."""
+    revision: str
+    """Commit of a hub model, or ``sha256:`` of a local model's weights."""
+
+    @property
+    def name(self) -> str:
+        """Hub id or folder name: how results call it."""
+        return Path(self.source).name if Path(self.source).is_dir() else self.source
+
+    @property
+    def core(self) -> Any:
+        """The ``nn.Module`` with the weights."""
+        return self.gliner.model
+
+    @property
+    def config(self) -> Any:
+        """Gliner's configuration."""
+        return self.gliner.config
+
+    def has(self, part: str) -> bool:
+        """Whether the base has a part of :data:`PARTS`."""
+        return _find(self.core, PARTS[part]) is not None
+
+    def part(self, part: str) -> Any:
+        """A part of :data:`PARTS`.
+
+        Raises:
+            InputError: If this base has no such part; the message names both.
+        """
+        module = _find(self.core, PARTS[part])
+        if module is None:
+            raise InputError(f"base model {self.source!r} ({type(self.gliner).__name__}) has no {part} ({PARTS[part]})")
+        return module
+
+
+def _find(module: nn.Module, path: str) -> nn.Module | None:
+    for name in path.split("."):
+        module = getattr(module, name, None)  # type: ignore[assignment]
+        if module is None:
+            return None
+    return module
+
+
+def load_base(source: str, encoder: Encoder) -> Base:
+    """Loads a span-level GLiNER model on the CPU in float32.
+
+    Args:
+        source: Hub id, folder of a saved GLiNER model, or ``demo-bi`` / ``demo-cross``.
+        encoder: The kind that the approach needs.
+
+    Raises:
+        InputError: If it cannot be found or is of another kind.
+    """
+    from common.demo_base import DEMO_BASES, demo_base_dir
+
+    location = source
+    if source in DEMO_BASES:
+        location = str(demo_base_dir(source))
+    elif Path(source).is_dir():
+        if not (Path(source) / "gliner_config.json").is_file():
+            raise InputError(f"base model folder {source!r} has no gliner_config.json, so it holds no GLiNER model")
+    elif Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        raise InputError(
+            f"base model {source!r} is neither a folder nor a hub id (owner/name) nor one of {sorted(DEMO_BASES)}"
+        )
+    local = Path(location).is_dir()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            gliner = GLiNER.from_pretrained(location, local_files_only=local, map_location="cpu")
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, json.JSONDecodeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"base model {source!r} could not be loaded: {reason}. Without the hub, give a folder of a saved GLiNER model "
+            f"or one of {sorted(DEMO_BASES)} as --base-model"
+        ) from error
+    wanted = BiEncoderSpanGLiNER if encoder == "bi" else UniEncoderSpanGLiNER
+    if type(gliner) is not wanted:
+        raise InputError(
+            f"base model {source!r} is a {type(gliner).__name__}; the {encoder}-encoder approaches need a {wanted.__name__}"
+        )
+    gliner.float().eval()
+    stored_as = source if source in DEMO_BASES or not local else str(Path(source).resolve())
+    return Base(gliner, encoder, source, stored_as, _revision(location, local))
+
+
+def _revision(location: str, local: bool) -> str:
+    if local:
+        for name in ("model.safetensors", "pytorch_model.bin"):
+            if (Path(location) / name).is_file():
+                return f"sha256:{sha256_file(Path(location) / name)}"
+        raise InputError(f"base model folder {location!r} has no weights file")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(location, "gliner_config.json")
+    # .../snapshots/<commit>/gliner_config.json
+    return Path(cached).parent.name if isinstance(cached, str) else "unknown"

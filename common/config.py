@@ -1,0 +1,274 @@
+"""Configuration: frozen dataclasses, a command line made from them, and their way to JSON and back."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tyro
+
+from common.files import InputError, read_json
+from common.paths import PROJECT_ROOT
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SelectBy = Literal["macro_f1", "micro_f1", "loss"]
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ``InputError`` with ``message`` unless ``condition`` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def require_share(name: str, value: float) -> None:
+    """Raises ``InputError`` unless ``0 <= value <= 1``."""
+    require(0 <= value <= 1, f"{name} must be between 0 and 1, got {value}")
+
+
+def require_rate(name: str, value: float) -> None:
+    """Raises ``InputError`` unless a learning rate is positive and finite."""
+    require(0 < value < float("inf"), f"{name} must be positive, got {value}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data to train on."""
+
+    dataset: str
+    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    train_size: int | None = None
+    """Training sentences, a seeded sample; all if not given."""
+    validation_size: int | None = None
+    """Validation sentences, a seeded sample; all if not given."""
+
+    def __post_init__(self) -> None:
+        for name in ("train_size", "validation_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """Where and how exactly to compute."""
+
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass; auto is bf16 where it is faster than fp32 in a short probe."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto is the GPU if there is one."""
+    eval_batch_size: int = 32
+    """Sentences in one batch of an evaluation, on each device."""
+    feature_cache: Literal["memory", "off"] = "memory"
+    """Whether the output of a frozen text encoder is computed once and kept (half precision)."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def __post_init__(self) -> None:
+        require(self.eval_batch_size >= 1, f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop, the same for every approach."""
+
+    epochs: int = 10
+    """Passes over the training sentences, at most."""
+    batch_size: int = 16
+    """Sentences in one forward pass, on each device."""
+    grad_accumulation: int = 1
+    """Batches to one optimizer step."""
+    weight_decay: float = 0.01
+    """AdamW's decoupled weight decay; biases and LayerNorms have none."""
+    warmup_ratio: float = 0.1
+    """Share of the optimizer steps in which the learning rate rises, before it falls to 0; both linearly."""
+    max_grad_norm: float = 1.0
+    """Gradients of all trained parameters together are clipped to this norm."""
+    patience: int = 3
+    """Epochs without a better validation score before training stops; 0 never stops."""
+    select_by: SelectBy = "macro_f1"
+    """Validation score by which the best epoch is chosen."""
+    seed: int = 42
+    """Seed of new weights, batch order and dropout."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "grad_accumulation"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("weight_decay", "patience", "seed"):
+            require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        require_share("warmup_ratio", self.warmup_ratio)
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """Test of a trained checkpoint."""
+
+    dataset: str
+    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    checkpoint: str = "latest"
+    """A run folder, or latest: the newest finished run on this data set."""
+    split: Literal["test", "validation"] = "test"
+    """Split to score."""
+    threshold: float | None = None
+    """Least probability of a predicted span; the checkpoint's own if not given."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None:
+            require_share("threshold", self.threshold)
+
+
+C = TypeVar("C")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as nested plain values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
+    """A configuration from nested plain values; fields that are not given keep their defaults.
+
+    Args:
+        cls: Dataclass to make.
+        values: Nested mapping.
+        where: What to call it in messages.
+
+    Raises:
+        InputError: If a field is unknown, missing or of a wrong kind.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise InputError(f"{where}: unknown settings {unknown}; known are {sorted(hints)}")
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise InputError(f"{where}: {name} must be an object, got {value!r}")
+            arguments[name] = from_dict(typing.cast(type, kind), value, f"{where}: {name}")
+            continue
+        if not _fits(value, kind):
+            raise InputError(f"{where}: {name} must be {_kind_name(kind)}, got {value!r}")
+        arguments[name] = value
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in typing.get_args(kind))
+    if origin is Literal:
+        return value in typing.get_args(kind)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _kind_name(kind: Any) -> str:
+    if typing.get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
+    return getattr(kind, "__name__", str(kind))
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with the nested values of ``update`` put over it."""
+    merged = dict(base)
+    for name, value in update.items():
+        old = merged.get(name)
+        merged[name] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse(
+    cls: type[C], argv: Sequence[str] | None = None, *, default: C | None = None, description: str | None = None
+) -> C:
+    """A configuration from the command line; field names are the options, without prefixes of their groups."""
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(cls, args=argv, description=description, config=(tyro.conf.OmitArgPrefixes,), **options)
+
+
+def dataset_defaults(approach: str, dataset: str) -> dict[str, Any]:
+    """The settings in ``<approach>/configs/<dataset>.json``; none if the approach has no such file."""
+    path = PROJECT_ROOT / approach / "configs" / f"{Path(dataset).name}.json"
+    return _read_settings(path) if path.is_file() else {}
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected an object of settings, got {type(values).__name__}")
+    return values
+
+
+def parse_training(cls: type[C], approach: str, argv: Sequence[str]) -> tuple[C, str | None]:
+    """The configuration of a training run, and what ``--resume`` said.
+
+    Later ones win: the defaults of the code, of ``<approach>/configs/<dataset>.json``, of ``--config FILE``, the command line.
+
+    Returns:
+        The configuration, and None, ``latest`` or the path of a run folder.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    early.add_argument("--resume")
+    early.add_argument("--dataset")
+    known, _ = early.parse_known_args(list(argv))
+    rest = _without(argv, ("--config", "--resume"))
+    settings: dict[str, Any] = {}
+    if known.dataset:
+        settings = dataset_defaults(approach, known.dataset)
+    if known.config:
+        settings = merge(settings, _read_settings(known.config))
+    default: C | None = None
+    if settings:
+        dataset = known.dataset or settings.get("data", {}).get("dataset")
+        if dataset is None:
+            raise InputError("--dataset is missing")
+        settings = merge(settings, {"data": {"dataset": dataset}})
+        default = from_dict(cls, settings, str(known.config or f"{approach}/configs/{dataset}.json"))
+    description = (
+        f"{(cls.__doc__ or '').splitlines()[0]}\n\n--config FILE: settings as JSON, as a sweep writes them; the command line "
+        "wins.\n--resume latest|RUN: go on with an unfinished run; repeat its other options."
+    )
+    return parse(cls, rest, default=default, description=description), known.resume
+
+
+def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
+    """``argv`` less the given options and their values, written ``--option value`` or ``--option=value``."""
+    rest: list[str] = []
+    skip = False
+    for argument in argv:
+        if skip:
+            skip = False
+        elif argument in options:
+            skip = True
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            rest.append(argument)
+    return rest
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """``name: first != second`` for each setting in which two nested configurations differ."""
+    found = []
+    for name in sorted(set(first) | set(second)):
+        left, right = first.get(name), second.get(name)
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, f"{prefix}{name}.")
+        elif left != right:
+            found.append(f"{prefix}{name}: {json.dumps(left)} != {json.dumps(right)}")
+    return found

@@ -1,0 +1,264 @@
+"""The dataset files: their names, their reading with every record checked, and the data set that training gets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from common.files import InputError, read_json, sha256_file
+from common.labels import LabelSet
+from common.paths import DATASETS_DIR, check_name
+from common.spans import OUTSIDE, Span, check_flat, check_span
+
+Encoder = Literal["bi", "cross"]
+ENCODERS: tuple[Encoder, ...] = ("bi", "cross")
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+LABEL2ID_FILE = "label2id.json"
+LABEL2DESC_FILE = "label2desc.json"
+MANIFEST_FILE = "manifest.json"
+
+_PREFIX: dict[Split, str] = {"train": "", "validation": "val_", "test": "test_"}
+
+
+def span_file(split: Split, encoder: str) -> str:
+    """``val_dataset_span_bi.json``: one record a sentence, words and spans."""
+    return f"{_PREFIX[split]}dataset_span_{encoder}.json"
+
+
+def token_file(split: Split, encoder: str) -> str:
+    """``val_dataset_tknlvl_bi.json``: one record a sentence, sub-words, their classes and their word indices."""
+    return f"{_PREFIX[split]}dataset_tknlvl_{encoder}.json"
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The words of one sentence and its gold spans, sorted and flat."""
+
+    words: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+def make_sentence(words: Sequence[str], spans: Sequence[Span]) -> Sentence:
+    """Checks and returns one sentence.
+
+    Raises:
+        ValueError: If there is no word, a word is empty, no string or holds white space, or a span is out of range, repeated
+            or overlaps another.
+    """
+    if not words:
+        raise ValueError("the sentence has no words")
+    for index, word in enumerate(words):
+        if not isinstance(word, str):
+            raise ValueError(f"word {index} is no string: {word!r}")
+        if not word.strip():
+            raise ValueError(f"word {index} is empty: {word!r}")
+        if len(word.split()) != 1 or word != word.strip():
+            raise ValueError(f"word {index} holds white space: {word!r}")
+    ordered = sorted(spans)
+    for span in ordered:
+        check_span(span, len(words))
+    check_flat(ordered)
+    return Sentence(tuple(words), tuple(ordered))
+
+
+def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) -> Sentence:
+    """One record ``{"tokenized_text": [...], "ner": [[start, end, type], ...]}``.
+
+    Args:
+        record: The JSON value.
+        id2label: Types by their id as a string, for files that store ``"4"`` where we store ``"protein"``. Spans of ``O``,
+            which such files hold too, are dropped.
+
+    Raises:
+        ValueError: If the record is malformed; the message names the field and the value.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, got {type(record).__name__}")
+    for field in ("tokenized_text", "ner"):
+        if not isinstance(record.get(field), list):
+            raise ValueError(f"field {field!r} must be a list, got {record.get(field)!r}")
+    spans = []
+    for entry in record["ner"]:
+        if not isinstance(entry, list) or len(entry) != 3:
+            raise ValueError(f"an entity must be [start, end, type], got {entry!r}")
+        start, end, label = entry
+        if type(start) is not int or type(end) is not int:
+            raise ValueError(f"start and end of an entity must be integers, got {entry!r}")
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"the type of an entity must be a non-empty string, got {entry!r}")
+        label = (id2label or {}).get(label, label)
+        if label != OUTSIDE:
+            spans.append(Span(start, end, label))
+    return make_sentence(record["tokenized_text"], spans)
+
+
+def iter_records(path: Path) -> Iterator[tuple[int, Any]]:
+    """The numbered records of a JSON list.
+
+    Raises:
+        InputError: If the file is no JSON list or an empty one.
+    """
+    records = read_json(path)
+    if not isinstance(records, list):
+        raise InputError(f"{path}: expected a JSON list of records, got {type(records).__name__}")
+    if not records:
+        raise InputError(f"{path}: the file holds no records")
+    yield from enumerate(records)
+
+
+def read_span_file(path: Path, labels: LabelSet) -> list[Sentence]:
+    """The sentences of a span file, all types known to ``labels``.
+
+    Raises:
+        InputError: At the first bad record, naming file, record and value.
+    """
+    id2label = {str(index): name for name, index in labels.label2id.items()}
+    known = set(labels.names)
+    sentences = []
+    for number, record in iter_records(path):
+        try:
+            sentence = parse_span_record(record, id2label)
+        except ValueError as error:
+            raise InputError(f"{path}: record {number}: {error}") from error
+        for span in sentence.spans:
+            if span.label not in known:
+                raise InputError(f"{path}: record {number}: unknown type {span.label!r}, known are {sorted(known)}")
+        sentences.append(sentence)
+    return sentences
+
+
+def count_types(sentences: Sequence[Sentence]) -> Counter[str]:
+    """Gold entities by type."""
+    return Counter(span.label for sentence in sentences for span in sentence.spans)
+
+
+def sample(sentences: Sequence[Sentence], size: int | None, seed: int, what: str) -> list[Sentence]:
+    """``size`` sentences drawn without replacement, in their original order; all of them if ``size`` is None.
+
+    Raises:
+        InputError: If ``size`` is not between 1 and the number of sentences.
+    """
+    if size is None:
+        return list(sentences)
+    if not 1 <= size <= len(sentences):
+        raise InputError(f"{what} must be between 1 and {len(sentences)}, got {size}")
+    chosen = sorted(random.Random(seed).sample(range(len(sentences)), size))
+    return [sentences[index] for index in chosen]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A generated corpus, as one kind of encoder reads it."""
+
+    name: str
+    encoder: Encoder
+    labels: LabelSet
+    train: list[Sentence]
+    validation: list[Sentence]
+    test: list[Sentence]
+    sha256: str
+    """Of the content: the same for the bi- and the cross-encoder's files."""
+
+    def split(self, name: Split) -> list[Sentence]:
+        """The sentences of one split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+    def limited(self, train_size: int | None, validation_size: int | None, seed: int) -> Dataset:
+        """The data set with seeded samples of its training and validation sentences; the test split stays whole."""
+        return replace(
+            self,
+            train=sample(self.train, train_size, seed, "train size"),
+            validation=sample(self.validation, validation_size, seed, "validation size"),
+        )
+
+
+def dataset_dir(name: str) -> Path:
+    """The folder of a generated data set: ``datasets/<name>``, or ``name`` itself if it is a path to such a folder."""
+    path = Path(name)
+    if len(path.parts) > 1 or path.is_absolute():
+        return path
+    return DATASETS_DIR / check_name(name, "data set name")
+
+
+def read_labels(directory: Path) -> LabelSet:
+    """The label set stored in a data set's folder.
+
+    Raises:
+        InputError: If a label file is missing or the two do not fit together.
+    """
+    label2id, label2desc = read_json(directory / LABEL2ID_FILE), read_json(directory / LABEL2DESC_FILE)
+    for value, file, kind in ((label2id, LABEL2ID_FILE, int), (label2desc, LABEL2DESC_FILE, str)):
+        if not isinstance(value, dict) or not all(type(item) is kind for item in value.values()):
+            raise InputError(f"{directory / file}: expected an object with {kind.__name__} values")
+    try:
+        return LabelSet.from_mappings(label2id, label2desc)
+    except ValueError as error:
+        raise InputError(f"{directory}: {LABEL2ID_FILE} and {LABEL2DESC_FILE}: {error}") from error
+
+
+def load_dataset(name: str, encoder: Encoder) -> Dataset:
+    """Reads a generated data set.
+
+    Files of the public thesis repository are read too: ``mono`` in file names for ``cross``, type ids as strings, spans of O.
+
+    Args:
+        name: Name under ``datasets/``, or the path of a data set's folder.
+        encoder: Which kind of encoder's files to read.
+
+    Raises:
+        InputError: If the data set does not exist, a record is bad or a file differs from its manifest.
+    """
+    directory = dataset_dir(name)
+    if not directory.is_dir():
+        raise InputError(
+            f"data set {name!r} does not exist ({directory}); make it with: "
+            f"python -m dataset_generation.generate --dataset {directory.name}"
+        )
+    labels = read_labels(directory)
+    expected = _manifest_hashes(directory)
+    splits: dict[Split, list[Sentence]] = {}
+    digest = hashlib.sha256(json.dumps(labels.label2desc, sort_keys=True).encode())
+    for split in SPLITS:
+        path = directory / span_file(split, encoder)
+        if encoder == "cross" and not path.exists():
+            path = directory / span_file(split, "mono")
+        if not path.exists():
+            raise InputError(
+                f"data set {name!r} has no file {span_file(split, encoder)}; generate it with --encoder {encoder} or both"
+            )
+        file_hash = sha256_file(path)
+        if expected.get(path.name, file_hash) != file_hash:
+            raise InputError(
+                f"{path}: differs from {MANIFEST_FILE} (sha256 {file_hash[:12]}); generate the data set again"
+            )
+        splits[split] = read_span_file(path, labels)
+        digest.update(file_hash.encode())
+    return Dataset(
+        name=directory.name,
+        encoder=encoder,
+        labels=labels,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        sha256=digest.hexdigest(),
+    )
+
+
+def _manifest_hashes(directory: Path) -> dict[str, str]:
+    """The recorded SHA-256 of each data file; empty where there is no manifest (files made by other tools)."""
+    path = directory / MANIFEST_FILE
+    if not path.exists():
+        return {}
+    manifest = read_json(path)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        raise InputError(f"{path}: has no 'files' object")
+    return {name: entry["sha256"] for name, entry in files.items()}

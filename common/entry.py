@@ -1,0 +1,136 @@
+"""What the entry scripts share: logging, one-line errors, and the steps of train.py and test.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.backbone import load_base
+from common.checkpoint import ApproachSpec, Run, find_checkpoint, load_checkpoint, resume_run, start_run
+from common.config import RuntimeConfig, TestConfig, parse, parse_training
+from common.data import Dataset, Split, dataset_dir, load_dataset
+from common.device import make_accelerator, precision_name, provenance, seed_everything
+from common.evaluation import evaluate
+from common.files import InputError
+from common.results import read_result, render, result_record, write_result
+from common.training import TrainingError, fit
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C as status 130."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Batches of many shapes go through the tokenizer once; its worker threads only fight over the cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        main()
+    except (InputError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def prepare_run(spec: ApproachSpec[C], argv: Sequence[str] | None) -> tuple[C, Run, Dataset, Any]:
+    """The steps of every train.py before ``fit``: configuration, data, base, model and run folder.
+
+    Returns:
+        Configuration, run, data set and model.
+    """
+    config: Any
+    config, resume = parse_training(spec.config, spec.name, sys.argv[1:] if argv is None else argv)
+    encoder = spec.encoder(config)
+    data = load_dataset(config.data.dataset, encoder).limited(
+        config.data.train_size, config.data.validation_size, config.train.seed
+    )
+    seed_everything(config.train.seed)
+    base = load_base(config.base_model, encoder)
+    model = spec.build(config, base, data.labels)
+    run = resume_run(spec, config, data, base, resume) if resume else start_run(spec, config, data, base)
+    return config, run, data, model
+
+
+def run_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
+    """Trains an approach from the command line and returns its run folder."""
+    config: Any
+    config, run, data, model = prepare_run(spec, argv)
+    return fit(model, data, config.train, config.runtime, run).path
+
+
+def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
+    """Scores a checkpoint from the command line and returns the path of the result file."""
+    config = parse(TestConfig, argv, description=f"Test of a trained {spec.title} checkpoint.")
+    name = dataset_dir(config.dataset).name
+    checkpoint = load_checkpoint(spec, find_checkpoint(spec, config.checkpoint, name))
+    record = checkpoint.record
+    data = load_dataset(config.dataset, checkpoint.base.encoder)
+    if data.labels.names != checkpoint.labels.names:
+        raise InputError(
+            f"{checkpoint.path}: was trained on the types {list(checkpoint.labels.names)}, "
+            f"data set {data.name!r} has {list(data.labels.names)}"
+        )
+    if config.threshold is not None:
+        checkpoint.model.threshold = config.threshold
+    return score(
+        spec.test_results,
+        checkpoint.model,
+        data,
+        result_record(
+            approach=spec.name,
+            variant=record["variant"],
+            data=data,
+            base=record["base_model"],
+            seed=record["seed"],
+            config=record["config"],
+            parameters=record["parameters"],
+            provenance=provenance(),
+            training={
+                **{key: record[key] for key in ("best", "steps", "train_seconds", "seconds_per_epoch", "precision")},
+                **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
+                "epochs": len(record["history"]),
+                "checkpoint": checkpoint.path.name,
+            },
+        ),
+        split=config.split,
+        runtime=config.runtime,
+    )
+
+
+def score(
+    folder: Path, model: Any, data: Dataset, record: dict[str, Any], *, split: Split, runtime: RuntimeConfig
+) -> Path:
+    """Scores a model on a split, writes the result and prints its page.
+
+    Args:
+        folder: Where results of the approach are.
+        model: The approach.
+        data: The data set.
+        record: What the result says of the model, from :func:`common.results.result_record`.
+        split: Split to score.
+        runtime: Device, precision and batch size.
+
+    Returns:
+        The path of the result's JSON file.
+    """
+    accelerator = make_accelerator(runtime)
+    model.to(accelerator.device)
+    sentences = data.split(split)
+    evaluation = evaluate(model, sentences, runtime, accelerator)
+    record |= {
+        "split": split,
+        "threshold": getattr(model, "threshold", None),
+        "precision": precision_name(accelerator),
+    }
+    path = write_result(folder, record, evaluation, sentences)
+    print(render(read_result(path)))
+    return path

@@ -1,0 +1,119 @@
+"""Prediction of a split, and all that a result says about it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from common.approach import Encoded, Predictor
+from common.batching import evaluation_batches
+from common.config import RuntimeConfig
+from common.data import Sentence
+from common.features import EncodedSplit
+from common.metrics import bootstrap_intervals, count_spans, error_report, span_scores
+from common.spans import ScoredSpan
+
+_WARM_UP_BATCHES = 3
+
+
+def predict_split(
+    model: Predictor, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator, what: str = "predict"
+) -> list[list[ScoredSpan]]:
+    """The predicted spans of each sentence, in the split's order; on several processes each gets all of them."""
+    model.eval()  # type: ignore[attr-defined]
+    batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    predicted: list[tuple[int, list[ScoredSpan]]] = []
+    progress = runtime.progress and accelerator.is_main_process
+    for indices in tqdm(mine, desc=what, disable=not progress, leave=False):
+        batch = split.batch(model, indices).to(accelerator.device)
+        with torch.no_grad(), accelerator.autocast():
+            predicted += zip(indices, model.predict(batch), strict=True)
+    by_index = dict(gather_object(predicted) if accelerator.num_processes > 1 else predicted)
+    return [by_index[index] for index in range(len(split.encoded))]
+
+
+@torch.no_grad()
+def split_loss(model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator) -> float:
+    """The mean loss of a split's sentences, in evaluation mode."""
+    model.eval()
+    total = 0.0
+    for indices in evaluation_batches(split.lengths, runtime.eval_batch_size):
+        with accelerator.autocast():
+            total += float(model(split.batch(model, indices).to(accelerator.device))) * len(indices)
+    return total / len(split.encoded)
+
+
+def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
+    """Predictions without their scores."""
+    return [[item.span for item in spans] for spans in predictions]
+
+
+def unreachable_gold(model: Predictor, encoded: Sequence[Encoded]) -> dict[str, Any]:
+    """Gold spans that the model cannot predict, by reason, and their share of all gold spans."""
+    reasons: Counter[str] = Counter()
+    for item in encoded:
+        reasons.update(model.reachable(item))
+    n_gold = sum(len(item.sentence.spans) for item in encoded)
+    lost = sum(reasons.values())
+    return {"gold": n_gold, "lost": lost, "share": lost / n_gold if n_gold else 0.0, "by_reason": dict(reasons)}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A scored split."""
+
+    predictions: list[list[ScoredSpan]]
+    report: dict[str, Any]
+    """``scores``, ``intervals``, ``errors``, ``unreachable_gold`` and ``speed`` of a result file."""
+
+
+def evaluate(
+    model: Predictor, sentences: Sequence[Sentence], runtime: RuntimeConfig, accelerator: Accelerator
+) -> Evaluation:
+    """Predicts and scores sentences.
+
+    The time is that of tokenising and predicting all of them, after a few batches to warm up; scoring is not in it.
+    """
+    model.eval()  # type: ignore[attr-defined]
+    warm_up = EncodedSplit(model.encode(sentences[: _WARM_UP_BATCHES * runtime.eval_batch_size]))
+    predict_split(model, warm_up, runtime, accelerator, "warm-up")
+    _synchronise(accelerator)
+    start = time.perf_counter()
+    split = EncodedSplit(model.encode(sentences))
+    predictions = predict_split(model, split, runtime, accelerator)
+    _synchronise(accelerator)
+    seconds = time.perf_counter() - start
+
+    gold = [sentence.spans for sentence in sentences]
+    found = flat(predictions)
+    counts = count_spans(gold, found, model.labels.names)
+    return Evaluation(
+        predictions=predictions,
+        report={
+            "scores": span_scores(counts).as_dict(),
+            "intervals": {name: list(interval) for name, interval in bootstrap_intervals(counts).items()},
+            "errors": asdict(error_report(gold, found, model.labels.names)),
+            "unreachable_gold": unreachable_gold(model, split.encoded),
+            "speed": {
+                "sentences": len(sentences),
+                "seconds": seconds,
+                "sentences_per_second": len(sentences) / seconds,
+                "batch_size": runtime.eval_batch_size,
+                "processes": accelerator.num_processes,
+            },
+        },
+    )
+
+
+def _synchronise(accelerator: Accelerator) -> None:
+    if accelerator.device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,92 @@
+"""Atomic writing and clear-error reading of JSON, the only text format that the project stores."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+
+class InputError(ValueError):
+    """Bad input of the user's: the message names the file, the record and the value."""
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that replaces it when the block ends without an exception.
+
+    A reader (or a killed writer) therefore sees the old file or the new one, never a part of it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes the file private; give it what a plain open() would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a UTF-8 text file that appears under ``path`` only when the block ends without an exception."""
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
+        yield stream
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes one JSON value atomically, with a final newline; NaN and infinity are refused."""
+    with atomic_text(path) as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=indent, allow_nan=False)
+        stream.write("\n")
+
+
+def write_json_records(path: Path, records: Iterable[Any]) -> None:
+    """Writes a JSON list with one record a line: valid JSON that stays readable and diffable."""
+    with atomic_text(path) as stream:
+        stream.write("[")
+        separator = "\n"
+        for record in records:
+            stream.write(separator + json.dumps(record, ensure_ascii=False, allow_nan=False))
+            separator = ",\n"
+        stream.write("\n]\n")
+
+
+def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """Reads one JSON value.
+
+    Args:
+        path: File to read.
+        object_pairs_hook: What makes a value of each object's pairs, as in :func:`json.loads`; dict if not given.
+
+    Raises:
+        InputError: If the file is missing, is not UTF-8 or is not whole JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder, a file is needed") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not whole JSON, line {error.lineno} column {error.colno}: {error.msg} (is the file truncated?)"
+        ) from error
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,252 @@
+"""The metric: strict exact match of (sentence, start, end, type), per type, micro and macro, with bootstrap intervals.
+
+Counts are kept for each sentence, so that intervals and paired comparisons resample sentences. Legend: N sentences, C types.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.spans import Span
+
+N_RESAMPLES = 1000
+"""Bootstrap resamples of a reported interval."""
+
+_RESAMPLES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Precision, recall and F1, each in [0, 1] and 0 where undefined."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class TypeScores(Scores):
+    """The scores of one type and its number of gold spans."""
+
+    support: int
+
+
+@dataclass(frozen=True)
+class SpanScores:
+    """The scores of a split."""
+
+    micro: Scores
+    """From the counts of all types together."""
+    macro: Scores
+    """Unweighted means over all types of the label set, also those that the split has none of."""
+    per_type: dict[str, TypeScores]
+
+    def as_dict(self) -> dict[str, object]:
+        """As stored in a result file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SpanCounts:
+    """True positives, predicted and gold spans of each sentence and type, each int64 of shape ``(N, C)``."""
+
+    types: tuple[str, ...]
+    true_positives: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    gold: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """The number of sentences."""
+        return len(self.gold)
+
+
+def count_spans(
+    gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], types: Sequence[str]
+) -> SpanCounts:
+    """Compares predictions with the gold spans of the same sentences; a span repeated in a sentence counts once.
+
+    Raises:
+        ValueError: If the numbers of sentences differ or a span has a type that is not in ``types``.
+    """
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(gold)} gold sentences but {len(predicted)} predicted ones")
+    column = {name: index for index, name in enumerate(types)}
+    counts = np.zeros((3, len(gold), len(types)), dtype=np.int64)
+    for row, (gold_spans, predicted_spans) in enumerate(zip(gold, predicted, strict=True)):
+        gold_set, predicted_set = set(gold_spans), set(predicted_spans)
+        for plane, spans in enumerate((gold_set & predicted_set, predicted_set, gold_set)):
+            for span in spans:
+                if span.label not in column:
+                    raise ValueError(f"sentence {row}: type {span.label!r} is not one of {list(types)}")
+                counts[plane, row, column[span.label]] += 1
+    return SpanCounts(tuple(types), *counts)
+
+
+def _divide(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+def _prf(
+    true_positives: NDArray[np.float64], predicted: NDArray[np.float64], gold: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Precision, recall, F1 stacked on a new first axis; F1 = 2 tp / (predicted + gold)."""
+    return np.stack(
+        [
+            _divide(true_positives, predicted),
+            _divide(true_positives, gold),
+            _divide(2 * true_positives, predicted + gold),
+        ]
+    )
+
+
+def span_scores(counts: SpanCounts) -> SpanScores:
+    """Micro, macro and per-type scores."""
+    totals = [plane.sum(axis=0).astype(float) for plane in (counts.true_positives, counts.predicted, counts.gold)]
+    per_type = _prf(*totals)
+    micro = _prf(*(total.sum(keepdims=True) for total in totals))[:, 0]
+    return SpanScores(
+        micro=Scores(*(float(value) for value in micro)),
+        macro=Scores(*(float(value) for value in per_type.mean(axis=1))),
+        per_type={
+            name: TypeScores(
+                precision=float(per_type[0, index]),
+                recall=float(per_type[1, index]),
+                f1=float(per_type[2, index]),
+                support=int(totals[2][index]),
+            )
+            for index, name in enumerate(counts.types)
+        },
+    )
+
+
+def _resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> NDArray[np.float64]:
+    """Micro and macro F1 of each run on the same bootstrap samples of sentences, shape ``(runs, 2, n_resamples)``."""
+    n_sentences = len(counts[0])
+    generator = np.random.default_rng(seed)
+    planes = [
+        np.concatenate([run.true_positives, run.predicted, run.gold], axis=1).astype(np.float64) for run in counts
+    ]
+    n_types = len(counts[0].types)
+    result = np.empty((len(counts), 2, n_resamples))
+    for first in range(0, n_resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, n_resamples - first)
+        weights = generator.multinomial(n_sentences, np.full(n_sentences, 1 / n_sentences), size=size).astype(
+            np.float64
+        )
+        for index, plane in enumerate(planes):
+            totals = (weights @ plane).reshape(size, 3, n_types)
+            per_type = _prf(totals[:, 0], totals[:, 1], totals[:, 2])[2]
+            pooled = totals.sum(axis=2)
+            result[index, 0, first : first + size] = _prf(pooled[:, 0], pooled[:, 1], pooled[:, 2])[2]
+            result[index, 1, first : first + size] = per_type.mean(axis=1)
+    return result
+
+
+def bootstrap_intervals(
+    counts: SpanCounts, *, n_resamples: int = N_RESAMPLES, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of micro and macro F1 over sentences (Efron 1979).
+
+    Raises:
+        ValueError: If there is no sentence.
+    """
+    if not len(counts):
+        raise ValueError("no sentences to resample")
+    samples = _resampled_f1([counts], n_resamples, seed)[0]
+    tail = (1 - level) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail], axis=1)
+    return {name: (float(low[index]), float(high[index])) for index, name in enumerate(("micro_f1", "macro_f1"))}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The F1 of one run minus that of another on the same sentences."""
+
+    difference: float
+    low: float
+    """Lower end of the 95 % interval."""
+    high: float
+    """Upper end of the 95 % interval."""
+    p_value: float
+    """Two-sided: twice the share of resamples on the other side of 0, at most 1."""
+
+
+def paired_bootstrap(
+    first: SpanCounts, second: SpanCounts, *, n_resamples: int = N_RESAMPLES, seed: int = 0
+) -> dict[str, Difference]:
+    """Paired bootstrap of ``first - second`` over sentences (Berg-Kirkpatrick et al. 2012; aclanthology.org/D12-1091).
+
+    Raises:
+        ValueError: If the two runs were not scored on the same gold spans.
+    """
+    if first.types != second.types or not np.array_equal(first.gold, second.gold):
+        raise ValueError("the two runs were not scored on the same sentences, types and gold spans")
+    samples = _resampled_f1([first, second], n_resamples, seed)
+    deltas = samples[0] - samples[1]
+    scores = [span_scores(counts) for counts in (first, second)]
+    observed = (scores[0].micro.f1 - scores[1].micro.f1, scores[0].macro.f1 - scores[1].macro.f1)
+    result = {}
+    for index, name in enumerate(("micro_f1", "macro_f1")):
+        low, high = np.quantile(deltas[index], [0.025, 0.975])
+        tail = min(np.mean(deltas[index] <= 0), np.mean(deltas[index] >= 0))
+        result[name] = Difference(observed[index], float(low), float(high), float(min(1.0, 2 * tail)))
+    return result
+
+
+@dataclass(frozen=True)
+class ErrorReport:
+    """What became of the gold spans that no prediction matches, and of the predictions that match none."""
+
+    confusion: dict[str, dict[str, int]]
+    """Right boundaries, by gold type and predicted type; the diagonal holds the true positives."""
+    boundary: int
+    """Missed gold spans that overlap a wrong prediction of their type."""
+    type: int
+    """Missed gold spans predicted with the right boundaries and another type."""
+    boundary_and_type: int
+    """Missed gold spans that overlap only predictions of other types, with other boundaries."""
+    missed: int
+    """Missed gold spans that overlap no prediction."""
+    spurious: int
+    """Predictions that overlap no gold span."""
+
+
+def error_report(
+    gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], types: Sequence[str]
+) -> ErrorReport:
+    """Sorts the errors of a split by kind.
+
+    Each missed gold span counts once, by the first kind that fits: type, boundary, boundary and type, missed.
+    """
+    confusion: dict[str, dict[str, int]] = {name: dict.fromkeys(types, 0) for name in types}
+    kinds: Counter[str] = Counter()
+    for gold_spans, predicted_spans in zip(gold, predicted, strict=True):
+        for span in gold_spans:
+            overlapping = [other for other in predicted_spans if other.start <= span.end and span.start <= other.end]
+            same_place = [other for other in overlapping if other[:2] == span[:2]]
+            for other in same_place:
+                confusion[span.label][other.label] += 1
+            if span in overlapping:
+                continue
+            if same_place:
+                kinds["type"] += 1
+            elif any(other.label == span.label for other in overlapping):
+                kinds["boundary"] += 1
+            else:
+                kinds["boundary_and_type" if overlapping else "missed"] += 1
+        for other in predicted_spans:
+            if not any(other.start <= span.end and span.start <= other.end for span in gold_spans):
+                kinds["spurious"] += 1
+    return ErrorReport(
+        confusion=confusion,
+        boundary=kinds["boundary"],
+        type=kinds["type"],
+        boundary_and_type=kinds["boundary_and_type"],
+        missed=kinds["missed"],
+        spurious=kinds["spurious"],
+    )

@@ -1,0 +1,44 @@
+"""Where the project reads and writes: fixed folders, safe file names, time stamps."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DATASETS_DIR = PROJECT_ROOT / "datasets"
+
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def check_name(name: str, what: str) -> str:
+    """Returns ``name`` if it can be one path component.
+
+    Raises:
+        ValueError: If it could leave its folder or is no portable file name.
+    """
+    if not _SAFE_NAME.fullmatch(name):
+        raise ValueError(
+            f"{what} must be letters, digits, '.', '_' or '-' and start with a letter or digit, got {name!r}"
+        )
+    return name
+
+
+def timestamp() -> str:
+    """The local time as ``YYYYmmdd_HHMMSS``, the stamp of every run and result."""
+    return datetime.now().strftime("%Y%m%d_%H%M%S")
+
+
+def new_run_dir(parent: Path, prefix: str) -> Path:
+    """Creates and returns ``parent/<prefix>_<timestamp>``; two runs in one second get different folders."""
+    parent.mkdir(parents=True, exist_ok=True)
+    stem = f"{prefix}_{timestamp()}"
+    for attempt in range(1, 1000):
+        path = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(f"no free run folder for {stem} in {parent}")

@@ -1,0 +1,163 @@
+"""Result files: one JSON for each test run, its Markdown page and its predictions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.data import Dataset, Sentence
+from common.evaluation import Evaluation
+from common.files import InputError, atomic_text, read_json, write_json
+from common.paths import timestamp
+from common.spans import ScoredSpan
+
+logger = logging.getLogger(__name__)
+
+REQUIRED = (
+    "approach",
+    "variant",
+    "dataset",
+    "base_model",
+    "seed",
+    "scores",
+    "parameters",
+    "speed",
+    "config",
+    "provenance",
+)
+
+
+def write_result(
+    folder: Path, record: Mapping[str, Any], evaluation: Evaluation, sentences: Sequence[Sentence]
+) -> Path:
+    """Writes ``<dataset>_<timestamp>.json``, ``.md`` and ``_predictions.jsonl``.
+
+    Args:
+        folder: ``<approach>/test_results``.
+        record: What was tested; the evaluation's report is added to it.
+        evaluation: The scored split.
+        sentences: Its sentences.
+
+    Returns:
+        The path of the JSON file.
+    """
+    result = dict(record) | evaluation.report
+    stem = f"{record['dataset']}_{timestamp()}"
+    suffix = 1
+    while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():
+        suffix += 1
+    stem += "" if suffix == 1 else f"-{suffix}"
+    predictions = folder / f"{stem}_predictions.jsonl"
+    with atomic_text(predictions) as stream:
+        for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
+            stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
+    path = folder / f"{stem}.json"
+    write_json(path, result)
+    with atomic_text(path.with_suffix(".md")) as stream:
+        stream.write(render(result))
+    logger.info("result: %s", path)
+    return path
+
+
+def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:
+    return {
+        "tokenized_text": sentence.words,
+        "ner": sentence.spans,
+        "predicted": [(*item.span, round(item.score, 4)) for item in spans],
+    }
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One result.
+
+    Raises:
+        InputError: If the file is no result file.
+    """
+    result = read_json(path)
+    missing = [key for key in REQUIRED if not isinstance(result, dict) or key not in result]
+    if missing:
+        raise InputError(f"{path}: is no result file, it lacks {missing}")
+    return result
+
+
+def result_record(
+    *,
+    approach: str,
+    variant: str,
+    data: Dataset,
+    base: Mapping[str, Any],
+    seed: int | None,
+    config: Mapping[str, Any],
+    parameters: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
+    """The part of a result that says what was tested; no path of the machine is in it."""
+    public = dict(config)
+    public["base_model"] = base["name"]
+    return {
+        "approach": approach,
+        "variant": variant,
+        "dataset": data.name,
+        "dataset_sha256": data.sha256,
+        "base_model": {key: base[key] for key in ("name", "revision", "encoder")},
+        "seed": seed,
+        "labels": list(data.labels.names),
+        "parameters": dict(parameters),
+        "config": public,
+        "provenance": dict(provenance),
+        **more,
+    }
+
+
+def render(result: Mapping[str, Any]) -> str:
+    """A result as a Markdown page."""
+    scores, base = result["scores"], result["base_model"]
+    lines = [
+        f"# {result['approach']} ({result['variant']}) on {result['dataset']}",
+        "",
+        f"Base model {base['name']}, seed {result['seed']}, {result['split']} split, threshold {result['threshold']}.",
+        "",
+        "| type | precision | recall | F1 | support |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    total = sum(row["support"] for row in scores["per_type"].values())
+    rows = [(name, row, row["support"]) for name, row in scores["per_type"].items()]
+    rows += [("**micro**", scores["micro"], total), ("**macro**", scores["macro"], total)]
+    lines += [
+        f"| {name} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {support} |"
+        for name, row, support in rows
+    ]
+    intervals, speed, errors = result["intervals"], result["speed"], result["errors"]
+    lost = result["unreachable_gold"]
+    parameters = result["parameters"]
+    lines += [
+        "",
+        f"95 % bootstrap intervals over sentences: micro F1 {_interval(intervals['micro_f1'])}, "
+        f"macro F1 {_interval(intervals['macro_f1'])}.",
+        "",
+        f"Trained: {parameters['trainable']:,} of {parameters['total']:,} parameters "
+        f"({100 * parameters['trainable'] / parameters['total']:.2f} %).",
+        "",
+        f"Speed: {speed['sentences_per_second']:.1f} sentences/s at batch size {speed['batch_size']}, {result['precision']}.",
+        "",
+        f"Gold spans out of reach: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}.",
+        "",
+        f"Errors: {errors['missed']} missed, {errors['spurious']} spurious, {errors['boundary']} with wrong boundaries, "
+        f"{errors['type']} with a wrong type, {errors['boundary_and_type']} with both.",
+        "",
+        "| gold \\ predicted, right boundaries | " + " | ".join(errors["confusion"]) + " |",
+        "| --- |" + " ---: |" * len(errors["confusion"]),
+    ]
+    lines += [
+        f"| {name} | " + " | ".join(str(row[other]) for other in errors["confusion"]) + " |"
+        for name, row in errors["confusion"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(interval: Sequence[float]) -> str:
+    return f"[{interval[0]:.4f}, {interval[1]:.4f}]"

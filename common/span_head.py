@@ -1,0 +1,86 @@
+"""GLiNER's span head, scored by factors.
+
+Legend: B sentences, W words, K maximum width, C labels, D hidden size. ``SpanMarkerV0`` computes, for the span from word s to
+word e with a = relu(start_mlp(h_s)) and b = relu(end_mlp(h_e)),
+
+    score(s, e, c) = q_c . (V dropout(relu(U [a; b] + u)) + v)
+
+for each of W x K spans, with U of size 4D x 2D and V of size D x 4D. U [a; b] is a sum of one product for the start word and one for
+the end word, so U is applied W times, not W x K times; and q_c . (V x + v) = (q_c V) . x + q_c . v, so V is applied to the C label
+vectors, not to the spans. What is left for each span is one addition, one ReLU and C dot products. Equal to the original up to
+rounding, gradients included.
+"""
+
+from __future__ import annotations
+
+import torch
+from gliner.modeling.span_rep import SpanMarkerV0
+from torch import Tensor, nn
+
+from common.dropout import fast_dropout, mlp
+
+
+def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
+    """True for the spans that lie inside their sentence.
+
+    Args:
+        n_words: Words of each sentence, shape ``(B,)``.
+        n_columns: Words of the padded batch, W.
+        max_width: K.
+
+    Returns:
+        Shape ``(B, W, K)``; ``[b, s, k]`` is the span from word s to word s + k.
+    """
+    ends = torch.arange(n_columns, device=n_words.device)[:, None] + torch.arange(max_width, device=n_words.device)
+    return ends[None] < n_words[:, None, None]
+
+
+def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tensor:
+    """Scores of all spans, equal to ``einsum(marker(words), labels)``.
+
+    Args:
+        marker: The span representation layer.
+        words: Word representations, shape ``(B, W, D)``.
+        labels: Label representations after ``prompt_rep_layer``, shape ``(C, D)`` if all sentences share them, else ``(B, C, D)``.
+
+    Returns:
+        Logits, shape ``(B, W, K, C)``. Spans that run past the last column are ``-inf``.
+    """
+    hidden_layer, activation, dropout, out_layer = marker.out_project
+    half = hidden_layer.in_features // 2
+    starts = nn.functional.linear(
+        mlp(marker.project_start, words).relu(), hidden_layer.weight[:, :half], hidden_layer.bias
+    )  # (B, W, 4D)
+    ends = nn.functional.linear(mlp(marker.project_end, words).relu(), hidden_layer.weight[:, half:])  # (B, W, 4D)
+    folded = (labels @ out_layer.weight).transpose(-1, -2)  # (4D, C) or (B, 4D, C)
+    bias = (labels @ out_layer.bias).unsqueeze(-2)  # (1, C) or (B, 1, C)
+
+    n_columns = words.shape[1]
+    by_width = []
+    for width in range(marker.max_width):
+        reach = max(n_columns - width, 0)
+        hidden = activation(starts[:, :reach] + ends[:, width:])
+        hidden = fast_dropout(hidden, dropout.p, dropout.training)
+        logits = hidden @ folded + bias  # (B, W - width, C)
+        by_width.append(nn.functional.pad(logits, (0, 0, 0, n_columns - reach), value=float("-inf")))
+    return torch.stack(by_width, dim=2)
+
+
+def dense_logits(span_rep_layer: nn.Module, words: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Scores of all spans by gliner's own layer, for span modes that do not factor.
+
+    Args:
+        span_rep_layer: gliner's ``SpanRepLayer``.
+        words: Shape ``(B, W, D)``.
+        labels: Shape ``(C, D)`` or ``(B, C, D)``.
+        mask: Spans inside their sentence, shape ``(B, W, K)``.
+
+    Returns:
+        Logits, shape ``(B, W, K, C)``.
+    """
+    n_sentences, n_columns, max_width = mask.shape
+    starts = torch.arange(n_columns, device=words.device)[:, None].expand(-1, max_width)
+    index = torch.stack([starts, starts + torch.arange(max_width, device=words.device)], dim=-1)
+    index = index.reshape(1, -1, 2) * mask.reshape(n_sentences, -1, 1)
+    spans = span_rep_layer(words, index)
+    return torch.einsum("bwkd,cd->bwkc" if labels.dim() == 2 else "bwkd,bcd->bwkc", spans, labels)

@@ -1,0 +1,261 @@
+"""GLiNER's native span model on our data path: what zero-shot, SP-GLiNER and full fine-tuning share.
+
+Legend: B sentences, S sub-words, W words, K maximum width, C entity types, D hidden size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from gliner.modeling.span_rep import SpanMarkerV0
+from gliner.modeling.utils import extract_word_embeddings
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from common.approach import Batch, Encoded, FrozenPart, TrainedPart, set_mode
+from common.backbone import Base
+from common.data import Sentence
+from common.dropout import mlp
+from common.files import InputError
+from common.labels import LabelSet
+from common.losses import binary_focal_loss
+from common.span_head import dense_logits, factored_logits, span_mask
+from common.spans import ScoredSpan, Span
+
+logger = logging.getLogger(__name__)
+
+_TOKENISE_AT_ONCE = 256
+
+
+class SpanModel(nn.Module):
+    """A GLiNER model asked for a closed set of entity types; ``forward`` is its loss.
+
+    The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types, averaged over the
+    sentences of the batch. gliner sums over the batch too, which makes its loss depend on the batch size.
+
+    Args:
+        base: The base model; it is used in place, not copied.
+        labels: Entity types.
+        label_texts: What the model reads for each type, in the same order.
+        parts: What is trained; everything else is frozen by the loop.
+        focal_gamma: Focusing exponent of the loss; 0 is plain cross-entropy.
+        focal_alpha: Weight of the positives; None weighs positives and negatives alike.
+        threshold: Least probability of a predicted span.
+
+    Raises:
+        InputError: If the label texts leave no room for text in the input of a cross-encoder.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        labels: LabelSet,
+        label_texts: Sequence[str],
+        parts: Sequence[TrainedPart] = (),
+        *,
+        focal_gamma: float = 0.0,
+        focal_alpha: float | None = None,
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.core = base.core
+        self.labels = labels
+        self.label_texts = list(label_texts)
+        self.parts = tuple(parts)
+        self.focal_gamma, self.focal_alpha, self.threshold = focal_gamma, focal_alpha, threshold
+        self.max_width: int = base.config.max_width
+        self._shared_labels: Tensor | None = None
+        if base.encoder == "bi":
+            tokens = base.gliner.data_processor.labels_tokenizer(
+                self.label_texts, return_tensors="pt", truncation=True, padding="longest"
+            )
+            self.register_buffer("label_input_ids", tokens["input_ids"], persistent=False)
+            self.register_buffer("label_attention_mask", tokens["attention_mask"], persistent=False)
+        else:
+            self._check_prompt()
+        if not self._factors:
+            logger.info("span mode %r is scored by gliner's own layer, not by factors", base.config.span_mode)
+        self.eval()
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def encode(self, sentences: Sequence[Sentence]) -> list[Encoded]:
+        """Tokenises sentences by gliner's own processor; words go in as they are, never joined and split again."""
+        processor = self.base.gliner.data_processor
+        class_ids = {name: index for index, name in enumerate(self.labels.names)}
+        prompt = {text: index for index, text in enumerate(self.label_texts, start=1)}
+        encoded = []
+        for first in range(0, len(sentences), _TOKENISE_AT_ONCE):
+            chunk = sentences[first : first + _TOKENISE_AT_ONCE]
+            words = [list(sentence.words[: self.base.config.max_len]) for sentence in chunk]
+            tokens = processor.tokenize_inputs(words, None if self.base.encoder == "bi" else prompt)
+            for row, sentence in enumerate(chunk):
+                attended = tokens["attention_mask"][row].bool()
+                word_index = tokens["words_mask"][row][attended]
+                # Words behind the tokenizer's cut have no sub-word, and there is nothing after the cut.
+                n_words = int(word_index.max()) if len(word_index) else 0
+                spans = [
+                    (span.start, span.end - span.start, class_ids[span.label])
+                    for span in sentence.spans
+                    if span.end < n_words and span.end - span.start < self.max_width
+                ]
+                encoded.append(
+                    Encoded(
+                        sentence=sentence,
+                        input_ids=tokens["input_ids"][row][attended].int(),
+                        word_index=word_index.int(),
+                        n_words=max(n_words, 1),
+                        targets=torch.tensor(spans, dtype=torch.int64).reshape(-1, 3),
+                    )
+                )
+        return encoded
+
+    def collate(self, encoded: Sequence[Encoded]) -> Batch:
+        """Pads to the longest sentence; targets become rows (sentence, start, width - 1, type), shape ``(N, 4)``."""
+        padding = self.base.gliner.data_processor.transformer_tokenizer.pad_token_id
+        targets = [
+            torch.cat([torch.full((len(item.targets), 1), row), item.targets], dim=1)
+            for row, item in enumerate(encoded)
+        ]
+        return Batch(
+            encoded=encoded,
+            inputs={
+                "input_ids": pad_sequence([e.input_ids for e in encoded], True, padding).long(),
+                "attention_mask": pad_sequence([torch.ones_like(e.input_ids) for e in encoded], True).long(),
+                "words_mask": pad_sequence([e.word_index for e in encoded], True).long(),
+            },
+            n_words=torch.tensor([e.n_words for e in encoded]),
+            targets=torch.cat(targets),
+        )
+
+    def reachable(self, encoded: Encoded) -> dict[str, int]:
+        """Gold spans lost because the sentence was cut or because they are wider than the span head's maximum."""
+        truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
+        wide = sum(
+            span.end < encoded.n_words and span.end - span.start >= self.max_width for span in encoded.sentence.spans
+        )
+        return {"truncation": truncated, "maximum width": wide}
+
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch, a scalar in float32."""
+        logits = self.logits(batch)
+        mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
+        targets = torch.zeros_like(logits, dtype=torch.float32)
+        targets[tuple(batch.targets.T)] = 1.0
+        losses = binary_focal_loss(logits[mask], targets[mask], gamma=self.focal_gamma, alpha=self.focal_alpha)
+        return losses.sum() / len(batch)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+        """Flat spans above the threshold, decoded by gliner's own decoder.
+
+        Raises:
+            RuntimeError: If the model is in training mode, where dropout would change the scores.
+        """
+        if self.training:
+            raise RuntimeError("predict needs evaluation mode: call eval() first")
+        logits = self.logits(batch).float()
+        mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
+        logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
+        decoded = self.base.gliner.decoder.decode(
+            [item.sentence.words[: item.n_words] for item in batch.encoded],
+            dict(enumerate(self.labels.names, start=1)),
+            logits,
+            flat_ner=True,
+            threshold=self.threshold,
+        )
+        return [
+            [ScoredSpan(Span(span.start, span.end, span.entity_type), float(span.score)) for span in spans]
+            for spans in decoded
+        ]
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence mean anything."""
+        core = self.core
+        words_mask = torch.arange(int(batch.n_words.max()), device=batch.n_words.device) < batch.n_words[:, None]
+        if self.base.encoder == "bi":
+            words = self._words(batch) if batch.features is None else batch.features
+            labels = self._label_vectors()
+            # Stored features are half precision.
+            words = words.to(labels.dtype)
+            if self.base.has("cross fuser"):
+                labels = labels.expand(len(batch), -1, -1)
+                words, labels = core.features_enhancement(
+                    words, labels, text_mask=words_mask, labels_mask=torch.ones_like(labels[..., 0])
+                )
+        else:
+            representations = core.get_representations(
+                **batch.inputs, text_lengths=batch.n_words[:, None], word_lengths=batch.n_words.tolist()
+            )
+            words, labels = representations.words_embedding, representations.prompts_embedding
+        labels = mlp(core.prompt_rep_layer, labels)
+        words = core.span_rep_layer.context_encoder(words, words_mask)
+        if self._factors:
+            return factored_logits(core.span_rep_layer.span_rep_layer, words, labels)
+        mask = span_mask(batch.n_words, words.shape[1], self.max_width)
+        return dense_logits(core.span_rep_layer.span_rep_layer, words, labels, mask)
+
+    def frozen_part(self) -> FrozenPart | None:
+        """The text branch of a bi-encoder, if nothing in it is trained."""
+        if self.base.encoder != "bi":
+            return None
+        text = ("core.token_rep_layer.bert_layer", "core.token_rep_layer.projection")
+        for part in self.parts:
+            for path in part.modules:
+                if any(own == path or own.startswith(f"{path}.") or path.startswith(f"{own}.") for own in text):
+                    return None
+        return FrozenPart("text encoder", "word", self.base.config.hidden_size, self._words)
+
+    def train(self, mode: bool = True) -> SpanModel:
+        """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
+        self._shared_labels = None
+        set_mode(self, self.parts, mode)
+        return self
+
+    def _words(self, batch: Batch) -> Tensor:
+        """Word representations of a bi-encoder, shape ``(B, W, D)``; zero behind a sentence's end."""
+        frozen = not any(parameter.requires_grad for parameter in self.core.token_rep_layer.bert_layer.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+            inputs = batch.inputs
+            subwords = self.core.token_rep_layer.encode_text(inputs["input_ids"], inputs["attention_mask"])
+            words, _ = extract_word_embeddings(
+                subwords,
+                inputs["words_mask"],
+                inputs["attention_mask"],
+                len(batch),
+                int(batch.n_words.max()),
+                subwords.shape[-1],
+                batch.n_words[:, None],
+                self.base.config.subtoken_pooling,
+            )
+        return words
+
+    def _label_vectors(self) -> Tensor:
+        """Label representations of a bi-encoder, shape ``(C, D)``; computed once between two calls of ``train`` or ``eval``."""
+        if not self.training and self._shared_labels is not None:
+            return self._shared_labels
+        vectors = self.core.token_rep_layer.encode_labels(self.label_input_ids, self.label_attention_mask)
+        if not self.training and not torch.is_grad_enabled():
+            self._shared_labels = vectors
+        return vectors
+
+    @property
+    def _factors(self) -> bool:
+        return type(self.core.span_rep_layer.span_rep_layer) is SpanMarkerV0
+
+    def _check_prompt(self) -> None:
+        """A cross-encoder reads all label texts before the words; they must leave room for the words."""
+        processor = self.base.gliner.data_processor
+        limit = processor.transformer_tokenizer.model_max_length
+        prompt, _ = processor.prepare_inputs([["word"]], dict.fromkeys(self.label_texts))
+        needed = len(processor.transformer_tokenizer(prompt, is_split_into_words=True)["input_ids"][0])
+        if needed >= limit:
+            raise InputError(
+                f"the {len(self.label_texts)} label texts take {needed} sub-words, the base model {self.base.source!r} reads "
+                f"{limit}: use shorter texts (--labels names)"
+            )

@@ -1,0 +1,459 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from common.approach import Approach, Batch, TrainedPart, count_parameters, declared_parameters, freeze_all_but
+from common.batching import training_batches
+from common.checkpoint import WEIGHTS_FILE, Run, load_tensors, load_weights
+from common.config import RuntimeConfig, TrainConfig
+from common.data import Dataset, Sentence
+from common.device import make_accelerator, peak_memory_mb, precision_name, seed_everything
+from common.evaluation import flat, predict_split, split_loss, unreachable_gold
+from common.features import EncodedSplit, encode_split
+from common.files import InputError
+from common.metrics import count_spans, span_scores
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the sentences of the batch."""
+
+
+def schedule_factor(step: int, *, total: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: linear from 0 to 1 over ``warmup`` steps, then linear to 0 at ``total``."""
+    if step < warmup:
+        return step / warmup
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: for each part one with and one without weight decay (biases and LayerNorm weights), empty ones left out."""
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups = []
+    declared = declared_parameters(model, parts)
+    for part in parts:
+        parameters = declared[part.name]
+        plain = {name for name, p in parameters.items() if id(p) in norms or name.endswith("bias")}
+        for suffix, names, decay in (
+            ("", [name for name in parameters if name not in plain], weight_decay),
+            (", no decay", [name for name in parameters if name in plain], 0.0),
+        ):
+            if names:
+                groups.append(
+                    {
+                        "name": f"{part.name}{suffix}",
+                        "params": [parameters[name] for name in names],
+                        "lr": part.learning_rate,
+                        "initial_lr": part.learning_rate,
+                        "weight_decay": decay,
+                    }
+                )
+    return groups
+
+
+@dataclass
+class Progress:
+    """Where a training run stands; stored after each epoch."""
+
+    epoch: int = 0
+    """Epochs done."""
+    step: int = 0
+    """Optimizer steps done."""
+    best_epoch: int = 0
+    best_score: float = -math.inf
+    seconds: float = 0.0
+    """Training time so far, evaluation not in it."""
+    with_gradient: int | None = None
+
+
+class Recorder:
+    """Validates each epoch, keeps the best weights and writes the run's record; what every trainer ends an epoch with.
+
+    Args:
+        model: The approach, its parts frozen and declared, on its device.
+        data: Whose validation split is scored.
+        config: Says by which score to choose and when to stop.
+        runtime: Batch size and feature cache.
+        accelerator: Device and precision.
+        run: The run folder.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Dataset,
+        config: TrainConfig,
+        runtime: RuntimeConfig,
+        accelerator: Accelerator,
+        run: Run,
+    ) -> None:
+        self.model, self.data, self.config, self.runtime, self.accelerator = model, data, config, runtime, accelerator
+        self.run = run
+        self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        model.eval()
+        self.validation_split = self.encode(data.validation, "validation")
+        self.progress = Progress()
+        self.history: list[dict[str, Any]] = []
+        run.record["precision"] = precision_name(accelerator)
+        run.record["unreachable_gold"] = {}
+        self.report_unreachable("validation", self.validation_split)
+
+    def encode(self, sentences: list[Sentence], what: str) -> EncodedSplit:
+        """Tokenises a split and stores the features of the frozen part."""
+        return encode_split(self.model, sentences, self.runtime, self.accelerator, what)
+
+    def report_unreachable(self, name: str, split: EncodedSplit) -> None:
+        """Logs and records the gold spans of a split that the model cannot predict."""
+        unreachable = unreachable_gold(self.model, split.encoded)
+        self.run.record["unreachable_gold"][name] = unreachable
+        if unreachable["lost"]:
+            logger.warning(
+                "%s: %d of %d gold spans (%.2f %%) are out of the model's reach: %s",
+                name, unreachable["lost"], unreachable["gold"], 100 * unreachable["share"], unreachable["by_reason"],
+            )  # fmt: skip
+
+    def log_plan(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Logs what is trained, how and on what."""
+        trainable, total = count_parameters(self.model)
+        logger.info(
+            "%s trainable of %s parameters (%.2f %%), %s, %s",
+            f"{trainable:,}", f"{total:,}", 100 * trainable / total, precision_name(self.accelerator),
+            self.accelerator.device,
+        )  # fmt: skip
+        for group in groups:
+            size = sum(parameter.numel() for parameter in group["params"])
+            logger.info(
+                "  %s: %s parameters, lr %g, weight decay %g",
+                group.get("name", "group"), f"{size:,}", group["lr"], group["weight_decay"],
+            )  # fmt: skip
+
+    def count_gradients(self) -> None:
+        """After the first backward pass: counts the parameters that received a gradient."""
+        if self.progress.with_gradient is None:
+            self.progress.with_gradient = sum(
+                parameter.numel()
+                for parameter in self.trained.values()
+                if parameter.grad is not None and bool(parameter.grad.any())
+            )
+
+    def validate(self) -> dict[str, float]:
+        """Scores of the validation split."""
+        start = time.perf_counter()
+        predictions = predict_split(self.model, self.validation_split, self.runtime, self.accelerator, "validation")
+        gold = [sentence.spans for sentence in self.data.validation]
+        scores = span_scores(count_spans(gold, flat(predictions), self.data.labels.names))
+        result = {"macro_f1": scores.macro.f1, "micro_f1": scores.micro.f1}
+        if self.config.select_by == "loss":
+            result["loss"] = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
+        return result | {"seconds": time.perf_counter() - start}
+
+    def end_epoch(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """Validates, keeps the weights if they are the best so far, and records the epoch.
+
+        Args:
+            entry: ``epoch``, ``train_loss``, ``train_seconds`` and what else the trainer says of the epoch.
+
+        Returns:
+            The entry with its validation scores.
+        """
+        self.progress.epoch = entry["epoch"]
+        self.progress.seconds += entry["train_seconds"]
+        validation = self.validate()
+        entry = entry | {"validation": validation}
+        score = validation[self.config.select_by] * (-1 if self.config.select_by == "loss" else 1)
+        improved = score > self.progress.best_score
+        if improved:
+            self.progress.best_epoch, self.progress.best_score = self.progress.epoch, score
+            self.run.save_weights(self.trained)
+        self.history.append(entry)
+        self.run.update(**self.report("running"))
+        logger.info(
+            "epoch %d: loss %.4f, validation macro-F1 %.4f, micro-F1 %.4f, %.1f s + %.1f s%s",
+            entry["epoch"], entry["train_loss"], validation["macro_f1"], validation["micro_f1"],
+            entry["train_seconds"], validation["seconds"], ", best so far" if improved else "",
+        )  # fmt: skip
+        return entry
+
+    def out_of_patience(self) -> bool:
+        """Whether the best epoch is ``patience`` epochs ago."""
+        waited = self.progress.epoch - self.progress.best_epoch
+        return bool(self.config.patience) and self.progress.epoch > 0 and waited >= self.config.patience
+
+    def interrupted(self) -> None:
+        """Records that the user stopped the run, and says where its best checkpoint is."""
+        self.run.update(**self.report("interrupted"))
+        if self.progress.best_epoch:
+            logger.warning(
+                "interrupted; best checkpoint so far (epoch %d): %s", self.progress.best_epoch, self.run.path
+            )
+        else:
+            logger.warning("interrupted before the first epoch ended; no checkpoint")
+
+    def finish(self) -> None:
+        """Puts the best epoch's weights back into the model and closes the record."""
+        if self.out_of_patience():
+            logger.info("stopped early: no better epoch since %d", self.progress.best_epoch)
+        self.accelerator.wait_for_everyone()
+        path = self.run.path / WEIGHTS_FILE
+        load_weights(self.trained, load_tensors(path), str(path))
+        self.model.eval()
+        self.run.update(**self.report("finished"))
+        self.run.drop_state()
+        logger.info(
+            "best epoch %d, %s %.4f; checkpoint: %s",
+            self.progress.best_epoch, self.config.select_by, self.run.record["best"]["score"], self.run.path,
+        )  # fmt: skip
+
+    def report(self, status: str) -> dict[str, Any]:
+        """What the run's record says of the training."""
+        trainable, total = count_parameters(self.model)
+        best = _finite(self.progress.best_score)
+        return {
+            "status": status,
+            "best": {
+                "epoch": self.progress.best_epoch,
+                "by": self.config.select_by,
+                "score": -best if best is not None and self.config.select_by == "loss" else best,
+            },
+            "parameters": {"total": total, "trainable": trainable, "with_gradient": self.progress.with_gradient},
+            "history": self.history,
+            "steps": self.progress.step,
+            "train_seconds": self.progress.seconds,
+            "seconds_per_epoch": self.progress.seconds / max(1, self.progress.epoch),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+
+
+class _Loop:
+    """One run of :func:`fit`."""
+
+    def __init__(self, model: Any, data: Dataset, config: TrainConfig, runtime: RuntimeConfig, run: Run) -> None:
+        self.config, self.runtime, self.run = config, runtime, run
+        self.accelerator = make_accelerator(runtime)
+        run.main_process = self.accelerator.is_main_process
+        seed_everything(config.seed)
+        freeze_all_but(model, model.parts)
+        model.to(self.accelerator.device)
+        self.approach = model
+        self.recorder = Recorder(model, data, config, runtime, self.accelerator, run)
+        self.progress = self.recorder.progress
+        self.trained = self.recorder.trained
+        self.train_split = self.recorder.encode(data.train, "train")
+        self.recorder.report_unreachable("train", self.train_split)
+        groups = optimizer_groups(model, model.parts, config.weight_decay)
+        self.recorder.log_plan(groups)
+        # accelerate patches forward for its precision; on one process the model stays the same object.
+        self.model, self.optimizer = self.accelerator.prepare(model, torch.optim.AdamW(groups, fused=True))
+        self.total_steps = math.ceil(len(self._batches(1)) / config.grad_accumulation) * config.epochs
+        self.warmup_steps = math.ceil(self.total_steps * config.warmup_ratio)
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        """This process's batches of an epoch; every process gets the same number, the first ones filling up."""
+        batches = training_batches(self.train_split.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch)
+        processes = self.accelerator.num_processes
+        batches += batches[: -len(batches) % processes]
+        return batches[self.accelerator.process_index :: processes]
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def save_state(self) -> None:
+        tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        names = {id(parameter): name for name, parameter in self.trained.items()}
+        for parameter, state in self.optimizer.state.items():
+            for key, value in state.items():
+                tensors[f"optimizer/{key}/{names[id(parameter)]}"] = value
+        tensors |= {f"model/{name}": parameter for name, parameter in self.trained.items()}
+        scaler = self.accelerator.scaler
+        values = {
+            "progress": self.progress.__dict__ | {"best_score": _finite(self.progress.best_score)},
+            "history": self.recorder.history,
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        self.run.save_state(self.progress.epoch, tensors, values)
+
+    def load_state(self) -> None:
+        stored = self.run.load_state()
+        if stored is None:
+            logger.info("the run had finished no epoch: it starts again")
+            return
+        tensors, values = stored
+        where = str(self.run.path)
+        load_weights(self.trained, _below(tensors, "model/"), where)
+        for name, parameter in self.trained.items():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                value = tensors.get(f"optimizer/{key}/{name}")
+                if value is not None:
+                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+        torch.set_rng_state(tensors["rng"])
+        if "rng.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng.cuda"])
+        if values["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        progress = values["progress"]
+        if progress["best_score"] is None:
+            progress["best_score"] = -math.inf
+        self.progress = self.recorder.progress = Progress(**progress)
+        self.recorder.history = values["history"]
+        logger.info("resumed after epoch %d of %d", self.progress.epoch, self.config.epochs)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def train_epoch(self) -> dict[str, Any]:
+        """One pass over the training sentences."""
+        epoch = self.progress.epoch + 1
+        self.model.train()
+        start = time.perf_counter()
+        loss_sum, n_sentences = 0.0, 0
+        batches = self._batches(epoch)
+        bar = tqdm(
+            total=len(batches), desc=f"epoch {epoch}/{self.config.epochs}", leave=False,
+            disable=not (self.runtime.progress and self.accelerator.is_main_process),
+        )  # fmt: skip
+        with bar:
+            for first in range(0, len(batches), self.config.grad_accumulation):
+                group = batches[first : first + self.config.grad_accumulation]
+                group_loss = self._step(group)
+                size = sum(map(len, group))
+                loss_sum, n_sentences = loss_sum + group_loss * size, n_sentences + size
+                bar.update(len(group))
+                bar.set_postfix(loss=f"{group_loss:.4f}", refresh=False)
+        seconds = time.perf_counter() - start
+        return {
+            "epoch": epoch,
+            "train_loss": loss_sum / n_sentences,
+            "learning_rates": {group["name"]: group["lr"] for group in self.optimizer.param_groups},
+            "train_seconds": seconds,
+            "sentences_per_second": n_sentences * self.accelerator.num_processes / seconds,
+        }
+
+    def _step(self, group: list[list[int]]) -> float:
+        """One optimizer step over a group of batches; returns the mean loss of their sentences."""
+        size = sum(map(len, group))
+        total = 0.0
+        for position, indices in enumerate(group):
+            batch = self.train_split.batch(self.approach, indices).to(self.accelerator.device)
+            last = position == len(group) - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self.model(batch) * (len(indices) / size)
+                self._check_finite(loss, batch)
+                self.accelerator.backward(loss)
+            total += loss.item()
+        self._set_learning_rates()
+        self.accelerator.clip_grad_norm_(list(self.trained.values()), self.config.max_grad_norm)
+        self.recorder.count_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        return total
+
+    def _set_learning_rates(self) -> None:
+        factor = schedule_factor(self.progress.step + 1, total=self.total_steps + 1, warmup=self.warmup_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        if torch.isfinite(loss):
+            return
+        numbers = {id(item): index for index, item in enumerate(self.train_split.encoded)}
+        shown = "; ".join(
+            f"{numbers[id(item)]}: {' '.join(item.sentence.words[:8])}" for item in list(batch.encoded)[:4]
+        )
+        raise TrainingError(
+            f"loss is {loss.item()} at step {self.progress.step + 1} in a batch of {len(batch)} training sentences ({shown} ...); "
+            "lower the learning rate or use --precision fp32"
+        )
+
+    def run_all(self, on_epoch: Callable[[dict[str, Any]], None] | None) -> None:
+        """Trains until the last epoch or until patience is over."""
+        with self._tensorboard() as write:
+            while self.progress.epoch < self.config.epochs and not self.recorder.out_of_patience():
+                entry = self.recorder.end_epoch(self.train_epoch())
+                self.save_state()
+                write(entry)
+                if on_epoch is not None:
+                    on_epoch(entry)
+
+    @contextlib.contextmanager
+    def _tensorboard(self) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+        if not (self.config.tensorboard and self.accelerator.is_main_process):
+            yield lambda _: None
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
+        with SummaryWriter(str(self.run.path)) as writer:
+
+            def write(entry: Mapping[str, Any]) -> None:
+                writer.add_scalar("loss/train", entry["train_loss"], entry["epoch"])
+                for name, value in entry["validation"].items():
+                    writer.add_scalar(f"validation/{name}", value, entry["epoch"])
+
+            yield write
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def fit(
+    model: Approach,
+    data: Dataset,
+    config: TrainConfig,
+    runtime: RuntimeConfig,
+    run: Run,
+    *,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
+) -> Run:
+    """Trains a model, keeps and restores its best epoch, and writes the run folder.
+
+    Args:
+        model: The approach; it ends in evaluation mode with its best weights.
+        data: Training and validation sentences; the test split is not touched.
+        config: The loop's settings.
+        runtime: Device and precision.
+        run: The run folder; a resumed one goes on after its last finished epoch.
+        on_epoch: Called with the history's entry after each epoch; may raise to stop.
+
+    Returns:
+        The run with its record complete.
+
+    Raises:
+        TrainingError: If the loss is not finite.
+        KeyboardInterrupt: As it came; the best checkpoint so far is kept, and the log says where.
+    """
+    loop = _Loop(model, data, config, runtime, run)
+    if run.resumed:
+        loop.load_state()
+    try:
+        loop.run_all(on_epoch)
+    except KeyboardInterrupt:
+        loop.recorder.interrupted()
+        raise
+    loop.recorder.finish()
+    return run

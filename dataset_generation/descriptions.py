@@ -1,0 +1,102 @@
+"""The texts that describe entity types: our own, those of the hub, a file's, or the names themselves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from common.files import InputError, read_json
+from common.labels import LabelSet, normalise_type
+from common.spans import OUTSIDE
+from dataset_generation.hub import load_hub_dataset
+
+logger = logging.getLogger(__name__)
+
+HUB_DESCRIPTIONS = "disi-unibo-nlp/Pile-NER-biomed-descriptions"
+
+
+def make_label_set(types: Sequence[str], source: str, corpus: str) -> LabelSet:
+    """The label set of ``types``, in their order, with descriptions.
+
+    Args:
+        types: Normalised names.
+        source: ``own``, ``hub``, ``names``, or the path of a JSON file: an object of texts by type, or a list of
+            objects with ``entity_type`` and ``description``.
+        corpus: ``jnlpba`` or ``bc5cdr``, whose class ``O`` has its own text; any other name gets a text that names its
+            types.
+
+    Raises:
+        InputError: If a type has no description or two.
+    """
+    own = read_json(Path(str(files("dataset_generation") / "descriptions.json")))
+    outside = own["O"].get(corpus) or f"A word that belongs to no mention of any of these: {', '.join(types)}."
+    if source == "names":
+        return LabelSet(tuple(types), tuple(types), outside)
+    if source == "own":
+        texts = own["types"]
+        way_out = "give --descriptions FILE, hub, or names (each type's name is its description)"
+    elif source == "hub":
+        texts = _read_hub(types)
+        way_out = "give --descriptions FILE, own or names"
+    else:
+        texts = _read_file(Path(source), types)
+        outside = texts.get(OUTSIDE, outside)
+        way_out = "add it to the file"
+    missing = [name for name in types if name not in texts]
+    if missing:
+        raise InputError(f"no description ({source}) for {', '.join(map(repr, missing))}: {way_out}")
+    return LabelSet(tuple(types), tuple(texts[name] for name in types), outside)
+
+
+def _read_hub(types: Sequence[str]) -> dict[str, str]:
+    rows = load_hub_dataset(HUB_DESCRIPTIONS, "use --descriptions own, names or FILE")["train"]
+    pairs = {(normalise_type(row["entity_type"]), row["description"]): None for row in rows}
+    # Only the types that are wanted must be unique: the collection has thousands of others.
+    return _unique((pair for pair in pairs if pair[0] in types), HUB_DESCRIPTIONS)
+
+
+def _read_file(path: Path, types: Sequence[str]) -> dict[str, str]:
+    pairs = _file_pairs(path)
+    texts = _unique(((name if name == OUTSIDE else normalise_type(name), text) for name, text in pairs), str(path))
+    unused = sorted(set(texts) - {*types, OUTSIDE})
+    if unused:
+        logger.info("%s: descriptions of types that the corpus does not have are not used: %s", path, ", ".join(unused))
+    return texts
+
+
+def _file_pairs(path: Path) -> list[tuple[str, str]]:
+    """The types and texts of a description file, repeated ones included."""
+    # Objects are read as tuples of pairs, because a dict would hide a repeated key.
+    value = read_json(path, object_pairs_hook=tuple)
+    if isinstance(value, tuple):
+        pairs = list(value)
+    elif isinstance(value, list):
+        pairs = []
+        for number, entry in enumerate(value):
+            fields = dict(entry) if isinstance(entry, tuple) else {}
+            if set(fields) != {"entity_type", "description"}:
+                raise InputError(
+                    f"{path}: record {number} (counted from 0): expected an object with entity_type and description, "
+                    f"got {fields or entry!r}"
+                )
+            pairs.append((fields["entity_type"], fields["description"]))
+    else:
+        raise InputError(f"{path}: expected a JSON object or list of descriptions, got {type(value).__name__}")
+    for name, text in pairs:
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: a type must be a non-empty string, got {name!r}")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{path}: the description of {name!r} must be a non-empty string, got {text!r}")
+    return pairs
+
+
+def _unique(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for name, text in pairs:
+        if name in texts:
+            raise InputError(f"{where}: type {name!r} has two descriptions: {texts[name]!r} and {text!r}")
+        texts[name] = text
+    return texts

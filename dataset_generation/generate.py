@@ -1,0 +1,264 @@
+"""Makes the files of a data set: ``python -m dataset_generation.generate --dataset jnlpba``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.config import parse, require
+from common.data import (
+    ENCODERS,
+    LABEL2DESC_FILE,
+    LABEL2ID_FILE,
+    MANIFEST_FILE,
+    SPLITS,
+    Encoder,
+    Sentence,
+    Split,
+    count_types,
+    span_file,
+    token_file,
+)
+from common.files import InputError, read_json, sha256_file, write_json, write_json_records
+from common.labels import LabelSet
+from common.paths import DATASETS_DIR, check_name
+from common.spans import touching_pairs
+from dataset_generation.demo import DEMO_PREFIX, demo_sentences
+from dataset_generation.descriptions import make_label_set
+from dataset_generation.sources import BENCHMARKS, Corpus, TagScheme, read_hub, read_local
+from dataset_generation.splits import HoldOut, SplitPlan, make_splits
+from dataset_generation.tokens import LoadedTokenizer, load_tokenizer, lost_words, token_records
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("dataset_generation.generate")
+
+DEMOS = tuple(DEMO_PREFIX + name for name in BENCHMARKS)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Makes the files of a data set from a corpus of the hub, local files or an embedded demo corpus."""
+
+    dataset: str
+    """jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr, or a name of your own for the corpus at --source."""
+    source: str | None = None
+    """hub, a folder of train/validation/test files, or one file (Parquet, CoNLL/TSV, JSON, JSONL); hub if not given."""
+    encoder: Literal["bi", "cross", "both"] = "both"
+    """Kind of encoder to write files for; they differ in the sub-words of the token files."""
+    descriptions: str = "own"
+    """own, hub, names (each type's name is its description), or a JSON file of descriptions by type."""
+    train_size: int | None = None
+    """Train sentences, a seeded sample; of both together where validation is cut from train at random."""
+    validation_size: int | None = None
+    """Validation sentences, a seeded sample; all if not given."""
+    test_size: int | None = None
+    """Test sentences, a seeded sample; all if not given."""
+    split: HoldOut = "random"
+    """Validation for a corpus without: a random 20 % of train, or its tail (JNLPBA's last 1,739 rows, else 20 %)."""
+    seed: int = 42
+    """Seed of the shuffle and the samples."""
+    tag_scheme: TagScheme = "auto"
+    """How the corpus writes tags; auto finds out."""
+    tokenizer: str = "auto"
+    """Of the token files: a hub id, a local folder, or auto, the tokenizer of each encoder's default base model."""
+    skip_invalid: bool = False
+    """Leave bad records out and count them, instead of ending at the first."""
+    output_dir: Path = DATASETS_DIR
+    """The data set becomes a folder in here."""
+
+    def __post_init__(self) -> None:
+        check_name(self.dataset, "data set name")
+        for name in ("train_size", "validation_size", "test_size"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+        require(0 <= self.seed < 2**32, f"seed must be between 0 and 2^32 - 1, got {self.seed}")
+        if self.dataset in DEMOS:
+            require(self.source is None, f"{self.dataset} is embedded and takes no --source, got {self.source!r}")
+        elif self.dataset not in BENCHMARKS:
+            require(
+                self.source not in {None, "hub"},
+                f"data set {self.dataset!r} is none of {[*BENCHMARKS, *DEMOS]}; give its files with --source PATH",
+            )
+
+    @property
+    def corpus(self) -> str:
+        """The benchmark whose types the data set has, or its own name."""
+        return self.dataset.removeprefix(DEMO_PREFIX) if self.dataset in DEMOS else self.dataset
+
+
+def generate(cfg: GenerateConfig) -> Path:
+    """Writes a data set and returns its folder.
+
+    Raises:
+        InputError: If anything about the input is wrong; files of an earlier run are then as they were.
+    """
+    directory = cfg.output_dir / cfg.dataset
+    if not (directory.is_dir() or not directory.exists()):
+        raise InputError(f"{directory}: is no folder")
+    corpus = read_corpus(cfg)
+    benchmark = BENCHMARKS.get(cfg.corpus)
+    plan = SplitPlan(
+        hold_out=cfg.split,
+        tail=benchmark.tail if benchmark else None,
+        seed=cfg.seed,
+        train_size=cfg.train_size,
+        validation_size=cfg.validation_size,
+        test_size=cfg.test_size,
+    )
+    splits, how = make_splits(corpus.splits, plan)
+    types = benchmark.types if benchmark else _types_of(corpus.splits)
+    labels = make_label_set(types, cfg.descriptions, cfg.corpus)
+    for name in types:
+        if not count_types(splits["train"])[name]:
+            logger.warning("type %r has no entity in the train split", name)
+    encoders = ENCODERS if cfg.encoder == "both" else (cfg.encoder,)
+    tokenizers = {encoder: load_tokenizer(cfg.tokenizer, encoder) for encoder in encoders}
+    write_dataset(directory, splits, labels, tokenizers, _provenance(cfg, corpus, how))
+    return directory
+
+
+def read_corpus(cfg: GenerateConfig) -> Corpus:
+    """The corpus that the configuration names, from where it says."""
+    if cfg.dataset in DEMOS:
+        return Corpus(demo_sentences(cfg.corpus), {"kind": "embedded"})
+    benchmark = BENCHMARKS.get(cfg.dataset)
+    known_types = benchmark.types if benchmark else None
+    if benchmark and cfg.source in {None, "hub"}:
+        return read_hub(
+            benchmark.hub, tag_scheme=cfg.tag_scheme, skip_invalid=cfg.skip_invalid, known_types=known_types
+        )
+    return read_local(
+        Path(str(cfg.source)), tag_scheme=cfg.tag_scheme, skip_invalid=cfg.skip_invalid, known_types=known_types
+    )
+
+
+def _types_of(splits: Mapping[Split, Sequence[Sentence]]) -> tuple[str, ...]:
+    """The types of a user's corpus before any sampling: those of train, sorted, then those that train lacks."""
+    train = set(count_types(splits["train"]))
+    rest = {name for sentences in splits.values() for name in count_types(sentences)} - train
+    if not train | rest:
+        raise InputError("the corpus has no entity")
+    return (*sorted(train), *sorted(rest))
+
+
+def _provenance(cfg: GenerateConfig, corpus: Corpus, how: str) -> dict[str, Any]:
+    """What the manifest says of the input: nothing that depends on the machine or the time."""
+    arguments = dataclasses.asdict(cfg)
+    del arguments["output_dir"]
+    for name in ("source", "descriptions", "tokenizer"):
+        if arguments[name] is not None and Path(arguments[name]).exists():
+            arguments[name] = Path(arguments[name]).resolve().name
+    return {
+        "dataset": cfg.dataset,
+        "arguments": arguments,
+        "seed": cfg.seed,
+        "source": corpus.origin,
+        "tag_scheme": corpus.scheme,
+        "type_map": corpus.type_map,
+        "skipped": corpus.skipped,
+        "splits": how,
+    }
+
+
+def write_dataset(
+    directory: Path,
+    splits: Mapping[Split, Sequence[Sentence]],
+    labels: LabelSet,
+    tokenizers: Mapping[Encoder, LoadedTokenizer],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Writes the files of a data set, the manifest last; files of an encoder that is not in ``tokenizers`` are removed.
+
+    Until the manifest is there, the old one does not fit the new files, and reading the data set says so.
+    """
+    entries: dict[str, dict[str, Any]] = {}
+
+    def record(name: str, n_records: int) -> None:
+        entries[name] = {"sha256": sha256_file(directory / name), "records": n_records}
+
+    without_subword: dict[str, dict[str, int]] = {}
+    for encoder, loaded in tokenizers.items():
+        without_subword[encoder] = {}
+        for split, sentences in splits.items():
+            spans = [
+                {"tokenized_text": sentence.words, "ner": [list(span) for span in sentence.spans]}
+                for sentence in sentences
+            ]
+            tokens = list(token_records(sentences, labels, loaded.tokenizer))
+            without_subword[encoder][split] = lost_words(sentences, tokens)
+            for name, records in ((span_file(split, encoder), spans), (token_file(split, encoder), tokens)):
+                write_json_records(directory / name, records)
+                record(name, len(records))
+    for name, mapping in ((LABEL2ID_FILE, labels.label2id), (LABEL2DESC_FILE, labels.label2desc)):
+        write_json(directory / name, mapping)
+        record(name, len(mapping))
+    for encoder in set(ENCODERS) - set(tokenizers):
+        for split in SPLITS:
+            (directory / span_file(split, encoder)).unlink(missing_ok=True)
+            (directory / token_file(split, encoder)).unlink(missing_ok=True)
+    manifest = {
+        **provenance,
+        "labels": list(labels.names),
+        "sizes": {split: len(sentences) for split, sentences in splits.items()},
+        "entities": {
+            split: {name: count_types(sentences)[name] for name in labels.names} for split, sentences in splits.items()
+        },
+        "entity_free_sentences": {
+            split: sum(not sentence.spans for sentence in sentences) for split, sentences in splits.items()
+        },
+        "touching_same_type_pairs": {
+            split: sum(len(touching_pairs(sentence.spans)) for sentence in sentences)
+            for split, sentences in splits.items()
+        },
+        "tokenizers": {
+            encoder: {
+                "name": loaded.name,
+                "fallback": loaded.fallback,
+                "words_without_subword": without_subword[encoder],
+            }
+            for encoder, loaded in tokenizers.items()
+        },
+        "files": entries,
+    }
+    write_json(directory / MANIFEST_FILE, manifest)
+
+
+def print_counts(directory: Path) -> None:
+    """Prints sentences and entities of each split."""
+    manifest = read_json(directory / MANIFEST_FILE)
+    rows = [["split", "sentences", "without entity", "entities", *manifest["labels"]]]
+    for split in SPLITS:
+        counts = manifest["entities"][split]
+        numbers = (
+            manifest["sizes"][split],
+            manifest["entity_free_sentences"][split],
+            sum(counts.values()),
+            *counts.values(),
+        )
+        rows.append([split, *(f"{number:,}" for number in numbers)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows:
+        print("  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]))
+    print(f"written to {directory}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    logging.getLogger("dataset_generation").setLevel(logging.INFO)
+    cfg = parse(GenerateConfig, argv)
+    try:
+        print_counts(generate(cfg))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

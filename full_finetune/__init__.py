@@ -1,0 +1,1 @@
+"""Full-FT: every weight of the GLiNER model is trained; the upper bound."""

@@ -1,0 +1,48 @@
+"""Configuration of full fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.backbone import DEFAULT_BASE
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
+from common.data import Encoder
+from common.labels import LabelText
+
+
+@dataclass(frozen=True)
+class Config:
+    """Full fine-tuning."""
+
+    data: DataConfig
+    train: TrainConfig = TrainConfig(epochs=5, batch_size=16)
+    runtime: RuntimeConfig = RuntimeConfig()
+    encoder: Encoder = "bi"
+    """Kind of GLiNER model."""
+    base_model: str = ""
+    """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
+    trainer: Literal["common", "gliner"] = "common"
+    """common: the loop of all approaches; gliner: gliner's own Trainer, to compare with (it cannot resume)."""
+    labels: LabelText = "names"
+    """What the model reads for each type."""
+    encoder_lr: float = 5e-5
+    """Peak learning rate of the encoders."""
+    others_lr: float = 1e-4
+    """Peak learning rate of everything behind them."""
+    focal_gamma: float = 0.0
+    """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
+    focal_alpha: float | None = None
+    """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
+    threshold: float = 0.5
+    """Least probability of a predicted span."""
+
+    def __post_init__(self) -> None:
+        if not self.base_model:
+            object.__setattr__(self, "base_model", DEFAULT_BASE[self.encoder])
+        require_rate("encoder_lr", self.encoder_lr)
+        require_rate("others_lr", self.others_lr)
+        require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
+        if self.focal_alpha is not None:
+            require_share("focal_alpha", self.focal_alpha)
+        require_share("threshold", self.threshold)

@@ -1,0 +1,40 @@
+"""Full fine-tuning: the GLiNER model as it is, everything that takes part in its forward pass trained."""
+
+from __future__ import annotations
+
+from common.approach import TrainedPart
+from common.backbone import PARTS, Base
+from common.checkpoint import ApproachSpec
+from common.labels import LabelSet
+from common.span_model import SpanModel
+from full_finetune.config import Config
+
+
+def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
+    """The base model with all its parts declared as trained, at one learning rate for the encoders and one for the rest.
+
+    A bi-encoder's BiLSTM takes no part in the forward pass (gliner builds it and never calls it), so it stays frozen.
+    """
+    others = [name for name in ("cross fuser", "span_rep_layer", "prompt_rep_layer") if base.has(name)]
+    if base.encoder == "cross" and base.has("BiLSTM"):
+        others.append("BiLSTM")
+    return SpanModel(
+        base,
+        labels,
+        labels.texts(config.labels),
+        (
+            TrainedPart("encoders", ("core.token_rep_layer",), config.encoder_lr),
+            TrainedPart("others", tuple(f"core.{PARTS[name]}" for name in others), config.others_lr),
+        ),
+        focal_gamma=config.focal_gamma,
+        focal_alpha=config.focal_alpha,
+        threshold=config.threshold,
+    )
+
+
+def variant(config: Config) -> str:
+    """Name of the variant: the kind of encoder, and the trainer if it is not ours."""
+    return config.encoder if config.trainer == "common" else f"{config.encoder}, gliner's trainer"
+
+
+SPEC = ApproachSpec("full_finetune", "Full-FT", Config, build, variant, encoder=lambda config: config.encoder)

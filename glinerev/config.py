@@ -1,0 +1,55 @@
+"""Configuration of SP-GLiNER."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.backbone import DEFAULT_BASE
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
+from common.labels import LabelText
+
+PromptForm = Literal["post_norm", "residual"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training of SP-GLiNER."""
+
+    data: DataConfig
+    train: TrainConfig = TrainConfig(epochs=10, batch_size=16)
+    runtime: RuntimeConfig = RuntimeConfig()
+    base_model: str = DEFAULT_BASE["bi"]
+    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    labels: LabelText = "names"
+    """What the label encoder reads for each type."""
+    prompt_form: PromptForm = "residual"
+    """post_norm: LayerNorm(e + W e + b), the thesis's; residual: e + W LayerNorm(e) + b, the base model itself at step 0."""
+    prompt_encoder: bool = True
+    """Train the prompt encoder; off is the control that trains the head alone."""
+    head: bool = True
+    """Train the span head (span_rep_layer, prompt_rep_layer); off is the control that trains the prompt encoder alone."""
+    prompt_encoder_lr: float = 1e-3
+    """Peak learning rate of the prompt encoder."""
+    downstream_lr: float = 2e-4
+    """Peak learning rate of span_rep_layer and prompt_rep_layer."""
+    rest_lr: float = 0.0
+    """Peak learning rate of the text and label encoders; 0 freezes them, which is what makes the approach light."""
+    focal_gamma: float = 0.0
+    """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
+    focal_alpha: float | None = None
+    """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
+    threshold: float = 0.5
+    """Least probability of a predicted span."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.prompt_encoder or self.head, "nothing to train: --no-prompt-encoder and --no-head exclude each other"
+        )
+        require_rate("prompt_encoder_lr", self.prompt_encoder_lr)
+        require_rate("downstream_lr", self.downstream_lr)
+        require(0 <= self.rest_lr < float("inf"), f"rest_lr must be at least 0, got {self.rest_lr}")
+        require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
+        if self.focal_alpha is not None:
+            require_share("focal_alpha", self.focal_alpha)
+        require_share("threshold", self.threshold)

@@ -1,0 +1,120 @@
+"""SP-GLiNER: a trainable map of the label tokens' word embeddings, in place, before the frozen label encoder.
+
+Legend: C labels, S sub-words, V vocabulary, E width of the label encoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from common.approach import TrainedPart
+from common.backbone import Base
+from common.checkpoint import ApproachSpec
+from common.labels import LabelSet
+from common.span_model import SpanModel
+from glinerev.config import Config, PromptForm
+
+
+class PromptEncoder(nn.Module):
+    """The map of one embedding e; both forms keep its width.
+
+    ``post_norm``: LayerNorm(e + W e + b) with W Xavier-normal and b zero, as in the thesis's code.
+    ``residual``: e + W LayerNorm(e) + b with W and b zero, so that training starts from the base model as it is.
+
+    Args:
+        width: E.
+        form: Which of the two.
+    """
+
+    def __init__(self, width: int, form: PromptForm) -> None:
+        super().__init__()
+        self.form = form
+        self.linear = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        nn.init.zeros_(self.linear.bias)
+        if form == "post_norm":
+            nn.init.xavier_normal_(self.linear.weight)
+        else:
+            nn.init.zeros_(self.linear.weight)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Maps embeddings of shape ``(..., E)`` to the same shape."""
+        if self.form == "post_norm":
+            return self.norm(embeddings + self.linear(embeddings))
+        return embeddings + self.linear(self.norm(embeddings))
+
+
+class PromptEmbedding(nn.Module):
+    """A label encoder's word-embedding layer with the prompt encoder behind it.
+
+    Special tokens keep their embedding. The encoder adds positions, types and its own LayerNorm afterwards, once.
+
+    Args:
+        embedding: The layer that it takes the place of.
+        prompt_encoder: The map.
+        special_ids: Ids of the label tokenizer's special tokens.
+    """
+
+    def __init__(self, embedding: nn.Embedding, prompt_encoder: PromptEncoder, special_ids: list[int]) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.prompt_encoder = prompt_encoder
+        special = torch.zeros(embedding.num_embeddings, dtype=torch.bool)
+        special[special_ids] = True
+        self.special: Tensor
+        self.register_buffer("special", special, persistent=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Embeddings of label tokens, ids ``(C, S)`` to ``(C, S, E)``."""
+        embeddings = self.embedding(input_ids)
+        return torch.where(self.special[input_ids].unsqueeze(-1), embeddings, self.prompt_encoder(embeddings))
+
+    @torch.no_grad()
+    def merged(self) -> nn.Embedding:
+        """A plain embedding layer with the same output: the map depends on the id alone, so it is a change of the table."""
+        ids = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
+        table = torch.cat([self(chunk) for chunk in ids.split(4096)])
+        return nn.Embedding.from_pretrained(table, padding_idx=self.embedding.padding_idx)
+
+
+def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
+    """The base model with the prompt encoder put in and what the configuration trains declared.
+
+    Raises:
+        InputError: If the base has no label encoder.
+    """
+    label_encoder = base.part("label encoder").model
+    parts = []
+    if config.prompt_encoder:
+        embedding = label_encoder.get_input_embeddings()
+        special_ids = base.gliner.data_processor.labels_tokenizer.all_special_ids
+        prompt_encoder = PromptEncoder(embedding.embedding_dim, config.prompt_form)
+        label_encoder.set_input_embeddings(PromptEmbedding(embedding, prompt_encoder, special_ids))
+    model = SpanModel(
+        base,
+        labels,
+        labels.texts(config.labels),
+        focal_gamma=config.focal_gamma,
+        focal_alpha=config.focal_alpha,
+        threshold=config.threshold,
+    )
+    if config.prompt_encoder:
+        path = next(name for name, module in model.named_modules() if module is prompt_encoder)
+        parts.append(TrainedPart("prompt encoder", (path,), config.prompt_encoder_lr))
+    if config.head:
+        parts.append(TrainedPart("downstream", ("core.span_rep_layer", "core.prompt_rep_layer"), config.downstream_lr))
+    if config.rest_lr:
+        parts.append(TrainedPart("rest", ("core.token_rep_layer",), config.rest_lr))
+    model.parts = tuple(parts)
+    return model
+
+
+def variant(config: Config) -> str:
+    """Name of the variant: the prompt form, or the control run."""
+    if not config.prompt_encoder:
+        return "head only"
+    return config.prompt_form if config.head else f"{config.prompt_form}, prompt only"
+
+
+SPEC = ApproachSpec("glinerev", "SP-GLiNER", Config, build, variant, encoder=lambda _: "bi")

@@ -1,0 +1,1 @@
+"""SP-Bi: soft prompts injected into the label branch of a frozen bi-encoder."""

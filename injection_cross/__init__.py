@@ -1,0 +1,1 @@
+"""SP-Cross: soft prompts injected into the text sequence of a frozen cross-encoder."""

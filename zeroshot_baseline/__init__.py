@@ -1,0 +1,1 @@
+"""Zero-shot: GLiNER as published, nothing trained."""

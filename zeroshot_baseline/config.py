@@ -1,0 +1,35 @@
+"""Configuration of the zero-shot baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.backbone import DEFAULT_BASE
+from common.config import RuntimeConfig, require_share
+from common.data import Encoder
+from common.labels import LabelText
+
+
+@dataclass(frozen=True)
+class Config:
+    """Zero-shot test of a GLiNER model."""
+
+    dataset: str
+    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    encoder: Encoder = "bi"
+    """Kind of GLiNER model."""
+    base_model: str = ""
+    """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
+    labels: LabelText = "names"
+    """What the model reads for each type."""
+    split: Literal["test", "validation"] = "test"
+    """Split to score."""
+    threshold: float = 0.5
+    """Least probability of a predicted span."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __post_init__(self) -> None:
+        if not self.base_model:
+            object.__setattr__(self, "base_model", DEFAULT_BASE[self.encoder])
+        require_share("threshold", self.threshold)

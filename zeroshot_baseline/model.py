@@ -1,0 +1,39 @@
+"""The zero-shot baseline: a span model with nothing trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from common.backbone import Base
+from common.labels import LabelSet
+from common.span_model import SpanModel
+from zeroshot_baseline.config import Config
+
+logger = logging.getLogger(__name__)
+
+TEXT_RESERVE = 150
+"""Sub-words of a cross-encoder's input that long label texts leave to the sentence (as in the thesis)."""
+
+
+def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
+    """The base model asked for the data set's types."""
+    texts = list(labels.texts(config.labels))
+    if base.encoder == "cross":
+        texts = fit_texts(texts, base)
+    return SpanModel(base, labels, texts, threshold=config.threshold)
+
+
+def fit_texts(texts: Sequence[str], base: Base) -> list[str]:
+    """Label texts cut to equal shares of a cross-encoder's input, where together they would crowd out the sentence."""
+    tokenizer = base.gliner.data_processor.transformer_tokenizer
+    # Each text has its marker token before it; [CLS], the separator and [SEP] come on top.
+    share = (tokenizer.model_max_length - TEXT_RESERVE - 3 - len(texts)) // len(texts)
+    cut = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) > share:
+            logger.warning("label text cut from %d to %d sub-words: %r", len(ids), share, text)
+            text = tokenizer.decode(ids[:share])
+        cut.append(text)
+    return cut
