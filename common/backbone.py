@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from torch import nn
 
 from common.data import Encoder
-from common.files import InputError, sha256_file
+from common.errors import InputError
+from common.files import sha256_file
 
 logger = logging.getLogger(__name__)
 

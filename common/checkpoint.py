@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,9 +29,10 @@ from common.backbone import Base, load_base
 from common.config import differences, from_dict, to_dict
 from common.data import Dataset, Encoder
 from common.device import provenance
-from common.files import InputError, atomic_path, read_json, write_json
+from common.errors import InputError
+from common.files import atomic_path, read_json, write_json
 from common.labels import LabelSet
-from common.paths import PROJECT_ROOT, new_run_dir
+from common.paths import new_run_dir, output_root
 
 logger = logging.getLogger(__name__)
 
@@ -60,12 +63,12 @@ class ApproachSpec(Generic[C]):
     @property
     def savings(self) -> Path:
         """Where its runs are."""
-        return PROJECT_ROOT / self.name / "savings"
+        return output_root() / self.name / "savings"
 
     @property
     def test_results(self) -> Path:
         """Where its results are."""
-        return PROJECT_ROOT / self.name / "test_results"
+        return output_root() / self.name / "test_results"
 
 
 @dataclass
@@ -143,7 +146,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base) -> Run:
     """Creates the folder and the record of a new run."""
-    run = Run(new_run_dir(spec.savings, data.name), {})
+    state = PartialState()
+    # The processes of one run share the folder that the main one makes.
+    shared = [new_run_dir(spec.savings, data.name) if state.is_main_process else None]
+    run = Run(broadcast_object_list(shared)[0], {}, main_process=state.is_main_process)
     run.update(
         format_version=FORMAT_VERSION,
         status="running",
@@ -215,7 +221,8 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, wh
     if changed:
         raise InputError(f"--resume: run {path} was started differently: {'; '.join(changed)}")
     logger.info("resuming %s", path)
-    return Run(path, record | {"config": to_dict(config)}, resumed=True)
+    main_process = PartialState().is_main_process
+    return Run(path, record | {"config": to_dict(config)}, resumed=True, main_process=main_process)
 
 
 def find_checkpoint(spec: ApproachSpec[C], which: str, dataset: str | None = None) -> Path:
@@ -277,6 +284,8 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path) -> Checkpoint[C]:
     model = spec.build(config, base, labels)
     load_weights(freeze_all_but(model, model.parts), load_tensors(path / WEIGHTS_FILE), str(path / WEIGHTS_FILE))
     model.eval()
+    if record.get("threshold") is not None:
+        model.threshold = record["threshold"]
     return Checkpoint(path, record, config, base, labels, model)
 
 

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import tyro
 
-from common.files import InputError, read_json
+from common.errors import InputError
+from common.files import read_json
 from common.paths import PROJECT_ROOT
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]

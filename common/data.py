@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.files import InputError, read_json, sha256_file
+from common.errors import InputError
+from common.files import read_json, sha256_file
 from common.labels import LabelSet
 from common.paths import DATASETS_DIR, check_name
 from common.spans import OUTSIDE, Span, check_flat, check_span

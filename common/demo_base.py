@@ -24,7 +24,8 @@ from common.approach import TrainedPart
 from common.config import RuntimeConfig, TrainConfig
 from common.data import Dataset, Encoder, Sentence
 from common.device import seed_everything
-from common.files import InputError, sha256_file
+from common.errors import InputError
+from common.files import sha256_file
 from common.labels import LabelSet
 from common.paths import PROJECT_ROOT
 from common.spans import Span

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from common.config import Precision, RuntimeConfig
-from common.files import InputError
+from common.errors import InputError
 from common.paths import PROJECT_ROOT
 
 BF16_SPEEDUP = 1.2
@@ -74,7 +75,11 @@ def make_accelerator(runtime: RuntimeConfig) -> Accelerator:
     precision = resolve_precision(runtime.precision, cpu)
     # accelerate keeps the first precision of a process for good; a sweep or a study may use several.
     AcceleratorState._reset_state(reset_partial_state=False)
-    return Accelerator(cpu=cpu, mixed_precision="no" if precision == "fp32" else precision)
+    # Some trained parts hold parameters that no forward pass reads, such as a BERT encoder's pooler.
+    distributed = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(
+        cpu=cpu, mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[distributed]
+    )
 
 
 def precision_name(accelerator: Accelerator) -> str:

@@ -28,11 +28,17 @@ def fast_dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
         return inputs
     if inputs.device.type != "cpu" or probability == 1.0:
         return nn.functional.dropout(inputs, probability, training)
-    count = inputs.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = bits.view(torch.int16)[:count].view(inputs.shape) >= round(probability * 2**16) - 2**15
     # The scale is applied to the values, not to the mask: in bf16 the mask could hold it only rounded.
-    return inputs * (1 / (1 - probability)) * kept
+    return inputs * (1 / (1 - probability)) * keep_mask(inputs, probability)
+
+
+def keep_mask(like: Tensor, probability: float) -> Tensor:
+    """A random mask that is False with ``probability``, of the shape and on the device of ``like``."""
+    if like.device.type != "cpu":
+        return torch.rand_like(like, dtype=torch.float32) >= probability
+    count = like.numel()
+    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    return bits.view(torch.int16)[:count].view(like.shape) >= round(probability * 2**16) - 2**15
 
 
 def mlp(layer: nn.Sequential, inputs: Tensor) -> Tensor:

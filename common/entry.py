@@ -1,11 +1,10 @@
-"""What the entry scripts share: logging, one-line errors, and the steps of train.py and test.py."""
+"""The steps that every train.py and every test.py share."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,31 +13,14 @@ from common.checkpoint import ApproachSpec, Run, find_checkpoint, load_checkpoin
 from common.config import RuntimeConfig, TestConfig, parse, parse_training
 from common.data import Dataset, Split, dataset_dir, load_dataset
 from common.device import make_accelerator, precision_name, provenance, seed_everything
+from common.errors import InputError
 from common.evaluation import evaluate
-from common.files import InputError
 from common.results import read_result, render, result_record, write_result
-from common.training import TrainingError, fit
+from common.training import fit
 
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
-
-
-def run_script(main: Callable[[], Any]) -> None:
-    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C as status 130."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    # Batches of many shapes go through the tokenizer once; its worker threads only fight over the cores.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        main()
-    except (InputError, TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def prepare_run(spec: ApproachSpec[C], argv: Sequence[str] | None) -> tuple[C, Run, Dataset, Any]:
@@ -49,6 +31,9 @@ def prepare_run(spec: ApproachSpec[C], argv: Sequence[str] | None) -> tuple[C, R
     """
     config: Any
     config, resume = parse_training(spec.config, spec.name, sys.argv[1:] if argv is None else argv)
+    # Asked for first: a device or precision that is not to be had is better known before the data is read.
+    if not make_accelerator(config.runtime).is_main_process:
+        logging.getLogger("common").setLevel(logging.WARNING)
     encoder = spec.encoder(config)
     data = load_dataset(config.data.dataset, encoder).limited(
         config.data.train_size, config.data.validation_size, config.train.seed

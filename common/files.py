@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-
-class InputError(ValueError):
-    """Bad input of the user's: the message names the file, the record and the value."""
+from common.errors import InputError
 
 
 @contextlib.contextmanager

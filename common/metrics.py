@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.spans import Span
+from common.spans import ScoredSpan, Span
 
 N_RESAMPLES = 1000
 """Bootstrap resamples of a reported interval."""
@@ -196,6 +197,52 @@ def paired_bootstrap(
         tail = min(np.mean(deltas[index] <= 0), np.mean(deltas[index] >= 0))
         result[name] = Difference(observed[index], float(low), float(high), float(min(1.0, 2 * tail)))
     return result
+
+
+def best_threshold(
+    gold: Sequence[Sequence[Span]],
+    predicted: Sequence[Sequence[ScoredSpan]],
+    types: Sequence[str],
+    *,
+    by: Literal["macro_f1", "micro_f1"],
+    default: float = 0.5,
+) -> tuple[float, float]:
+    """The probability threshold with the highest F1, of those with two decimals.
+
+    Greedy flat decoding takes spans in the order of their scores, so the predictions at a threshold are those at a lower one less
+    the spans below it.
+
+    Args:
+        gold: Gold spans of each sentence.
+        predicted: Predictions of the same sentences at a low threshold.
+        types: The label set's types.
+        by: Which F1.
+        default: Taken among equals if it is one of them; else the one next to it is.
+
+    Returns:
+        The threshold and its F1.
+    """
+    thresholds = np.arange(1, 100) / 100
+    column = {name: index for index, name in enumerate(types)}
+    counts = np.zeros((2, len(types), len(thresholds)))
+    for gold_spans, spans in zip(gold, predicted, strict=True):
+        gold_set = set(gold_spans)
+        for item in spans:
+            kept = item.score > thresholds
+            counts[1, column[item.span.label]] += kept
+            if item.span in gold_set:
+                counts[0, column[item.span.label]] += kept
+    support = np.zeros((len(types), 1))
+    for spans_of_sentence in gold:
+        for span in set(spans_of_sentence):
+            support[column[span.label]] += 1
+    if by == "micro_f1":
+        f1 = _prf(counts[0].sum(axis=0), counts[1].sum(axis=0), np.full(len(thresholds), support.sum()))[2]
+    else:
+        f1 = _prf(counts[0], counts[1], np.broadcast_to(support, counts[0].shape).copy())[2].mean(axis=0)
+    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
+    chosen = best[np.argmin(np.abs(thresholds[best] - default))]
+    return float(thresholds[chosen]), float(f1[chosen])
 
 
 @dataclass(frozen=True)

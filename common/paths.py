@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATASETS_DIR = PROJECT_ROOT / "datasets"
 
+OUTPUT_VARIABLE = "GLINER_ADAPTATION_OUTPUT"
+"""Environment variable that names another folder for savings and results than the project itself."""
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def output_root() -> Path:
+    """Where each approach's ``savings`` and ``test_results`` go: the project, or the folder in :data:`OUTPUT_VARIABLE`."""
+    return Path(os.environ.get(OUTPUT_VARIABLE) or PROJECT_ROOT).absolute()
 
 
 def check_name(name: str, what: str) -> str:

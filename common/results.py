@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from common.data import Dataset, Sentence
+from common.errors import InputError
 from common.evaluation import Evaluation
-from common.files import InputError, atomic_text, read_json, write_json
+from common.files import atomic_text, read_json, write_json
 from common.paths import timestamp
 from common.spans import ScoredSpan
 

@@ -13,11 +13,13 @@ rounding, gradients included.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from gliner.modeling.span_rep import SpanMarkerV0
 from torch import Tensor, nn
 
-from common.dropout import fast_dropout, mlp
+from common.dropout import keep_mask, mlp
 
 
 def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
@@ -35,6 +37,50 @@ def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
     return ends[None] < n_words[:, None, None]
 
 
+class _SpanScores(torch.autograd.Function):
+    """``dropout(relu(starts[s] + ends[e])) @ folded`` for all spans, one width at a time.
+
+    Of what has the size of all spans x 4D only the mask of what ReLU and dropout let through is kept. The backward pass forms the products again and adds the gradients in place, where autograd would make a full-size
+    tensor for each width.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, starts: Tensor, ends: Tensor, folded: Tensor, max_width: int, probability: float) -> Tensor:
+        n_sentences, n_columns, _ = starts.shape
+        logits = starts.new_full((n_sentences, n_columns, max_width, folded.shape[-1]), float("-inf"))
+        passed = []
+        for width in range(min(max_width, n_columns)):
+            reach = n_columns - width
+            hidden = starts[:, :reach] + ends[:, width:]
+            mask = hidden > 0
+            if probability:
+                mask &= keep_mask(hidden, probability)
+            # A product with a mask of another type would convert the mask each time.
+            passed.append(mask.to(hidden.dtype))
+            logits[:, :reach, width] = hidden.mul_(passed[-1]) @ folded
+        ctx.save_for_backward(starts, ends, folded, *passed)
+        return logits
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        starts, ends, folded, *passed = ctx.saved_tensors
+        shared = folded.dim() == 2
+        gradient_starts, gradient_ends = torch.zeros_like(starts), torch.zeros_like(ends)
+        gradient_folded = torch.zeros_like(folded, dtype=torch.float32)
+        for width, mask in enumerate(passed):
+            reach = starts.shape[1] - width
+            outer = gradient[:, :reach, width].to(starts.dtype)  # (B, W - width, C)
+            hidden = (starts[:, :reach] + ends[:, width:]).mul_(mask)
+            if shared:
+                gradient_folded += hidden.flatten(0, 1).T @ outer.flatten(0, 1)
+            else:
+                gradient_folded += hidden.transpose(1, 2) @ outer
+            inner = (outer @ folded.transpose(-1, -2)).mul_(mask)
+            gradient_starts[:, :reach] += inner
+            gradient_ends[:, width:] += inner
+        return gradient_starts, gradient_ends, gradient_folded.to(folded.dtype), None, None
+
+
 def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tensor:
     """Scores of all spans, equal to ``einsum(marker(words), labels)``.
 
@@ -46,7 +92,7 @@ def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tens
     Returns:
         Logits, shape ``(B, W, K, C)``. Spans that run past the last column are ``-inf``.
     """
-    hidden_layer, activation, dropout, out_layer = marker.out_project
+    hidden_layer, _, dropout, out_layer = marker.out_project
     half = hidden_layer.in_features // 2
     starts = nn.functional.linear(
         mlp(marker.project_start, words).relu(), hidden_layer.weight[:, :half], hidden_layer.bias
@@ -55,15 +101,9 @@ def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tens
     folded = (labels @ out_layer.weight).transpose(-1, -2)  # (4D, C) or (B, 4D, C)
     bias = (labels @ out_layer.bias).unsqueeze(-2)  # (1, C) or (B, 1, C)
 
-    n_columns = words.shape[1]
-    by_width = []
-    for width in range(marker.max_width):
-        reach = max(n_columns - width, 0)
-        hidden = activation(starts[:, :reach] + ends[:, width:])
-        hidden = fast_dropout(hidden, dropout.p, dropout.training)
-        logits = hidden @ folded + bias  # (B, W - width, C)
-        by_width.append(nn.functional.pad(logits, (0, 0, 0, n_columns - reach), value=float("-inf")))
-    return torch.stack(by_width, dim=2)
+    probability = dropout.p if dropout.training else 0.0
+    folded = (folded / (1 - probability)).to(starts.dtype)
+    return _SpanScores.apply(starts, ends, folded, marker.max_width, probability) + bias.unsqueeze(-2)
 
 
 def dense_logits(span_rep_layer: nn.Module, words: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

@@ -17,14 +17,17 @@ from torch.nn.utils.rnn import pad_sequence
 from common.approach import Batch, Encoded, FrozenPart, TrainedPart, set_mode
 from common.backbone import Base
 from common.data import Sentence
-from common.dropout import mlp
-from common.files import InputError
+from common.dropout import fast_dropout, mlp
+from common.errors import InputError
 from common.labels import LabelSet
 from common.losses import binary_focal_loss
 from common.span_head import dense_logits, factored_logits, span_mask
 from common.spans import ScoredSpan, Span
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_THRESHOLD = 0.5
+"""gliner's own."""
 
 _TOKENISE_AT_ONCE = 256
 
@@ -42,10 +45,12 @@ class SpanModel(nn.Module):
         parts: What is trained; everything else is frozen by the loop.
         focal_gamma: Focusing exponent of the loss; 0 is plain cross-entropy.
         focal_alpha: Weight of the positives; None weighs positives and negatives alike.
-        threshold: Least probability of a predicted span.
+        threshold: Least probability of a predicted span; None means that training chooses it on the validation split.
+        word_dropout: Dropout on the word representations that the span head reads, in training. A frozen encoder has
+            none of its own, and a head on unchanging representations learns them by heart.
 
     Raises:
-        InputError: If the label texts leave no room for text in the input of a cross-encoder.
+        InputError: If two label texts are equal, or the texts leave no room for words in the input of a cross-encoder.
     """
 
     def __init__(
@@ -57,15 +62,22 @@ class SpanModel(nn.Module):
         *,
         focal_gamma: float = 0.0,
         focal_alpha: float | None = None,
-        threshold: float = 0.5,
+        threshold: float | None = None,
+        word_dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.base = base
         self.core = base.core
         self.labels = labels
         self.label_texts = list(label_texts)
+        repeated = sorted({text for text in self.label_texts if self.label_texts.count(text) > 1})
+        if repeated:
+            raise InputError(f"entity types need different texts, repeated are: {repeated}")
         self.parts = tuple(parts)
-        self.focal_gamma, self.focal_alpha, self.threshold = focal_gamma, focal_alpha, threshold
+        self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
+        self.tunes_threshold = threshold is None
+        self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+        self.word_dropout = word_dropout
         self.max_width: int = base.config.max_width
         self._shared_labels: Tensor | None = None
         if base.encoder == "bi":
@@ -194,6 +206,7 @@ class SpanModel(nn.Module):
             )
             words, labels = representations.words_embedding, representations.prompts_embedding
         labels = mlp(core.prompt_rep_layer, labels)
+        words = fast_dropout(words, self.word_dropout, self.training)
         words = core.span_rep_layer.context_encoder(words, words_mask)
         if self._factors:
             return factored_logits(core.span_rep_layer.span_rep_layer, words, labels)
@@ -237,7 +250,7 @@ class SpanModel(nn.Module):
 
     def _label_vectors(self) -> Tensor:
         """Label representations of a bi-encoder, shape ``(C, D)``; computed once between two calls of ``train`` or ``eval``."""
-        if not self.training and self._shared_labels is not None:
+        if not self.training and not torch.is_grad_enabled() and self._shared_labels is not None:
             return self._shared_labels
         vectors = self.core.token_rep_layer.encode_labels(self.label_input_ids, self.label_attention_mask)
         if not self.training and not torch.is_grad_enabled():

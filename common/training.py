@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,16 +21,15 @@ from common.checkpoint import WEIGHTS_FILE, Run, load_tensors, load_weights
 from common.config import RuntimeConfig, TrainConfig
 from common.data import Dataset, Sentence
 from common.device import make_accelerator, peak_memory_mb, precision_name, seed_everything
+from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split, split_loss, unreachable_gold
 from common.features import EncodedSplit, encode_split
-from common.files import InputError
-from common.metrics import count_spans, span_scores
+from common.metrics import best_threshold, count_spans, span_scores
 
 logger = logging.getLogger(__name__)
 
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the sentences of the batch."""
+LOWEST_THRESHOLD = 0.01
+"""Predictions down to here are kept when the threshold is chosen."""
 
 
 def schedule_factor(step: int, *, total: int, warmup: int) -> float:
@@ -52,7 +51,7 @@ def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_deca
     declared = declared_parameters(model, parts)
     for part in parts:
         parameters = declared[part.name]
-        plain = {name for name, p in parameters.items() if id(p) in norms or name.endswith("bias")}
+        plain = {name for name, p in parameters.items() if id(p) in norms or "bias" in name.rpartition(".")[2]}
         for suffix, names, decay in (
             ("", [name for name in parameters if name not in plain], weight_decay),
             (", no decay", [name for name in parameters if name in plain], 0.0),
@@ -112,6 +111,8 @@ class Recorder:
         model.eval()
         self.validation_split = self.encode(data.validation, "validation")
         self.progress = Progress()
+        # A gradient can be zero in the first step only: a layer behind a map that starts at zero.
+        self.without_gradient = dict(self.trained)
         self.history: list[dict[str, Any]] = []
         run.record["precision"] = precision_name(accelerator)
         run.record["unreachable_gold"] = {}
@@ -147,13 +148,12 @@ class Recorder:
             )  # fmt: skip
 
     def count_gradients(self) -> None:
-        """After the first backward pass: counts the parameters that received a gradient."""
-        if self.progress.with_gradient is None:
-            self.progress.with_gradient = sum(
-                parameter.numel()
-                for parameter in self.trained.values()
-                if parameter.grad is not None and bool(parameter.grad.any())
-            )
+        """After each backward pass: counts the parameters that have received a gradient so far."""
+        for name, parameter in list(self.without_gradient.items()):
+            if parameter.grad is not None and bool(parameter.grad.any()):
+                del self.without_gradient[name]
+        without = sum(parameter.numel() for parameter in self.without_gradient.values())
+        self.progress.with_gradient = sum(parameter.numel() for parameter in self.trained.values()) - without
 
     def validate(self) -> dict[str, float]:
         """Scores of the validation split."""
@@ -216,12 +216,23 @@ class Recorder:
         path = self.run.path / WEIGHTS_FILE
         load_weights(self.trained, load_tensors(path), str(path))
         self.model.eval()
+        if getattr(self.model, "tunes_threshold", False):
+            self._tune_threshold()
         self.run.update(**self.report("finished"))
         self.run.drop_state()
         logger.info(
             "best epoch %d, %s %.4f; checkpoint: %s",
             self.progress.best_epoch, self.config.select_by, self.run.record["best"]["score"], self.run.path,
         )  # fmt: skip
+
+    def _tune_threshold(self) -> None:
+        """Chooses the threshold with the best validation F1; the epochs were all scored at the default one."""
+        by: Literal["macro_f1", "micro_f1"] = "micro_f1" if self.config.select_by == "micro_f1" else "macro_f1"
+        default, self.model.threshold = self.model.threshold, LOWEST_THRESHOLD
+        predictions = predict_split(self.model, self.validation_split, self.runtime, self.accelerator, "threshold")
+        gold = [sentence.spans for sentence in self.data.validation]
+        self.model.threshold, score = best_threshold(gold, predictions, self.data.labels.names, by=by, default=default)
+        logger.info("threshold %.2f: validation %s %.4f", self.model.threshold, by, score)
 
     def report(self, status: str) -> dict[str, Any]:
         """What the run's record says of the training."""
@@ -235,6 +246,7 @@ class Recorder:
                 "score": -best if best is not None and self.config.select_by == "loss" else best,
             },
             "parameters": {"total": total, "trainable": trainable, "with_gradient": self.progress.with_gradient},
+            "threshold": getattr(self.model, "threshold", None),
             "history": self.history,
             "steps": self.progress.step,
             "train_seconds": self.progress.seconds,
@@ -249,7 +261,6 @@ class _Loop:
     def __init__(self, model: Any, data: Dataset, config: TrainConfig, runtime: RuntimeConfig, run: Run) -> None:
         self.config, self.runtime, self.run = config, runtime, run
         self.accelerator = make_accelerator(runtime)
-        run.main_process = self.accelerator.is_main_process
         seed_everything(config.seed)
         freeze_all_but(model, model.parts)
         model.to(self.accelerator.device)
@@ -304,7 +315,7 @@ class _Loop:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = tensors.get(f"optimizer/{key}/{name}")
                 if value is not None:
-                    self.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+                    self.optimizer.state[parameter][key] = value.to(parameter.device)
         torch.set_rng_state(tensors["rng"])
         if "rng.cuda" in tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors["rng.cuda"])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.data import SPLITS, Sentence, Split, make_sentence
-from common.files import InputError, read_json
+from common.errors import InputError
+from common.files import read_json
 from common.spans import Span
 from dataset_generation.sources import BENCHMARKS
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,11 @@ from common.data import (
     span_file,
     token_file,
 )
-from common.files import InputError, read_json, sha256_file, write_json, write_json_records
+from common.errors import InputError
+from common.files import read_json, sha256_file, write_json, write_json_records
 from common.labels import LabelSet
 from common.paths import DATASETS_DIR, check_name
+from common.script import run_script
 from common.spans import touching_pairs
 from dataset_generation.demo import DEMO_PREFIX, demo_sentences
 from dataset_generation.descriptions import make_label_set
@@ -247,18 +248,12 @@ def print_counts(directory: Path) -> None:
     print(f"written to {directory}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s")
-    logging.getLogger("dataset_generation").setLevel(logging.INFO)
-    cfg = parse(GenerateConfig, argv)
-    try:
-        print_counts(generate(cfg))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Generates from the command line and returns the data set's folder."""
+    directory = generate(parse(GenerateConfig, argv))
+    print_counts(directory)
+    return directory
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

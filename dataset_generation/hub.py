@@ -7,7 +7,7 @@ from typing import Any
 import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller
 from huggingface_hub import constants, get_session
 
-from common.files import InputError
+from common.errors import InputError
 
 PROBE_SECONDS = 5.0
 """How long the hub has to answer; the libraries' own retries take half a minute or more."""

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas
 
 from common.data import Sentence, Split, sample
-from common.files import InputError
+from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

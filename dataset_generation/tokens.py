@@ -14,7 +14,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from common.data import Encoder, Sentence
-from common.files import InputError, read_json
+from common.errors import InputError
+from common.files import read_json
 from common.labels import LabelSet
 from dataset_generation.hub import hub_problem
 

@@ -34,8 +34,8 @@ class Config:
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
-    threshold: float = 0.5
-    """Least probability of a predicted span."""
+    threshold: float | None = None
+    """Least probability of a predicted span; if not given, the best one on the validation split after training."""
 
     def __post_init__(self) -> None:
         if not self.base_model:
@@ -45,4 +45,5 @@ class Config:
         require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
         if self.focal_alpha is not None:
             require_share("focal_alpha", self.focal_alpha)
-        require_share("threshold", self.threshold)
+        if self.threshold is not None:
+            require_share("threshold", self.threshold)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.entry import prepare_run, run_script
-from common.files import InputError
+from common.entry import prepare_run
+from common.errors import InputError
+from common.script import run_script
 from common.training import fit
 from full_finetune.gliner_trainer import fit_with_gliner
 from full_finetune.model import SPEC

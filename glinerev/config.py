@@ -39,8 +39,10 @@ class Config:
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
-    threshold: float = 0.5
-    """Least probability of a predicted span."""
+    word_dropout: float = 0.1
+    """Dropout on the frozen text encoder's word representations."""
+    threshold: float | None = None
+    """Least probability of a predicted span; if not given, the best one on the validation split after training."""
 
     def __post_init__(self) -> None:
         require(
@@ -52,4 +54,6 @@ class Config:
         require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
         if self.focal_alpha is not None:
             require_share("focal_alpha", self.focal_alpha)
-        require_share("threshold", self.threshold)
+        if self.threshold is not None:
+            require_share("threshold", self.threshold)
+        require_share("word_dropout", self.word_dropout)

@@ -12,8 +12,8 @@ from torch import nn
 
 from common.checkpoint import find_checkpoint, load_checkpoint
 from common.config import parse
-from common.entry import run_script
-from common.files import InputError
+from common.errors import InputError
+from common.script import run_script
 from glinerev.model import SPEC, PromptEmbedding
 
 logger = logging.getLogger(__name__)

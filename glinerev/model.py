@@ -98,6 +98,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
         focal_gamma=config.focal_gamma,
         focal_alpha=config.focal_alpha,
         threshold=config.threshold,
+        word_dropout=config.word_dropout,
     )
     if config.prompt_encoder:
         path = next(name for name, module in model.named_modules() if module is prompt_encoder)

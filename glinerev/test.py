@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.entry import run_script, run_test
+from common.entry import run_test
+from common.script import run_script
 from glinerev.model import SPEC
 
 

@@ -13,7 +13,7 @@ from zeroshot_baseline.config import Config
 logger = logging.getLogger(__name__)
 
 TEXT_RESERVE = 150
-"""Sub-words of a cross-encoder's input that long label texts leave to the sentence (as in the thesis)."""
+"""Sub-words of a cross-encoder's input that long label texts leave to the sentence (as in the thesis), at most half of it."""
 
 
 def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
@@ -27,8 +27,9 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 def fit_texts(texts: Sequence[str], base: Base) -> list[str]:
     """Label texts cut to equal shares of a cross-encoder's input, where together they would crowd out the sentence."""
     tokenizer = base.gliner.data_processor.transformer_tokenizer
+    limit = tokenizer.model_max_length
     # Each text has its marker token before it; [CLS], the separator and [SEP] come on top.
-    share = (tokenizer.model_max_length - TEXT_RESERVE - 3 - len(texts)) // len(texts)
+    share = max(1, (limit - min(TEXT_RESERVE, limit // 2) - 3 - len(texts)) // len(texts))
     cut = []
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]

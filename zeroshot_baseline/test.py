@@ -10,9 +10,10 @@ from common.backbone import load_base
 from common.config import parse, to_dict
 from common.data import load_dataset
 from common.device import provenance
-from common.entry import run_script, score
-from common.paths import PROJECT_ROOT
+from common.entry import score
+from common.paths import output_root
 from common.results import result_record
+from common.script import run_script
 from zeroshot_baseline.config import Config
 from zeroshot_baseline.model import build
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         provenance=provenance(),
     )
     return score(
-        PROJECT_ROOT / "zeroshot_baseline" / "test_results",
+        output_root() / "zeroshot_baseline" / "test_results",
         model,
         data,
         record,

@@ -1,0 +1,11 @@
+"""Errors that are the user's to see: their message is all that an entry script prints of them."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Bad input of the user's: the message names the file, the record and the value."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the sentences of the batch."""

@@ -1,0 +1,28 @@
+"""How an entry script runs: logging, and errors in one line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import InputError, TrainingError
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C as status 130."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    # Batches of many shapes go through the tokenizer once; its worker threads only fight over the cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        main()
+    except (InputError, TrainingError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
