@@ -20,11 +20,6 @@ from common.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_BASE: dict[Encoder, str] = {
-    "bi": "Ihor/gliner-biomed-bi-small-v1.0",
-    "cross": "urchade/gliner_small-v2.1",
-}
-
 PARTS = {
     "text encoder": "token_rep_layer.bert_layer",
     "text projection": "token_rep_layer.projection",

@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "trainable.safetensors"
+_UNFINISHED_STATE = ".state.tmp"
 
 C = TypeVar("C")
 
@@ -96,7 +97,7 @@ class Run:
         """Stores what training needs to go on after ``epoch``, then drops the older state."""
         if not self.main_process:
             return
-        target, temporary = self.path / f"state_{epoch:04d}", self.path / ".state.tmp"
+        target, temporary = self.path / f"state_{epoch:04d}", self.path / _UNFINISHED_STATE
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         save_tensors(temporary / "state.safetensors", tensors)
@@ -118,6 +119,7 @@ class Run:
         if self.main_process:
             for state in self._states():
                 shutil.rmtree(state)
+            shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
 
     def _states(self) -> list[Path]:
         return sorted(self.path.glob("state_[0-9][0-9][0-9][0-9]"))

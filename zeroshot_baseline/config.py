@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.backbone import DEFAULT_BASE
 from common.config import RuntimeConfig, require_share
 from common.data import Encoder
 from common.labels import LabelText
+from common.published import DEFAULT_BASE
 
 
 @dataclass(frozen=True)

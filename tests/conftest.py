@@ -1,0 +1,362 @@
+"""Tiny tokenizers, GLiNER models and a data set, written once a session: the suite needs neither network nor downloads."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library reads them.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+import functools
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
+from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, DebertaV2Config, PreTrainedTokenizerFast
+
+from common.backbone import Base, load_base
+from common.checkpoint import ApproachSpec, Run, load_checkpoint, resume_run, start_run
+from common.config import DataConfig, RuntimeConfig, TrainConfig
+from common.data import SPLITS, Dataset, Sentence, load_dataset, make_sentence, span_file
+from common.files import sha256_file, write_json, write_json_records
+from common.labels import LabelSet
+from common.paths import OUTPUT_VARIABLE
+from common.spans import Span
+from common.training import fit
+
+TEXT_LIMIT = 96
+"""Sub-words that the tiny text encoders read."""
+MAX_WIDTH, MAX_WORDS = 4, 40
+HIDDEN, TEXT_WIDTH, LABEL_WIDTH = 24, 32, 20
+"""Three widths, so that both projections exist."""
+DROPOUT = 0.1
+
+LABELS = LabelSet(
+    ("protein", "cell type", "disease"),
+    ("A molecule made of amino acids.", "A kind of cell of the body.", "An illness or a disorder."),
+    "Any other word.",
+)
+ENTITIES = {
+    "protein": ["IL-2", "NF-kappa B", "p53/mdm2", "α-actin", "interleukin 6 receptor"],
+    "cell type": ["T cells", "monocytes", "CD4+ lymphocytes", "naïve B cells"],
+    "disease": ["fever", "acute liver failure", "Sjögren's syndrome", "severe acute respiratory distress syndrome"],
+}
+"""The last disease is five words, wider than the tiny models' maximum width."""
+WORDS = ["binds", "was", "seen", "in", "with", "the", "and", "of", "patients", ".", ",", "over-expressed", "after", "10", "°C"]
+
+
+# -- sentences --------------------------------------------------------------------------------------------------------
+
+
+def generated_sentence(generator: random.Random, n_entities: int, touching: bool = False) -> Sentence:
+    """Words with entities between them; ``touching`` leaves no word between the first two, which are of one type."""
+    words: list[str] = []
+    spans: list[Span] = []
+    label = ""
+    for number in range(n_entities):
+        if not (touching and number == 1):
+            words += generator.choices(WORDS, k=generator.randint(1, 3))
+            label = generator.choice(list(ENTITIES))
+        entity = generator.choice(ENTITIES[label]).split()
+        spans.append(Span(len(words), len(words) + len(entity) - 1, label))
+        words += entity
+    return make_sentence([*words, *generator.choices(WORDS, k=generator.randint(1, 4))], spans)
+
+
+def long_sentence() -> Sentence:
+    """More words than the tiny models read, with an entity at both ends."""
+    words = ["IL-2", *["the"] * (2 * MAX_WORDS), "fever"]
+    return make_sentence(words, [Span(0, 0, "protein"), Span(len(words) - 1, len(words) - 1, "disease")])
+
+
+def generated_split(size: int, seed: int) -> list[Sentence]:
+    """Sentences with 0 to 3 entities; entity-free and touching ones, a wide span and a sentence beyond the limit among them."""
+    generator = random.Random(seed)
+    wide = ["the", *ENTITIES["disease"][-1].split(), "."]
+    sentences = [make_sentence(wide, [Span(1, 5, "disease")]), long_sentence()]
+    sentences += [generated_sentence(generator, index % 4, touching=index % 4 == 3) for index in range(size - 2)]
+    return sentences
+
+
+SIZES = {"train": 40, "validation": 16, "test": 16}
+
+
+def write_dataset(folder: Path, labels: LabelSet = LABELS, sizes: dict[str, int] | None = None) -> Path:
+    """A data set's folder as ``dataset_generation`` leaves it, less the token files."""
+    written = {}
+    for number, split in enumerate(SPLITS):
+        records = [
+            {"tokenized_text": sentence.words, "ner": sentence.spans}
+            for sentence in generated_split((sizes or SIZES)[split], seed=number)
+        ]
+        for encoder in ("bi", "cross"):
+            path = folder / span_file(split, encoder)
+            write_json_records(path, records)
+            written[path.name] = {"sha256": sha256_file(path)}
+    write_json(folder / "label2id.json", labels.label2id)
+    write_json(folder / "label2desc.json", labels.label2desc)
+    write_json(folder / "manifest.json", {"files": written})
+    return folder
+
+
+# -- tokenizers and models --------------------------------------------------------------------------------------------
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def _wrap(tokenizer: Tokenizer, limit: int) -> PreTrainedTokenizerFast:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    names = dict(zip(("pad", "unk", "cls", "sep", "mask"), SPECIAL, strict=True))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=limit, **{f"{name}_token": token for name, token in names.items()}
+    )
+
+
+def _texts() -> list[str]:
+    sentences = [" ".join(sentence.words) for sentence in generated_split(60, seed=0)]
+    return [*sentences, *LABELS.names, *LABELS.descriptions]
+
+
+def wordpiece(limit: int) -> PreTrainedTokenizerFast:
+    """A BERT tokenizer."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=180, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return _wrap(tokenizer, limit)
+
+
+def unigram(limit: int) -> PreTrainedTokenizerFast:
+    """A sentencepiece-like tokenizer, as DeBERTa-v2's."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=SPECIAL, unk_token="[UNK]", show_progress=False)
+    tokenizer.train_from_iterator(_texts(), trainer)
+    return _wrap(tokenizer, limit)
+
+
+def _encoder_config(backbone: str, width: int, vocabulary: int) -> dict[str, Any]:
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * width,
+        "max_position_embeddings": TEXT_LIMIT,
+        # Large, so that every word and every position matters to the output.
+        "initializer_range": 0.1,
+        "pad_token_id": 0,
+    }
+    if backbone == "bert":
+        return BertConfig(**shape).to_dict()
+    return DebertaV2Config(
+        **shape,
+        relative_attention=True,
+        pos_att_type=["p2c", "c2p"],
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        type_vocab_size=0,
+    ).to_dict()
+
+
+@torch.no_grad()
+def enlarge_head(core: torch.nn.Module, factor: float) -> None:
+    """Multiplies the span head's weights: random scores hardly differ, these do."""
+    for part in (core.span_rep_layer, core.prompt_rep_layer):
+        for parameter in part.parameters():
+            parameter *= factor if parameter.dim() > 1 else 1
+
+
+def save_gliner(folder: Path, encoder: str, backbone: str, **settings: Any) -> Path:
+    """Builds and saves a random GLiNER; ``settings`` go over those of its configuration."""
+    torch.manual_seed(0)
+    tokenizer = (wordpiece if backbone == "bert" else unigram)(TEXT_LIMIT)
+    shape = {
+        "model_name": "tiny-text-encoder",
+        "max_width": MAX_WIDTH,
+        "max_len": MAX_WORDS,
+        "hidden_size": HIDDEN,
+        "dropout": DROPOUT,
+        "num_rnn_layers": 1,
+        "encoder_config": _encoder_config(backbone, TEXT_WIDTH, len(tokenizer)),
+        **settings,
+    }
+    gliner: Any
+    if encoder == "bi":
+        labels_tokenizer = wordpiece(32)
+        label_config = _encoder_config("bert", LABEL_WIDTH, len(labels_tokenizer))
+        config = BiEncoderSpanConfig(**shape, labels_encoder="tiny-label-encoder", labels_encoder_config=label_config)
+        gliner = BiEncoderSpanGLiNER(config, tokenizer=tokenizer, labels_tokenizer=labels_tokenizer)
+    else:
+        gliner = UniEncoderSpanGLiNER(UniEncoderSpanConfig(**shape), tokenizer=tokenizer)
+        tokenizer.add_tokens([gliner.config.ent_token, gliner.config.sep_token], special_tokens=True)
+        gliner.resize_embeddings()
+    enlarge_head(gliner.model, 1.5)
+    gliner.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+MODELS = ("bi-bert", "bi-deberta", "cross-bert", "cross-deberta")
+
+
+@pytest.fixture(scope="session")
+def gliner_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Folder of a tiny GLiNER by name (``bi-bert``) and configuration; each is built once."""
+    parent = tmp_path_factory.mktemp("bases")
+
+    @functools.lru_cache
+    def build(name: str, **settings: Any) -> Path:
+        encoder, backbone = name.split("-")
+        folder = parent / "_".join([name, *(f"{key}-{value}" for key, value in settings.items())])
+        return save_gliner(folder, encoder, backbone, **settings)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def load(gliner_folder: Callable[..., Path]) -> Callable[..., Base]:
+    """A newly loaded tiny base by name and configuration, with a head of more extreme scores than the saved one's."""
+
+    def load_tiny(name: str, **settings: Any) -> Base:
+        base = load_base(str(gliner_folder(name, **settings)), "bi" if name.startswith("bi") else "cross")
+        enlarge_head(base.core, 2.0)
+        return base
+
+    return load_tiny
+
+
+@pytest.fixture(scope="session")
+def dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small data set called ``tiny``."""
+    return write_dataset(tmp_path_factory.mktemp("datasets") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def data(dataset_path: Path) -> Dataset:
+    """The data set as bi-encoders read it."""
+    return load_dataset(str(dataset_path), "bi")
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+RUNTIME = RuntimeConfig(precision="fp32", device="cpu", eval_batch_size=8, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written into the project, and accelerate starts anew."""
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / "output"))
+    torch.set_num_threads(1)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Where savings and results of this test go."""
+    return tmp_path / "output"
+
+
+class Trial:
+    """Training of an approach on the tiny data, as its train.py does it but without a command line."""
+
+    def __init__(self, spec: ApproachSpec, base: Path, data: Dataset, dataset: Path, **settings: Any) -> None:
+        train = {"epochs": 2, "batch_size": 8, "seed": 1} | settings.pop("train", {})
+        self.spec, self.data = spec, data
+        self.config = spec.config(
+            data=DataConfig(str(dataset)),
+            train=TrainConfig(**train),
+            runtime=settings.pop("runtime", RUNTIME),
+            base_model=str(base),
+            **settings,
+        )
+
+    def base(self) -> Base:
+        return load_base(self.config.base_model, self.spec.encoder(self.config))
+
+    def model(self, labels: LabelSet | None = None) -> Any:
+        torch.manual_seed(self.config.train.seed)
+        return self.spec.build(self.config, self.base(), labels or self.data.labels)
+
+    def start(self) -> Run:
+        return start_run(self.spec, self.config, self.data, self.base())
+
+    def fit(self, model: Any, run: Run, **more: Any) -> Run:
+        return fit(model, self.data, self.config.train, self.config.runtime, run, **more)
+
+    def train(self, **more: Any) -> tuple[Any, Run]:
+        model = self.model()
+        return model, self.fit(model, self.start(), **more)
+
+    def load(self, run: Run) -> Any:
+        return load_checkpoint(self.spec, run.path).model
+
+    def resume(self, which: str | Path) -> tuple[Any, Run]:
+        """Goes on with a run in a new model, as a new process would."""
+        model = self.model()
+        return model, self.fit(model, resume_run(self.spec, self.config, self.data, self.base(), str(which)))
+
+    def but(self, **changes: Any) -> Trial:
+        """The same with other sentences (``data=``), or with other settings of the loop."""
+        other = copy.copy(self)
+        other.data = changes.pop("data", self.data)
+        other.config = replace(self.config, train=replace(self.config.train, **changes))
+        return other
+
+
+@pytest.fixture
+def trial(gliner_folder: Callable[..., Path], data: Dataset, dataset_path: Path) -> Callable[..., Trial]:
+    """Makes a :class:`Trial`: ``trial(SPEC, "bi-bert", train={"epochs": 1}, base_settings={"dropout": 0.0})``."""
+
+    def make(spec: ApproachSpec, base: str, **settings: Any) -> Trial:
+        encoder = "cross" if base.startswith("cross") else "bi"
+        folder = gliner_folder(base, **settings.pop("base_settings", {}))
+        return Trial(spec, folder, replace(data, encoder=encoder), dataset_path, **settings)
+
+    return make
+
+
+def predictions(model: Any, sentences: Sequence[Sentence], size: int = 8) -> list[list]:
+    """The model's spans with their scores, in evaluation mode."""
+    model.eval()
+    encoded = model.encode(sentences)
+    found = []
+    for first in range(0, len(encoded), size):
+        found += model.predict(model.collate(encoded[first : first + size]))
+    return found
+
+
+def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
+    """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no prediction."""
+    model.eval()
+    with torch.no_grad():
+        short = model.encode([sentence for sentence in sentences if len(sentence.words) < MAX_WORDS])
+        logits = torch.cat([model.logits(model.collate([item])).flatten() for item in short])
+    scores = logits[logits.isfinite()].sort(descending=True).values
+    first, last = len(scores) // 15, len(scores) // 7
+    widest = first + int((scores[first:last] - scores[first + 1 : last + 1]).argmax())
+    model.threshold = float((scores[widest] + scores[widest + 1]).div(2).sigmoid())
+
+
+def spans_of(found: Sequence[Sequence]) -> list[list[Span]]:
+    """Predictions without scores, sorted."""
+    return [sorted(item.span for item in sentence) for sentence in found]

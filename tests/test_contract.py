@@ -1,0 +1,301 @@
+"""What every approach must keep, whichever it is. A new approach is one more row (or one a variant) of ``ROWS``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from conftest import LABELS, predictions, set_threshold, spans_of
+
+import full_finetune.model
+import glinerev.model
+import zeroshot_baseline.config
+import zeroshot_baseline.model
+from common.approach import (
+    Approach,
+    TrainedPart,
+    count_parameters,
+    declared_parameters,
+    freeze_all_but,
+)
+from common.checkpoint import WEIGHTS_FILE, load_tensors
+from common.data import make_sentence
+from common.training import optimizer_groups
+
+POOLERS = r"\.pooler\."
+"""BERT's pooler takes no part in a forward pass that reads its hidden states."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of an approach."""
+
+    spec: Any
+    base: str
+    """Name of the tiny base."""
+    trains: dict[str, tuple[str, float]]
+    """For each part what its parameters' names match, the first part first, and its learning rate."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    idle: str = "$^"
+    """Declared parameters that no gradient ever reaches."""
+
+
+SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
+PROMPT, HEAD = r"\.prompt_encoder\.", r"^core\.(span_rep_layer|prompt_rep_layer)\."
+ENCODERS = r"^core\.token_rep_layer\."
+ROWS = {
+    "SP-GLiNER residual": Row(SP, "bi-bert", {"prompt encoder": (PROMPT, 1e-3), "downstream": (HEAD, 2e-4)}),
+    "SP-GLiNER post_norm": Row(
+        SP,
+        "bi-deberta",
+        {"prompt encoder": (PROMPT, 5e-3), "downstream": (HEAD, 1e-3)},
+        {"prompt_form": "post_norm", "prompt_encoder_lr": 5e-3, "downstream_lr": 1e-3, "labels": "descriptions"},
+    ),
+    "SP-GLiNER head only": Row(SP, "bi-bert", {"downstream": (HEAD, 2e-4)}, {"prompt_encoder": False}),
+    "SP-GLiNER prompt only": Row(SP, "bi-bert", {"prompt encoder": (PROMPT, 1e-3)}, {"head": False}),
+    "SP-GLiNER all": Row(
+        SP,
+        "bi-bert",
+        {"prompt encoder": (PROMPT, 1e-3), "downstream": (HEAD, 2e-4), "rest": (ENCODERS, 3e-5)},
+        {"rest_lr": 3e-5, "focal_gamma": 2.0, "focal_alpha": 0.75},
+        idle=POOLERS,
+    ),
+    "Full-FT bi, BERT": Row(FT, "bi-bert", {"encoders": (ENCODERS, 5e-5), "others": (HEAD, 1e-4)}, idle=POOLERS),
+    "Full-FT bi, DeBERTa": Row(
+        FT,
+        "bi-deberta",
+        {"encoders": (ENCODERS, 1e-4), "others": (HEAD, 1e-3)},
+        {"encoder_lr": 1e-4, "others_lr": 1e-3, "labels": "descriptions"},
+        idle=POOLERS,
+    ),
+    "Full-FT cross, BERT": Row(
+        FT,
+        "cross-bert",
+        {"encoders": (ENCODERS, 5e-5), "others": (r"^core\.(span_rep_layer|prompt_rep_layer|rnn)\.", 1e-4)},
+        {"encoder": "cross"},
+        idle=POOLERS,
+    ),
+    "Full-FT cross, DeBERTa": Row(
+        FT,
+        "cross-deberta",
+        {"encoders": (ENCODERS, 5e-5), "others": (r"^core\.(span_rep_layer|prompt_rep_layer|rnn)\.", 1e-4)},
+        {"encoder": "cross", "focal_gamma": 1.5},
+    ),
+}
+
+
+@pytest.fixture(params=ROWS)
+def row(request):
+    return ROWS[request.param]
+
+
+@pytest.fixture
+def made(row, trial):
+    """The row's trial."""
+    return trial(row.spec, row.base, **row.settings)
+
+
+def expected_names(row: Row, model: torch.nn.Module) -> dict[str, set[str]]:
+    """Names of each part's parameters by the row's patterns; a name belongs to the first part that it matches."""
+    found: dict[str, set[str]] = {part: set() for part in row.trains}
+    for name, _ in model.named_parameters():
+        part = next((part for part, (pattern, _) in row.trains.items() if re.search(pattern, name)), None)
+        if part:
+            found[part].add(name)
+    return found
+
+
+def test_is_an_approach_with_the_labels_that_it_was_given(made):
+    model = made.model()
+    assert isinstance(model, Approach)
+    assert model.labels is made.data.labels
+
+
+def test_declared_parts_are_the_documented_ones(row, made):
+    model = made.model()
+    declared = {part: set(names) for part, names in declared_parameters(model, model.parts).items()}
+    assert declared == expected_names(row, model)
+    assert all(declared.values())
+    assert {part.name: part.learning_rate for part in model.parts} == {
+        part: rate for part, (_, rate) in row.trains.items()
+    }
+
+
+def test_a_path_that_does_not_exist_is_an_error(made):
+    model = made.model()
+    for path in ("core.nothing", "core.span_rep", f"{model.parts[0].modules[0]}."):
+        with pytest.raises(ValueError, match=f"'extra': {re.escape(repr(path))} matches no parameter"):
+            freeze_all_but(model, [*model.parts, TrainedPart("extra", (path,), 1e-3)])
+    twice = TrainedPart("extra", model.parts[0].modules, 1e-3)
+    with pytest.raises(ValueError, match=f"is declared by part {model.parts[0].name!r} and by part 'extra'"):
+        declared_parameters(model, [*model.parts, twice])
+
+
+def test_exactly_the_declared_parameters_get_a_gradient_and_change(row, made):
+    model = made.model()
+    trained = freeze_all_but(model, model.parts)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(optimizer_groups(model, model.parts, 0.01))
+    batch = model.collate(model.encode(made.data.train[:16]))
+    model.train()
+    with_gradient = set()
+    # The residual form's LayerNorm has its first gradient in the second step: its linear map starts at 0.
+    for _ in range(3):
+        loss = model(batch)
+        assert loss.isfinite()
+        loss.backward()
+        with_gradient |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+        optimizer.zero_grad()
+    wanted = {name for name in trained if not re.search(row.idle, name)}
+    assert set.union(*expected_names(row, model).values()) == set(trained)
+    assert with_gradient == wanted
+    assert {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])} == wanted
+
+
+def test_optimizer_groups(row, made):
+    model = made.model()
+    groups = optimizer_groups(model, model.parts, weight_decay=0.03)
+    parameters = dict(model.named_parameters())
+    name_of = {id(parameter): name for name, parameter in parameters.items()}
+    held = [name_of[id(parameter)] for group in groups for parameter in group["params"]]
+    assert len(held) == len(set(held))
+    expected = {}
+    for part, names in expected_names(row, model).items():
+        plain = {name for name in names if "bias" in name.rpartition(".")[2] or re.search("[nN]orm", name)}
+        for suffix, chosen, decay in (("", names - plain, 0.03), (", no decay", plain, 0.0)):
+            if chosen:
+                expected[part + suffix] = (chosen, row.trains[part][1], decay)
+    assert {
+        group["name"]: ({name_of[id(p)] for p in group["params"]}, group["lr"], group["weight_decay"])
+        for group in groups
+    } == expected
+    assert sum(p.numel() for group in groups for p in group["params"]) == sum(parameters[name].numel() for name in held)
+    assert all(group["initial_lr"] == group["lr"] for group in groups)
+
+
+def test_frozen_modules_stay_in_evaluation_mode(row, made):
+    model = made.model()
+    model.train()
+    patterns = [pattern for pattern, _ in row.trains.values()]
+    for name, module in model.named_modules():
+        trained = name == "" or any(re.search(pattern, f"{name}.") for pattern in patterns)
+        assert module.training == trained, name
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+def test_frozen_modules_have_no_dropout(made):
+    """With the trained parts' dropout off, training is as deterministic as evaluation."""
+    model = made.model()
+    freeze_all_but(model, model.parts)
+    batch = model.collate(model.encode(made.data.train[:4]))
+    model.train()
+    assert any(isinstance(module, torch.nn.Dropout) and module.p for module in model.modules())
+    model.word_dropout = 0.0
+    for module in model.modules():
+        if module.training and isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    # gliner's attention reads its dropout from attributes.
+    for module in model.modules():
+        if module.training and isinstance(getattr(module, "dropout_prob", None), float):
+            module.dropout_prob = 0.0
+    first = model(batch)
+    assert first == model(batch)
+    model.eval()
+    with torch.no_grad():
+        assert model(batch).item() == pytest.approx(first.item(), rel=1e-5)
+
+
+def test_a_run_saves_what_it_trained_and_loads_to_equal_predictions(row, made):
+    model, run = made.train()
+    set_threshold(model, made.data.test)
+    loaded = made.load(run)
+    loaded.threshold = model.threshold
+    found = predictions(loaded, made.data.test)
+    assert sum(map(len, found)) > 5
+    assert found == predictions(model, made.data.test)
+    assert set(load_tensors(run.path / WEIGHTS_FILE)) == set.union(*expected_names(row, model).values())
+    # It predicts otherwise than an untrained one.
+    fresh = made.model()
+    batch = fresh.collate(fresh.encode(made.data.test[:4]))
+    with torch.no_grad():
+        assert fresh(batch) != loaded(batch)
+
+
+def test_parameter_counts_are_stored(row, made):
+    model, run = made.train()
+    counted = run.record["parameters"]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    declared = set.union(*expected_names(row, model).values())
+    assert counted["total"] == sum(sizes.values())
+    assert counted["trainable"] == sum(sizes[name] for name in declared) == count_parameters(model)[0]
+    assert counted["with_gradient"] == sum(sizes[name] for name in declared if not re.search(row.idle, name))
+    assert 0 < counted["with_gradient"] <= counted["trainable"] <= counted["total"]
+
+
+# -- predictors: also what trains nothing -----------------------------------------------------------------------------
+
+ZERO_SHOT = {f"zero-shot {base}, {labels}": (base, labels) for base in ("bi-bert", "cross-deberta") for labels in ("names", "descriptions")}
+
+
+@pytest.fixture(params=[*ROWS, *ZERO_SHOT])
+def predictor(request, load, trial, data):
+    """Every approach's model, untrained."""
+    if request.param in ROWS:
+        row = ROWS[request.param]
+        model = trial(row.spec, row.base, **row.settings).model()
+    else:
+        base, labels = ZERO_SHOT[request.param]
+        encoder = "bi" if base.startswith("bi") else "cross"
+        config = zeroshot_baseline.config.Config("tiny", encoder=encoder, labels=labels)
+        model = zeroshot_baseline.model.build(config, load(base), LABELS)
+    set_threshold(model, data.test)
+    return model
+
+
+def test_predictions_are_flat_and_inside_the_sentence(predictor, data):
+    found = predictions(predictor, data.test)
+    assert sum(map(len, found)) > 5
+    for sentence, spans in zip(data.test, found, strict=True):
+        # make_sentence refuses spans that overlap or leave the sentence.
+        make_sentence(sentence.words, [item.span for item in spans])
+        for item in spans:
+            assert item.span.label in LABELS.names
+            assert 0 <= item.score <= 1
+
+
+def test_padding_changes_no_prediction(predictor, data):
+    alone = predictions(predictor, data.test, size=1)
+    padded = predictions(predictor, data.test, size=len(data.test))
+    assert spans_of(alone) == spans_of(padded)
+    for first, second in zip(alone, padded, strict=True):
+        assert sorted(item.score for item in first) == pytest.approx(sorted(item.score for item in second), abs=1e-4)
+
+
+def test_predict_in_training_mode_is_an_error(predictor, data):
+    batch = predictor.collate(predictor.encode(data.test[:2]))
+    predictor.train()
+    with pytest.raises(RuntimeError, match="evaluation mode"):
+        predictor.predict(batch)
+
+
+def test_entity_free_batch_has_a_finite_loss(predictor):
+    sentences = [make_sentence(["the"], []), make_sentence(["was", "seen", "in", "patients", "."], [])]
+    batch = predictor.collate(predictor.encode(sentences))
+    predictor.train()
+    loss = predictor(batch)
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert 0 < loss.item() < float("inf")
+
+
+def test_reach_counts_only_gold(predictor, data):
+    for item in predictor.encode(data.test):
+        reasons = predictor.reachable(item)
+        assert all(count >= 0 for count in reasons.values())
+        assert sum(reasons.values()) <= len(item.sentence.spans)
+    assert sum(sum(predictor.reachable(item).values()) for item in predictor.encode(data.test)) >= 2

@@ -1,0 +1,306 @@
+"""The metric: against seqeval, against a table made by hand, and its intervals and error kinds."""
+
+import random
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
+
+from common.metrics import (
+    Difference,
+    bootstrap_intervals,
+    count_spans,
+    error_report,
+    paired_bootstrap,
+    span_scores,
+)
+from common.spans import Span, spans_to_tags
+
+TYPES = ("protein", "dna", "cell type")
+
+
+def random_spans(generator: random.Random, n_words: int) -> list[Span]:
+    """Flat spans, touching ones included."""
+    spans, position = [], generator.randint(0, 2)
+    while position < n_words and generator.random() < 0.7:
+        end = min(position + generator.randint(0, 2), n_words - 1)
+        spans.append(Span(position, end, generator.choice(TYPES)))
+        position = end + 1 + generator.randint(0, 2)
+    return spans
+
+
+def disturbed(generator: random.Random, gold: list[Span], n_words: int) -> list[Span]:
+    """A tagger's output: half of the time right, else without a span or with another type, or something of its own."""
+    if generator.random() < 0.3:
+        return random_spans(generator, n_words)
+    return [
+        Span(span.start, span.end, generator.choice(TYPES)) if generator.random() < 0.3 else span
+        for span in gold
+        if generator.random() < 0.8
+    ]
+
+
+def random_corpus(seed: int, size: int) -> tuple[list[list[Span]], list[list[Span]], list[int]]:
+    generator = random.Random(seed)
+    lengths = [generator.randint(1, 12) for _ in range(size)]
+    gold = [random_spans(generator, length) for length in lengths]
+    return gold, [disturbed(generator, *pair) for pair in zip(gold, lengths, strict=True)], lengths
+
+
+def assert_equals_seqeval(gold: list[list[Span]], predicted: list[list[Span]], lengths: list[int]) -> None:
+    scores = span_scores(count_spans(gold, predicted, TYPES))
+    true, found = (
+        [spans_to_tags(spans, length) for spans, length in zip(side, lengths, strict=True)] for side in (gold, predicted)
+    )
+    strict = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
+    ours = scores.micro
+    assert (ours.precision, ours.recall, ours.f1) == pytest.approx(
+        tuple(
+            float(measure(true, found, average="micro", **strict))
+            for measure in (precision_score, recall_score, f1_score)
+        )
+    )
+    report = classification_report(true, found, output_dict=True, **strict)
+    # seqeval reports the types that it met; ours all that were configured.
+    for name in TYPES:
+        row = report.get(name, {"precision": 0, "recall": 0, "f1-score": 0, "support": 0})
+        mine = scores.per_type[name]
+        assert (mine.precision, mine.recall, mine.f1, mine.support) == pytest.approx(
+            (row["precision"], row["recall"], row["f1-score"], row["support"])
+        )
+    if all(name in report for name in TYPES):
+        macro = report["macro avg"]
+        assert (scores.macro.precision, scores.macro.recall, scores.macro.f1) == pytest.approx(
+            (macro["precision"], macro["recall"], macro["f1-score"])
+        )
+
+
+def test_equal_to_seqeval_on_thousands_of_sentences():
+    for seed in range(6):
+        gold, predicted, lengths = random_corpus(seed, 500)
+        assert any(a != b for a, b in zip(gold, predicted, strict=True))
+        assert_equals_seqeval(gold, predicted, lengths)
+
+
+@settings(max_examples=80, deadline=None)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 6))
+def test_equal_to_seqeval(seed, size):
+    gold, predicted, lengths = random_corpus(seed, size)
+    if any(gold) or any(predicted):  # seqeval cannot report on no entity at all
+        assert_equals_seqeval(gold, predicted, lengths)
+
+
+GOLD = [
+    [Span(0, 1, "protein"), Span(2, 2, "protein")],  # touching, one type
+    [Span(0, 0, "dna"), Span(3, 4, "protein")],
+    [],
+]
+PREDICTED = [
+    [Span(0, 1, "protein"), Span(2, 2, "dna")],  # right; wrong type
+    [Span(0, 0, "dna"), Span(3, 3, "protein")],  # right; wrong boundary
+    [Span(5, 5, "protein")],  # where there is nothing
+]
+
+
+def test_scores_by_hand():
+    scores = span_scores(count_spans(GOLD, PREDICTED, TYPES))
+    # protein: 1 right of 3 predicted and 3 gold; dna: 1 right of 2 predicted and 1 gold; cell type: none of either.
+    third, half = pytest.approx(1 / 3), pytest.approx(1 / 2)
+    assert asdict(scores.per_type["protein"]) == {"precision": third, "recall": third, "f1": third, "support": 3}
+    assert asdict(scores.per_type["dna"]) == {"precision": half, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
+    assert asdict(scores.per_type["cell type"]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
+    assert asdict(scores.micro) == {
+        "precision": pytest.approx(2 / 5),
+        "recall": half,
+        "f1": pytest.approx(4 / 9),
+    }
+    # The type without support counts as 0 in the mean of three.
+    assert asdict(scores.macro) == {
+        "precision": pytest.approx((1 / 3 + 1 / 2) / 3),
+        "recall": pytest.approx((1 / 3 + 1) / 3),
+        "f1": pytest.approx((1 / 3 + 2 / 3) / 3),
+    }
+    assert scores.as_dict()["per_type"]["dna"]["support"] == 1
+
+
+def test_macro_is_over_the_types_asked_for():
+    two = span_scores(count_spans(GOLD, PREDICTED, TYPES[:2]))
+    assert two.macro.f1 == pytest.approx((1 / 3 + 2 / 3) / 2)
+    assert two.micro == span_scores(count_spans(GOLD, PREDICTED, TYPES)).micro
+
+
+def test_touching_spans_of_a_type_are_not_merged():
+    assert span_scores(count_spans(GOLD, GOLD, TYPES)).micro.f1 == 1.0
+    merged = [[Span(0, 2, "protein")], *GOLD[1:]]
+    assert span_scores(count_spans(GOLD, merged, TYPES)).micro.f1 == pytest.approx(2 * 2 / (3 + 4))
+
+
+def test_a_repeated_span_counts_once():
+    twice = [[*spans, *spans] for spans in PREDICTED]
+    assert span_scores(count_spans(GOLD, twice, TYPES)) == span_scores(count_spans(GOLD, PREDICTED, TYPES))
+
+
+def test_the_same_span_with_two_types_is_a_hit_and_a_false_alarm():
+    scores = span_scores(count_spans([[Span(0, 0, "dna")]], [[Span(0, 0, "dna"), Span(0, 0, "protein")]], TYPES))
+    assert (scores.micro.precision, scores.micro.recall) == (0.5, 1.0)
+
+
+def test_nothing_predicted_or_no_gold_is_zero_not_nan():
+    for gold, predicted in (([[]], [[]]), (GOLD, [[], [], []]), ([[], [], []], PREDICTED)):
+        scores = span_scores(count_spans(gold, predicted, TYPES))
+        assert asdict(scores.micro) == asdict(scores.macro) == {"precision": 0.0, "recall": 0.0, "f1": 0.0}
+
+
+def test_bad_input_names_sentence_and_type():
+    with pytest.raises(ValueError, match=r"sentence 1: type 'lipid' is not one of \['protein', 'dna', 'cell type'\]"):
+        count_spans([[], []], [[], [Span(0, 0, "lipid")]], TYPES)
+    with pytest.raises(ValueError, match="sentence 0: type 'lipid'"):
+        count_spans([[Span(0, 0, "lipid")]], [[]], TYPES)
+    with pytest.raises(ValueError, match="2 gold sentences but 1 predicted ones"):
+        count_spans([[], []], [[]], TYPES)
+
+
+# -- intervals --------------------------------------------------------------------------------------------------------
+
+
+def corpus_counts(seed: int, size: int = 150):
+    gold, predicted, _ = random_corpus(seed, size)
+    return count_spans(gold, predicted, TYPES)
+
+
+def test_interval_contains_the_estimate_and_narrows_with_more_sentences():
+    widths = []
+    for size in (60, 600):
+        counts = corpus_counts(3, size)
+        intervals = bootstrap_intervals(counts, n_resamples=400)
+        scores = span_scores(counts)
+        for name, estimate in (("micro_f1", scores.micro.f1), ("macro_f1", scores.macro.f1)):
+            low, high = intervals[name]
+            assert 0 <= low < estimate < high <= 1
+        widths.append(intervals["micro_f1"][1] - intervals["micro_f1"][0])
+    # 10 times the sentences: about a third of the width.
+    assert 2 < widths[0] / widths[1] < 5
+
+
+def test_interval_is_reproducible_and_follows_seed_and_level():
+    counts = corpus_counts(4)
+    first = bootstrap_intervals(counts, n_resamples=333)
+    assert first == bootstrap_intervals(counts, n_resamples=333)
+    assert first != bootstrap_intervals(counts, n_resamples=333, seed=1)
+    narrow = bootstrap_intervals(counts, n_resamples=333, level=0.5)
+    assert first["micro_f1"][0] < narrow["micro_f1"][0] < narrow["micro_f1"][1] < first["micro_f1"][1]
+
+
+def test_interval_equals_resampling_sentence_by_sentence():
+    counts = corpus_counts(6, 40)
+    generator = np.random.default_rng(0)
+    micro = []
+    for _ in range(2000):
+        rows = generator.integers(0, len(counts), len(counts))
+        hits, predicted, gold = (
+            plane[rows].sum() for plane in (counts.true_positives, counts.predicted, counts.gold)
+        )
+        micro.append(2 * hits / (predicted + gold))
+    ours = bootstrap_intervals(counts, n_resamples=2000)["micro_f1"]
+    assert ours == pytest.approx(np.quantile(micro, [0.025, 0.975]), abs=0.02)
+
+
+def test_interval_of_identical_sentences_is_a_point():
+    counts = count_spans([GOLD[1]] * 20, [PREDICTED[1]] * 20, TYPES)
+    scores = span_scores(counts)
+    intervals = bootstrap_intervals(counts, n_resamples=100)
+    assert intervals["micro_f1"] == pytest.approx((scores.micro.f1, scores.micro.f1))
+    assert intervals["macro_f1"] == pytest.approx((scores.macro.f1, scores.macro.f1))
+
+
+def test_interval_of_nothing_is_an_error():
+    with pytest.raises(ValueError, match="no sentences"):
+        bootstrap_intervals(count_spans([], [], TYPES))
+
+
+def test_paired_bootstrap_of_equal_runs():
+    counts = corpus_counts(5)
+    assert paired_bootstrap(counts, counts) == dict.fromkeys(("micro_f1", "macro_f1"), Difference(0.0, 0.0, 0.0, 1.0))
+
+
+def test_paired_bootstrap_has_sign_interval_and_p_value():
+    gold, predicted, _ = random_corpus(7, 200)
+    better = count_spans(gold, [a if index % 3 else b for index, (a, b) in enumerate(zip(gold, predicted, strict=True))], TYPES)
+    worse = count_spans(gold, predicted, TYPES)
+    forward, backward = (
+        paired_bootstrap(*pair, n_resamples=500)["micro_f1"] for pair in ((better, worse), (worse, better))
+    )
+    expected = span_scores(better).micro.f1 - span_scores(worse).micro.f1
+    assert forward.difference == pytest.approx(expected)
+    assert backward.difference == pytest.approx(-expected)
+    assert 0 < forward.low < forward.difference < forward.high
+    assert (backward.low, backward.high) == pytest.approx((-forward.high, -forward.low))
+    assert forward.p_value == backward.p_value == 0.0
+
+
+def test_paired_bootstrap_of_a_coin_flip_is_not_significant():
+    gold, predicted, _ = random_corpus(8, 200)
+    generator = random.Random(0)
+    sides: tuple[list, list] = ([], [])
+    for right, wrong in zip(gold, predicted, strict=True):
+        lucky = generator.randint(0, 1)
+        sides[lucky].append(right)
+        sides[1 - lucky].append(wrong)
+    result = paired_bootstrap(*(count_spans(gold, side, TYPES) for side in sides))["micro_f1"]
+    assert result.low < 0 < result.high
+    assert 0.05 < result.p_value <= 1
+
+
+def test_paired_bootstrap_needs_the_same_gold():
+    first = count_spans(GOLD, PREDICTED, TYPES)
+    for other in (
+        count_spans([*GOLD[:2], [Span(5, 5, "dna")]], PREDICTED, TYPES),
+        count_spans(GOLD, PREDICTED, TYPES[:2]),
+        count_spans(GOLD[:2], PREDICTED[:2], TYPES),
+    ):
+        with pytest.raises(ValueError, match="not scored on the same sentences, types and gold spans"):
+            paired_bootstrap(first, other)
+
+
+# -- kinds of errors --------------------------------------------------------------------------------------------------
+
+
+def test_error_report_by_hand():
+    gold = [
+        [Span(0, 1, "protein"), Span(3, 3, "dna"), Span(5, 7, "protein"), Span(9, 9, "cell type"), Span(11, 12, "dna")],
+        [Span(0, 2, "protein")],
+        [],
+    ]
+    predicted = [
+        [
+            Span(0, 1, "protein"),  # right
+            Span(3, 3, "protein"),  # right place, wrong type
+            Span(6, 7, "protein"),  # wrong boundary
+            # nothing at 9: missed
+            Span(12, 13, "protein"),  # overlaps a dna only: boundary and type
+            Span(20, 21, "dna"),  # spurious
+        ],
+        [Span(0, 0, "dna"), Span(2, 2, "protein")],  # both overlap; one has the type: boundary
+        [Span(0, 0, "protein")],  # spurious
+    ]
+    report = error_report(gold, predicted, TYPES)
+    assert (report.type, report.boundary, report.boundary_and_type, report.missed, report.spurious) == (1, 2, 1, 1, 2)
+    assert report.confusion == {
+        "protein": {"protein": 1, "dna": 0, "cell type": 0},
+        "dna": {"protein": 1, "dna": 0, "cell type": 0},
+        "cell type": {"protein": 0, "dna": 0, "cell type": 0},
+    }
+
+
+def test_every_missed_gold_span_has_one_kind():
+    gold, predicted, _ = random_corpus(9, 400)
+    report = error_report(gold, predicted, TYPES)
+    counts = count_spans(gold, predicted, TYPES)
+    hits = int(counts.true_positives.sum())
+    assert sum(report.confusion[name][name] for name in TYPES) == hits
+    missed = report.type + report.boundary + report.boundary_and_type + report.missed
+    assert missed == counts.gold.sum() - hits > 0

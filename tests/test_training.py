@@ -1,0 +1,611 @@
+"""The loop: its schedule, its batches, the weights that it keeps, and that a resumed run is an uninterrupted one."""
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import LABELS, RUNTIME, SIZES, predictions
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import common.training
+import full_finetune.model
+import glinerev.model
+from common.batching import evaluation_batches, training_batches
+from common.checkpoint import RUN_FILE, WEIGHTS_FILE, find_checkpoint, load_tensors
+from common.config import TrainConfig
+from common.data import load_dataset, make_sentence
+from common.device import make_accelerator, precision_name, resolve_precision
+from common.errors import InputError, TrainingError
+from common.evaluation import flat
+from common.features import encode_split
+from common.files import read_json, write_json
+from common.metrics import best_threshold, count_spans, span_scores
+from common.spans import ScoredSpan, Span
+from common.training import Recorder, schedule_factor
+
+SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
+
+
+def digest(tensors) -> str:
+    """A hash of named tensors' bytes."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode() + tensors[name].detach().numpy().tobytes())
+    return total.hexdigest()
+
+
+def trained_digest(model) -> str:
+    return digest({name: p for name, p in model.named_parameters() if p.requires_grad})
+
+
+def weights_digest(run) -> str:
+    return digest(load_tensors(run.path / WEIGHTS_FILE))
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Gives validation the scores of a list, one after another."""
+
+    def script(*scores, **named):
+        values = iter([dict.fromkeys(("macro_f1", "micro_f1"), score) for score in scores])
+        if named:
+            values = iter([dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)])
+        monkeypatch.setattr(Recorder, "validate", lambda self: next(values) | {"seconds": 0.0})
+
+    return script
+
+
+# -- schedule and batches ---------------------------------------------------------------------------------------------
+
+
+def test_schedule_at_points():
+    curve = [schedule_factor(step, total=10, warmup=2) for step in range(12)]
+    assert curve == pytest.approx([0, 0.5, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0, 0])
+    assert schedule_factor(0, total=10, warmup=0) == 1
+    assert [schedule_factor(step, total=4, warmup=4) for step in range(5)] == [0, 0.25, 0.5, 0.75, 0]
+
+
+def test_learning_rates_of_a_run(trial):
+    """40 sentences in batches of 8: 5 steps an epoch, 10 in all, 2 of them (20 %) warm-up."""
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    made = trial(SP, "bi-bert", train={"epochs": 2, "warmup_ratio": 0.2}, prompt_encoder_lr=1.0, downstream_lr=0.5)
+    with_hook = made.model()
+    run = made.fit(with_hook, made.start())
+    hook.remove()
+    assert seen == pytest.approx([1 / 2, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9])
+    assert run.record["steps"] == 10
+    last = [entry["learning_rates"] for entry in run.record["history"]]
+    for rates, factor in zip(last, (6 / 9, 1 / 9), strict=True):
+        assert rates["prompt encoder"] == rates["prompt encoder, no decay"] == pytest.approx(factor)
+        assert rates["downstream"] == pytest.approx(factor / 2)
+
+
+@given(n=st.integers(1, 300), batch_size=st.integers(1, 9), seed=st.integers(0, 99), epoch=st.integers(1, 5))
+def test_every_sentence_once_an_epoch(n, batch_size, seed, epoch):
+    lengths = [random.Random(index).randint(1, 60) for index in range(n)]
+    batches = training_batches(lengths, batch_size, seed=seed, epoch=epoch)
+    assert sorted(index for batch in batches for index in batch) == list(range(n))
+    assert all(0 < len(batch) <= batch_size for batch in batches)
+    assert batches == training_batches(lengths, batch_size, seed=seed, epoch=epoch)
+    evaluation = evaluation_batches(lengths, batch_size)
+    assert sorted(index for batch in evaluation for index in batch) == list(range(n))
+    in_order = [lengths[index] for batch in evaluation for index in batch]
+    assert in_order == sorted(in_order, reverse=True)
+
+
+def test_batches_change_with_seed_and_epoch_and_with_nothing_else():
+    lengths = [random.Random(index).randint(1, 60) for index in range(200)]
+    first = training_batches(lengths, 8, seed=1, epoch=1)
+    assert first != training_batches(lengths, 8, seed=1, epoch=2)
+    assert first != training_batches(lengths, 8, seed=2, epoch=1)
+    random.seed(5)
+    torch.manual_seed(5)
+    assert first == training_batches(lengths, 8, seed=1, epoch=1)
+
+
+def test_batches_hold_like_lengths_in_random_order():
+    lengths = [random.Random(index).randint(1, 100) for index in range(800)]
+    batches = training_batches(lengths, 16, seed=0, epoch=1)
+    padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches)
+    assert padded < 1.05 * sum(lengths)
+    means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
+    assert means != sorted(means)
+    assert abs(torch.corrcoef(torch.tensor([means, list(range(len(means)))]))[0, 1]) < 0.5
+
+
+# -- which weights a run ends with ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [SP, FT], ids=lambda spec: spec.name)
+def test_best_weights_are_restored(trial, scripted, spec):
+    scripted(0.1, 0.5, 0.2)
+    made = trial(spec, "bi-bert", train={"epochs": 3}, threshold=0.5)
+    model, after = made.model(), []
+    run = made.fit(model, made.start(), on_epoch=lambda entry: after.append(trained_digest(model)))
+    assert len(set(after)) == 3
+    assert trained_digest(model) == weights_digest(run) == after[1]
+    assert run.record["best"] == {"epoch": 2, "by": "macro_f1", "score": 0.5}
+    loaded = made.load(run)
+    assert trained_digest(loaded) == after[1]
+    assert predictions(loaded, made.data.test) == predictions(model, made.data.test)
+
+
+def test_equal_scores_keep_the_earlier_epoch(trial, scripted):
+    scripted(0.4, 0.4, 0.4)
+    run = trial(SP, "bi-bert", train={"epochs": 3}).train()[1]
+    assert run.record["best"]["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs_run"),
+    [(1, 2), (2, 5), (3, 6), (0, 6)],
+)
+def test_early_stopping(trial, scripted, patience, epochs_run):
+    scripted(0.5, 0.4, 0.6, 0.6, 0.1, 0.2)
+    made = trial(SP, "bi-bert", train={"epochs": 6, "patience": patience}, head=False)
+    run = made.train()[1]
+    assert len(run.record["history"]) == epochs_run
+    assert run.record["best"]["epoch"] == (1 if patience == 1 else 3)
+    assert run.record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("select_by", "best", "score"), [("macro_f1", 2, 0.5), ("micro_f1", 1, 0.7), ("loss", 3, 1.5)]
+)
+def test_select_by(trial, scripted, select_by, best, score):
+    scripted(macro_f1=[0.1, 0.5, 0.3], micro_f1=[0.7, 0.2, 0.6], loss=[3.0, 2.0, 1.5])
+    run = trial(SP, "bi-bert", train={"epochs": 3, "select_by": select_by}).train()[1]
+    assert run.record["best"] == {"epoch": best, "by": select_by, "score": score}
+
+
+def test_validation_scores_are_those_of_the_predictions(trial):
+    made = trial(FT, "bi-bert", train={"epochs": 1, "select_by": "loss"}, threshold=0.3)
+    model, run = made.train()
+    validation = run.record["history"][0]["validation"]
+    gold = [sentence.spans for sentence in made.data.validation]
+    scores = span_scores(count_spans(gold, flat(predictions(model, made.data.validation)), LABELS.names))
+    assert validation["macro_f1"] == scores.macro.f1
+    assert validation["micro_f1"] == scores.micro.f1
+    with torch.no_grad():
+        losses = [model(model.collate([item])).item() for item in model.encode(made.data.validation)]
+    assert validation["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert run.record["best"]["score"] == validation["loss"]
+
+
+def test_the_test_split_is_not_touched(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    whole = made.train()[1]
+    without = made.but(data=replace(made.data, test=[])).train()[1]
+    assert weights_digest(without) == weights_digest(whole)
+
+
+def test_entity_free_sentences_are_trained_on(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 1, "batch_size": 1})
+    model, seen = made.model(), Counter()
+    model.register_forward_pre_hook(
+        lambda module, arguments: seen.update(item.sentence for item in arguments[0].encoded) if module.training else None
+    )
+    made.fit(model, made.start())
+    assert seen == Counter(made.data.train)
+    assert seen.total() == SIZES["train"]
+    assert any(not sentence.spans for sentence in seen)
+
+
+def test_training_learns(trial):
+    """A frozen random encoder tells words apart, so a trained head finds most of the entities."""
+    settings = {"epochs": 25, "batch_size": 4, "patience": 0}
+    made = trial(SP, "bi-bert", train=settings, downstream_lr=1e-2, prompt_encoder_lr=1e-2)
+    _, run = made.train()
+    losses = [entry["train_loss"] for entry in run.record["history"]]
+    assert losses[-1] < losses[0] / 4
+    assert run.record["best"]["score"] > 0.3
+
+
+# -- determinism and resuming -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("spec", "base"), [(SP, "bi-deberta"), (FT, "cross-bert")], ids=["cached", "not cached"])
+def test_equal_seeds_give_equal_runs(trial, spec, base):
+    made = trial(spec, base, train={"epochs": 1}, **({"encoder": "cross"} if spec is FT else {}))
+    first, second, other = made.train()[1], made.train()[1], made.but(seed=2).train()[1]
+    assert first.path != second.path
+    assert (first.path / WEIGHTS_FILE).read_bytes() == (second.path / WEIGHTS_FILE).read_bytes()
+    assert weights_digest(other) != weights_digest(first)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def kill_after(epoch: int, error: type[BaseException] = Killed):
+    def on_epoch(entry: dict) -> None:
+        if entry["epoch"] == epoch:
+            raise error
+
+    return on_epoch
+
+
+def figures(run) -> list[tuple]:
+    """All of a history that does not depend on the clock."""
+    return [
+        (entry["epoch"], entry["train_loss"], entry["learning_rates"], {k: v for k, v in entry["validation"].items() if k != "seconds"})
+        for entry in run.record["history"]
+    ]  # fmt: skip
+
+
+def assert_same_run(resumed, whole) -> None:
+    assert (resumed.path / WEIGHTS_FILE).read_bytes() == (whole.path / WEIGHTS_FILE).read_bytes()
+    assert figures(resumed) == figures(whole)
+    for key in ("best", "steps", "parameters", "status", "threshold", "unreachable_gold"):
+        assert resumed.record[key] == whole.record[key], key
+    assert {path.name for path in resumed.path.iterdir()} == {path.name for path in whole.path.iterdir()}
+
+
+def killed_run(made, on_epoch=None, in_step=None):
+    """The folder of a run whose process died in on_epoch or in a step."""
+    model, run = made.model(), made.start()
+    if in_step is not None:
+        steps = []
+
+        def count(module, _arguments) -> None:
+            steps.append(module.training)
+            if sum(steps) == in_step:
+                raise Killed
+
+        model.register_forward_pre_hook(count)
+    with pytest.raises(Killed):
+        made.fit(model, run, on_epoch=on_epoch)
+    assert read_json(run.path / RUN_FILE)["status"] == "running"
+    return run.path
+
+
+RESUMABLE = [
+    (SP, "bi-bert", {}),
+    (SP, "bi-deberta", {"rest_lr": 1e-4}),
+    (FT, "cross-bert", {"encoder": "cross"}),
+]
+
+
+@pytest.mark.parametrize(("spec", "base", "settings"), RESUMABLE, ids=["cached", "all trained", "cross"])
+def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
+    made = trial(spec, base, train={"epochs": 3}, **settings)
+    whole = made.train()[1]
+    path = killed_run(made, on_epoch=kill_after(1))
+    model, resumed = made.resume(path)
+    assert resumed.path == path
+    assert_same_run(resumed, whole)
+    assert trained_digest(model) == weights_digest(whole)
+
+
+@pytest.mark.parametrize("step", [3, 8], ids=["in the first epoch", "in the second epoch"])
+def test_a_run_killed_within_an_epoch_repeats_it(trial, step):
+    made = trial(SP, "bi-bert", train={"epochs": 3})
+    whole = made.train()[1]
+    assert_same_run(made.resume(killed_run(made, in_step=step))[1], whole)
+
+
+def test_a_run_can_be_killed_again_and_again(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 4, "patience": 0})
+    whole = made.train()[1]
+    path = killed_run(made, on_epoch=kill_after(1))
+    for epoch in (2, 3):
+        with pytest.raises(Killed):
+            made.fit(made.model(), common.checkpoint.resume_run(SP, made.config, made.data, made.base(), str(path)), on_epoch=kill_after(epoch))
+        assert [p.name for p in path.glob("state_*")] == [f"state_{epoch:04d}"]
+    assert_same_run(made.resume(path)[1], whole)
+
+
+def test_patience_goes_on_after_a_resume(trial, scripted):
+    made = trial(SP, "bi-bert", train={"epochs": 9, "patience": 2})
+    scripted(0.5, 0.4, 0.3)
+    path = killed_run(made, on_epoch=kill_after(1))
+    _, run = made.resume(path)
+    assert [entry["validation"]["macro_f1"] for entry in run.record["history"]] == [0.5, 0.4, 0.3]
+    assert run.record["best"] == {"epoch": 1, "by": "macro_f1", "score": 0.5}
+
+
+def test_latest_is_the_newest_unfinished_run(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    with pytest.raises(InputError, match="no unfinished run of glinerev on tiny"):
+        made.resume("latest")
+    first = killed_run(made, on_epoch=kill_after(1))
+    second = killed_run(made, on_epoch=kill_after(1))
+    made.train()
+    assert made.resume("latest")[1].path == second
+    assert made.resume("latest")[1].path == first
+
+
+def test_resuming_otherwise_is_an_error_that_names_it(trial, dataset_path, tmp_path, gliner_folder):
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    path = killed_run(made, on_epoch=kill_after(1))
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    with pytest.raises(InputError, match=r"started differently: train\.epochs: 2 != 3; train\.seed: 1 != 9"):
+        made.but(epochs=3, seed=9).resume(path)
+    with pytest.raises(InputError, match=r"prompt_form: \"residual\" != \"post_norm\""):
+        trial(SP, "bi-bert", train={"epochs": 2}, prompt_form="post_norm").resume(path)
+    with pytest.raises(InputError, match="started differently: the data set's content"):
+        made.but(data=replace(made.data, sha256="0" * 64)).resume(path)
+    with pytest.raises(InputError, match=r"base_model: .*the base model's weights"):
+        trial(SP, "bi-deberta", train={"epochs": 2}).resume(path)
+    with pytest.raises(InputError, match="is a run of 'glinerev', not of 'full_finetune'"):
+        trial(FT, "bi-bert", train={"epochs": 2}).resume(path)
+    with pytest.raises(InputError, match="no such run folder"):
+        made.resume(tmp_path / "nowhere")
+
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    # Progress bars are no part of a run.
+    quiet = replace(made.config.runtime, progress=not made.config.runtime.progress)
+    run = trial(SP, "bi-bert", train={"epochs": 2}, runtime=quiet).resume(path)[1]
+    assert run.record["status"] == "finished"
+    with pytest.raises(InputError, match=f"run {path} is finished"):
+        made.resume(path)
+
+
+def test_a_changed_file_changes_the_data_sets_hash(dataset_path, tmp_path):
+    copy = tmp_path / "tiny"
+    copy.mkdir()
+    for file in dataset_path.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    (copy / "manifest.json").unlink()
+    assert load_dataset(str(copy), "bi").sha256 == load_dataset(str(dataset_path), "bi").sha256
+    records = read_json(copy / "dataset_span_bi.json")
+    write_json(copy / "dataset_span_bi.json", [*records[:-1], {"tokenized_text": ["other"], "ner": []}])
+    assert load_dataset(str(copy), "bi").sha256 != load_dataset(str(dataset_path), "bi").sha256
+
+
+# -- steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [16, 21], ids=["even", "uneven"])
+def test_accumulated_batches_equal_one_large_batch(trial, n):
+    def run(**train):
+        made = trial(
+            SP, "bi-bert", train={"epochs": 2, **train}, base_settings={"dropout": 0.0}, word_dropout=0.0,
+            prompt_encoder_lr=1e-3, downstream_lr=1e-3,
+        )  # fmt: skip
+        return made.but(data=replace(made.data, train=made.data.train[2 : n + 2])).train()[1]
+
+    large, accumulated = run(batch_size=n), run(batch_size=8, grad_accumulation=(n + 7) // 8)
+    assert large.record["steps"] == accumulated.record["steps"] == 2
+    for mine, theirs in zip(accumulated.record["history"], large.record["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-4)
+    expected = load_tensors(large.path / WEIGHTS_FILE)
+    for name, tensor in load_tensors(accumulated.path / WEIGHTS_FILE).items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+def test_the_last_group_of_batches_may_be_short(trial):
+    """5 batches of 8 in groups of 2: 3 steps."""
+    run = trial(SP, "bi-bert", train={"epochs": 1, "grad_accumulation": 2}).train()[1]
+    assert run.record["steps"] == 3
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1e9])
+def test_all_gradients_are_clipped_together(trial, limit):
+    norms = []
+
+    def measure(optimizer, *_):
+        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(torch.cat(gradients).norm().item())
+
+    hook = register_optimizer_step_pre_hook(measure)
+    trial(SP, "bi-bert", train={"epochs": 1, "max_grad_norm": limit}).train()
+    hook.remove()
+    if limit < 1:
+        assert norms == pytest.approx([limit] * 5, rel=1e-3)
+    else:
+        assert min(norms) > 1
+
+
+def test_weight_decay_shrinks_weights_and_spares_biases(trial):
+    """With learning rates of nearly 0 nothing but decay could be seen; here decay is so large that it is all that is."""
+    made = trial(SP, "bi-bert", train={"epochs": 1, "weight_decay": 1000.0}, prompt_encoder_lr=1e-5, downstream_lr=1e-5)
+    before = dict(made.model().named_parameters())
+    model, _ = made.train()
+    after = dict(model.named_parameters())
+    weight, bias = "core.prompt_rep_layer.0.weight", "core.prompt_rep_layer.0.bias"
+    assert (after[weight].norm() / before[weight].norm()).item() == pytest.approx((1 - 0.01) ** 3, abs=0.02)
+    assert torch.allclose(after[bias], before[bias], atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_names_the_sentences(trial, value):
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    model, run, batches = made.model(), made.start(), []
+
+    def poison(module, arguments, loss):
+        if not module.training:
+            return None
+        batches.append(arguments[0])
+        return loss * value if len(batches) == 3 else None
+
+    model.register_forward_hook(poison)
+    with pytest.raises(TrainingError) as caught:
+        made.fit(model, run)
+    message = str(caught.value)
+    assert message.startswith(f"loss is {value} at step 3 in a batch of 8 training sentences (")
+    assert "lower the learning rate or use --precision fp32" in message
+    for item in list(batches[2].encoded)[:4]:
+        number = [index for index, sentence in enumerate(made.data.train) if sentence == item.sentence]
+        assert any(f"{index}: {' '.join(item.sentence.words[:8])}" in message for index in number)
+    assert len(batches) == 3
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_ctrl_c_keeps_the_best_checkpoint_and_says_where(trial, scripted, caplog, epoch):
+    made = trial(SP, "bi-bert", train={"epochs": 3})
+    scripted(0.5, 0.4, 0.6)
+    model, run, after = made.model(), made.start(), []
+
+    def stop(entry: dict) -> None:
+        after.append(trained_digest(model))
+        kill_after(epoch, KeyboardInterrupt)(entry)
+
+    with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+        made.fit(model, run, on_epoch=stop)
+    assert f"interrupted; best checkpoint so far (epoch 1): {run.path}" in caplog.text
+    assert read_json(run.path / RUN_FILE)["status"] == "interrupted"
+    assert find_checkpoint(SP, "latest", "tiny") == run.path
+    assert trained_digest(made.load(run)) == after[0]
+    assert len(made.resume("latest")[1].record["history"]) == 3
+
+
+def test_ctrl_c_in_the_first_epoch_leaves_no_checkpoint(trial, caplog):
+    made = trial(SP, "bi-bert", train={"epochs": 3})
+    model, run = made.model(), made.start()
+
+    def stop(*_):
+        if model.training:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(model, run)
+    assert "no checkpoint" in caplog.text
+    assert not (run.path / WEIGHTS_FILE).exists()
+    with pytest.raises(InputError, match="no finished run of glinerev on tiny"):
+        find_checkpoint(SP, "latest", "tiny")
+
+
+def test_tensorboard_events(trial):
+    pytest.importorskip("tensorboard")
+    run = trial(SP, "bi-bert", train={"epochs": 1, "tensorboard": True}).train()[1]
+    assert len(list(run.path.glob("events.out.tfevents.*"))) == 1
+
+
+# -- the threshold ----------------------------------------------------------------------------------------------------
+
+
+def test_best_threshold_by_brute_force():
+    generator = random.Random(0)
+    gold = [[Span(index, index, generator.choice(LABELS.names)) for index in range(4)] for _ in range(30)]
+    predicted = [
+        [
+            ScoredSpan(Span(span.start, span.end, generator.choice([span.label, span.label, "disease"])), generator.random())
+            for span in spans
+        ]
+        for spans in gold
+    ]
+    for by in ("macro_f1", "micro_f1"):
+        scores = {}
+        for step in range(1, 100):
+            kept = [[item.span for item in spans if item.score > step / 100] for spans in predicted]
+            found = span_scores(count_spans(gold, kept, LABELS.names))
+            scores[step / 100] = (found.macro if by == "macro_f1" else found.micro).f1
+        threshold, score = best_threshold(gold, predicted, LABELS.names, by=by)
+        assert score == pytest.approx(max(scores.values()))
+        assert scores[threshold] == pytest.approx(score)
+
+
+def test_the_default_threshold_wins_ties():
+    gold = [[Span(0, 0, "protein")]]
+    predicted = [[ScoredSpan(Span(0, 0, "protein"), 0.9), ScoredSpan(Span(2, 2, "protein"), 0.3)]]
+    # Anything from 0.3 to 0.89 is right.
+    assert best_threshold(gold, predicted, ("protein",), by="micro_f1") == (0.5, 1.0)
+    assert best_threshold(gold, predicted, ("protein",), by="micro_f1", default=0.1) == (0.3, 1.0)
+
+
+def test_the_threshold_is_chosen_on_validation_unless_given(trial):
+    rates = {"encoder_lr": 5e-3, "others_lr": 5e-3}
+    made = trial(FT, "bi-bert", train={"epochs": 10, "batch_size": 4}, base_settings={"dropout": 0.0}, **rates)
+    model, run = made.train()
+    assert run.record["threshold"] == model.threshold
+    assert made.load(run).threshold == model.threshold
+    gold = [sentence.spans for sentence in made.data.validation]
+    scores = {}
+    for step in range(1, 100):
+        model.threshold = step / 100
+        found = flat(predictions(model, made.data.validation))
+        scores[step / 100] = span_scores(count_spans(gold, found, LABELS.names)).macro.f1
+    assert scores[run.record["threshold"]] == max(scores.values())
+    assert max(scores.values()) > min(scores.values())
+
+    given_model, given = trial(SP, "bi-bert", train={"epochs": 1}, threshold=0.37).train()
+    assert given.record["threshold"] == given_model.threshold == 0.37
+
+
+# -- device and precision ---------------------------------------------------------------------------------------------
+
+
+def test_bf16(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 1}, runtime=replace(RUNTIME, precision="bf16"))
+    model, run = made.train()
+    assert run.record["precision"] == "bf16"
+    exact = trial(SP, "bi-bert", train={"epochs": 1}).train()[1]
+    assert run.record["history"][0]["train_loss"] == pytest.approx(exact.record["history"][0]["train_loss"], rel=0.05)
+    assert run.record["history"][0]["train_loss"] != exact.record["history"][0]["train_loss"]
+    assert {tensor.dtype for tensor in load_tensors(run.path / WEIGHTS_FILE).values()} == {torch.float32}
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+
+
+def test_auto_precision_on_a_cpu_follows_the_probe(monkeypatch):
+    for speedup, precision in ((0.4, "fp32"), (1.19, "fp32"), (1.2, "bf16")):
+        monkeypatch.setattr("common.device.cpu_bf16_speedup", lambda value=speedup: value)
+        assert resolve_precision("auto", cpu=True) == precision
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        resolve_precision("fp16", cpu=True)
+
+
+def test_several_precisions_in_one_process():
+    names = [precision_name(make_accelerator(replace(RUNTIME, precision=p))) for p in ("bf16", "fp32", "bf16")]
+    assert names == ["bf16", "fp32", "bf16"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there():
+    with pytest.raises(InputError, match="device cuda: no GPU is available"):
+        make_accelerator(replace(RUNTIME, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": -1}, "batch_size must be at least 1, got -1"),
+        ({"grad_accumulation": 0}, "grad_accumulation must be at least 1, got 0"),
+        ({"patience": -1}, "patience must be at least 0, got -1"),
+        ({"weight_decay": float("nan")}, "weight_decay must be at least 0, got nan"),
+        ({"max_grad_norm": 0}, "max_grad_norm must be positive, got 0"),
+        ({"warmup_ratio": 1.1}, "warmup_ratio must be between 0 and 1, got 1.1"),
+    ],
+)
+def test_settings_out_of_range(values, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**values)
+
+
+def test_features_are_computed_once(trial, monkeypatch):
+    made = trial(SP, "bi-bert", train={"epochs": 3})
+    model, texts = made.model(), []
+    encode_text = model.core.token_rep_layer.encode_text
+    monkeypatch.setattr(
+        model.core.token_rep_layer, "encode_text", lambda ids, mask: texts.append(len(ids)) or encode_text(ids, mask)
+    )
+    made.fit(model, made.start())
+    assert sum(texts) == SIZES["train"] + SIZES["validation"]
+
+
+def test_the_feature_cache_changes_little(trial):
+    """The same run with and without stored features, half precision apart."""
+    made = trial(SP, "bi-bert", train={"epochs": 2}, word_dropout=0.0)
+    stored = made.train()[1]
+    off = trial(SP, "bi-bert", train={"epochs": 2}, word_dropout=0.0, runtime=replace(RUNTIME, feature_cache="off"))
+    for mine, theirs in zip(stored.record["history"], off.train()[1].record["history"], strict=True):
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
+
+
+def test_one_sentence_and_one_word_are_enough(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    tiny = [make_sentence(["fever"], [Span(0, 0, "disease")])]
+    run = made.but(data=replace(made.data, train=tiny, validation=tiny)).train()[1]
+    assert run.record["steps"] == 1
+    split = encode_split(made.model(), tiny, RUNTIME, make_accelerator(RUNTIME), "x")
+    assert split.lengths == [len(split.encoded[0].input_ids)]
