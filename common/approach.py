@@ -98,7 +98,7 @@ class Predictor(Protocol):
     def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
         """Flat word spans of each sentence, in evaluation mode and without gradients."""
 
-    def reachable(self, encoded: Encoded) -> dict[str, int]:
+    def unreachable(self, encoded: Encoded) -> dict[str, int]:
         """Gold spans of the sentence that no prediction can match, counted by reason."""
 
 

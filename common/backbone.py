@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from typing import Any
 
 from gliner import GLiNER
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from torch import nn
 
 from common.data import Encoder
@@ -86,12 +86,13 @@ def _find(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-def load_base(source: str, encoder: Encoder) -> Base:
+def load_base(source: str, encoder: Encoder, revision: str | None = None) -> Base:
     """Loads a span-level GLiNER model on the CPU in float32.
 
     Args:
         source: Hub id, folder of a saved GLiNER model, or ``demo-bi`` / ``demo-cross``.
         encoder: The kind that the approach needs.
+        revision: Commit of a hub model; its newest if None.
 
     Raises:
         InputError: If it cannot be found or is of another kind.
@@ -112,8 +113,11 @@ def load_base(source: str, encoder: Encoder) -> Base:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            gliner = GLiNER.from_pretrained(location, local_files_only=local, map_location="cpu")
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, json.JSONDecodeError) as error:
+            gliner = GLiNER.from_pretrained(
+                location, revision=None if local else revision, local_files_only=local, map_location="cpu"
+            )
+    except (OSError, HfHubHTTPError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same.
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"base model {source!r} could not be loaded: {reason}. Without the hub, give a folder of a saved GLiNER model "
@@ -125,11 +129,23 @@ def load_base(source: str, encoder: Encoder) -> Base:
             f"base model {source!r} is a {type(gliner).__name__}; the {encoder}-encoder approaches need a {wanted.__name__}"
         )
     gliner.float().eval()
+    _limit_length(gliner)
     stored_as = source if source in DEMO_BASES or not local else str(Path(source).resolve())
-    return Base(gliner, encoder, source, stored_as, _revision(location, local))
+    return Base(gliner, encoder, source, stored_as, _revision(location, local, revision))
 
 
-def _revision(location: str, local: bool) -> str:
+def _limit_length(gliner: Any) -> None:
+    """Makes the tokenizers cut at the encoders' last position, which some of them do not know."""
+    pairs = [(gliner.data_processor.transformer_tokenizer, gliner.config.encoder_config)]
+    if getattr(gliner.config, "labels_encoder", None) is not None:
+        pairs.append((gliner.data_processor.labels_tokenizer, gliner.config.labels_encoder_config))
+    for tokenizer, config in pairs:
+        # DeBERTa-v2 has relative positions alone unless its input is biased by absolute ones.
+        if getattr(config, "position_biased_input", True):
+            tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+
+
+def _revision(location: str, local: bool, revision: str | None) -> str:
     if local:
         for name in ("model.safetensors", "pytorch_model.bin"):
             if (Path(location) / name).is_file():
@@ -137,6 +153,6 @@ def _revision(location: str, local: bool) -> str:
         raise InputError(f"base model folder {location!r} has no weights file")
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(location, "gliner_config.json")
+    cached = try_to_load_from_cache(location, "gliner_config.json", revision=revision)
     # .../snapshots/<commit>/gliner_config.json
     return Path(cached).parent.name if isinstance(cached, str) else "unknown"

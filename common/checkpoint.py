@@ -32,14 +32,16 @@ from common.device import provenance
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
 from common.labels import LabelSet
-from common.paths import new_run_dir, output_root
+from common.paths import new_run_dir, now, output_root
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "trainable.safetensors"
+ADAPTATION_FILE = "adaptation.json"
 _UNFINISHED_STATE = ".state.tmp"
+_RECORD_FIELDS = ("status", "created", "approach", "variant", "base_model", "dataset", "labels", "config", "seed")
 
 C = TypeVar("C")
 
@@ -155,6 +157,7 @@ def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base) -> 
     run.update(
         format_version=FORMAT_VERSION,
         status="running",
+        created=now(),
         approach=spec.name,
         variant=spec.variant(config),
         base_model={
@@ -202,7 +205,7 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, wh
         InputError: If there is no such run, it is finished, or its configuration, data or base model differ.
     """
     if which == "latest":
-        runs = [path for path in _runs(spec, data.name) if read_json(path / RUN_FILE)["status"] != "finished"]
+        runs = [path for path, record in _runs(spec, data.name) if record["status"] != "finished"]
         if not runs:
             raise InputError(f"--resume latest: no unfinished run of {spec.name} on {data.name} in {spec.savings}")
         path = runs[-1]
@@ -211,11 +214,7 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, wh
     record = _read_run(path, spec)
     if record["status"] == "finished":
         raise InputError(f"--resume: run {path} is finished")
-    wanted = to_dict(config)
-    stored = record["config"]
-    for settings in (wanted, stored):
-        settings.get("runtime", {}).pop("progress", None)
-    changed = differences(stored, wanted)
+    changed = differences(_comparable(record["config"]), _comparable(to_dict(config)))
     if record["dataset"]["sha256"] != data.sha256:
         changed.append("the data set's content")
     if record["base_model"]["revision"] != base.revision:
@@ -225,6 +224,15 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, wh
     logger.info("resuming %s", path)
     main_process = PartialState().is_main_process
     return Run(path, record | {"config": to_dict(config)}, resumed=True, main_process=main_process)
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings less those that do not change what is trained; data and base model are compared by content instead."""
+    rest = {name: dict(value) if isinstance(value, dict) else value for name, value in settings.items()}
+    rest.pop("base_model", None)
+    rest["data"].pop("dataset", None)
+    rest["runtime"].pop("progress", None)
+    return rest
 
 
 def find_checkpoint(spec: ApproachSpec[C], which: str, dataset: str | None = None) -> Path:
@@ -240,8 +248,8 @@ def find_checkpoint(spec: ApproachSpec[C], which: str, dataset: str | None = Non
     """
     if which != "latest":
         return Path(which)
-    for path in reversed(_runs(spec, dataset)):
-        status = read_json(path / RUN_FILE).get("status")
+    for path, record in reversed(_runs(spec, dataset)):
+        status = record["status"]
         if (path / WEIGHTS_FILE).is_file() and status in ("finished", "interrupted"):
             return path
         logger.warning("passed over %s: status %s", path, status)
@@ -263,8 +271,13 @@ class Checkpoint(Generic[C]):
     model: Any
 
 
-def load_checkpoint(spec: ApproachSpec[C], path: Path) -> Checkpoint[C]:
+def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = None) -> Checkpoint[C]:
     """Rebuilds a trained model from its run folder, which needs nothing beside it but the base model.
+
+    Args:
+        spec: The approach.
+        path: The run folder.
+        base_model: Where the base model is now, if not where it was in training.
 
     Raises:
         InputError: If the folder is no checkpoint of the approach, the base model's weights are others than those trained on,
@@ -278,10 +291,15 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path) -> Checkpoint[C]:
         record["labels"]["outside_description"],
     )
     stored = record["base_model"]
-    base = load_base(stored["source"], stored["encoder"])
+    source = base_model or stored["source"]
+    if base_model is None and Path(source).is_absolute() and not Path(source).is_dir():
+        raise InputError(f"{path}: base model {source!r} is no longer there; say where it is with --base-model")
+    # A hub model is read at the commit that it had; a local one has the hash of its weights instead.
+    commit = None if stored["revision"].startswith("sha256:") else stored["revision"]
+    base = load_base(source, stored["encoder"], commit)
     if base.revision != stored["revision"]:
         raise InputError(
-            f"{path}: was trained on base model {stored['source']!r} at {stored['revision']}, which now is {base.revision}"
+            f"{path}: was trained on base model {stored['name']!r} at {stored['revision']}, {source!r} is {base.revision}"
         )
     model = spec.build(config, base, labels)
     load_weights(freeze_all_but(model, model.parts), load_tensors(path / WEIGHTS_FILE), str(path / WEIGHTS_FILE))
@@ -309,22 +327,63 @@ def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
         parameter.copy_(tensors[name])
 
 
-def _runs(spec: ApproachSpec[C], dataset: str | None) -> list[Path]:
-    """Run folders of an approach, oldest first."""
+def save_plain(checkpoint: Checkpoint[C], output: Path) -> None:
+    """Writes a checkpoint's model as a GLiNER folder, with ``adaptation.json`` that says what to ask it and how.
+
+    Raises:
+        InputError: If ``output`` exists and is no empty folder.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"--output {output}: exists and is no empty folder")
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    checkpoint.base.gliner.save_pretrained(temporary, safe_serialization=True)
+    texts, threshold = checkpoint.model.label_texts, checkpoint.model.threshold
+    write_json(
+        temporary / ADAPTATION_FILE,
+        {
+            "approach": checkpoint.record["approach"],
+            "variant": checkpoint.record["variant"],
+            "base_model": {name: checkpoint.record["base_model"][name] for name in ("name", "revision")},
+            "dataset": checkpoint.record["dataset"],
+            "labels": dict(zip(checkpoint.labels.names, texts, strict=True)),
+            "threshold": threshold,
+        },
+    )
+    if output.exists():
+        output.rmdir()
+    temporary.rename(output)
+    logger.info("plain GLiNER: %s; ask it for %s with threshold=%.2f", output, texts, threshold)
+
+
+def _runs(spec: ApproachSpec[C], dataset: str | None) -> list[tuple[Path, dict[str, Any]]]:
+    """Run folders of an approach and their records, oldest first; a folder without a whole record is passed over."""
     runs = []
-    for path in spec.savings.glob("*/" + RUN_FILE):
-        record = read_json(path)
+    for path in sorted(spec.savings.glob("*/" + RUN_FILE)):
+        try:
+            record = _read_run(path.parent, spec)
+        except InputError as error:
+            logger.warning("passed over: %s", error)
+            continue
         if dataset is None or record["dataset"]["name"] == dataset:
-            runs.append((path.parent.stat().st_mtime_ns, path.parent))
-    return [path for _, path in sorted(runs)]
+            runs.append((path.parent, record))
+    return sorted(runs, key=lambda run: run[1]["created"])
 
 
 def _read_run(path: Path, spec: ApproachSpec[C]) -> dict[str, Any]:
+    """The record of a run folder.
+
+    Raises:
+        InputError: If it is missing, not of this format or of another approach, or lacks a field.
+    """
     if not path.is_dir():
         raise InputError(f"{path}: no such run folder")
     record = read_json(path / RUN_FILE)
     if not isinstance(record, dict) or record.get("format_version") != FORMAT_VERSION:
         raise InputError(f"{path / RUN_FILE}: is no run record of format {FORMAT_VERSION}")
+    missing = [name for name in _RECORD_FIELDS if name not in record]
+    if missing:
+        raise InputError(f"{path / RUN_FILE}: lacks {missing}")
     if record["approach"] != spec.name:
         raise InputError(f"{path}: is a run of {record['approach']!r}, not of {spec.name!r}")
     return record

@@ -60,7 +60,7 @@ class RuntimeConfig:
     """Where and how exactly to compute."""
 
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where it is faster than fp32 in a short probe."""
+    """Arithmetic of the forward pass; auto is bf16 where the GPU has it or, on a CPU, where a short probe finds it faster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto is the GPU if there is one."""
     eval_batch_size: int = 32
@@ -104,7 +104,8 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("weight_decay", "patience", "seed"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
-        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        require(0 < self.max_grad_norm < float("inf"), f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        require(self.weight_decay < float("inf"), f"weight_decay must be finite, got {self.weight_decay}")
         require_share("warmup_ratio", self.warmup_ratio)
 
 
@@ -115,7 +116,9 @@ class TestConfig:
     dataset: str
     """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
     checkpoint: str = "latest"
-    """A run folder, or latest: the newest finished run on this data set."""
+    """A run folder, or latest: the newest finished or interrupted run on this data set."""
+    base_model: str | None = None
+    """Where the base model is now, if it is no longer where it was in training; its weights must be the same."""
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float | None = None
@@ -230,14 +233,13 @@ def parse_training(cls: type[C], approach: str, argv: Sequence[str]) -> tuple[C,
     early.add_argument("--dataset")
     known, _ = early.parse_known_args(list(argv))
     rest = _without(argv, ("--config", "--resume"))
-    settings: dict[str, Any] = {}
-    if known.dataset:
-        settings = dataset_defaults(approach, known.dataset)
-    if known.config:
-        settings = merge(settings, _read_settings(known.config))
+    given = _read_settings(known.config) if known.config else {}
+    data = given.get("data", {})
+    require(isinstance(data, dict), f"{known.config}: data must be an object, got {data!r}")
+    dataset = known.dataset or data.get("dataset")
+    settings = merge(dataset_defaults(approach, dataset), given) if dataset else given
     default: C | None = None
     if settings:
-        dataset = known.dataset or settings.get("data", {}).get("dataset")
         if dataset is None:
             raise InputError("--dataset is missing")
         settings = merge(settings, {"data": {"dataset": dataset}})

@@ -121,8 +121,9 @@ def read_span_file(path: Path, labels: LabelSet) -> list[Sentence]:
     Raises:
         InputError: At the first bad record, naming file, record and value.
     """
-    id2label = {str(index): name for name, index in labels.label2id.items()}
     known = set(labels.names)
+    # A type may itself be called "1": a known name is never read as an id.
+    id2label = {str(index): name for name, index in labels.label2id.items() if str(index) not in known}
     sentences = []
     for number, record in iter_records(path):
         try:
@@ -223,10 +224,12 @@ def load_dataset(name: str, encoder: Encoder) -> Dataset:
             f"data set {name!r} does not exist ({directory}); make it with: "
             f"python -m dataset_generation.generate --dataset {directory.name}"
         )
-    labels = read_labels(directory)
     expected = _manifest_hashes(directory)
+    for name_of_file in (LABEL2ID_FILE, LABEL2DESC_FILE):
+        _check_hash(directory / name_of_file, expected)
+    labels = read_labels(directory)
     splits: dict[Split, list[Sentence]] = {}
-    digest = hashlib.sha256(json.dumps(labels.label2desc, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([labels.label2id, labels.label2desc]).encode())
     for split in SPLITS:
         path = directory / span_file(split, encoder)
         if encoder == "cross" and not path.exists():
@@ -235,11 +238,7 @@ def load_dataset(name: str, encoder: Encoder) -> Dataset:
             raise InputError(
                 f"data set {name!r} has no file {span_file(split, encoder)}; generate it with --encoder {encoder} or both"
             )
-        file_hash = sha256_file(path)
-        if expected.get(path.name, file_hash) != file_hash:
-            raise InputError(
-                f"{path}: differs from {MANIFEST_FILE} (sha256 {file_hash[:12]}); generate the data set again"
-            )
+        file_hash = _check_hash(path, expected)
         splits[split] = read_span_file(path, labels)
         digest.update(file_hash.encode())
     return Dataset(
@@ -253,6 +252,16 @@ def load_dataset(name: str, encoder: Encoder) -> Dataset:
     )
 
 
+def _check_hash(path: Path, expected: Mapping[str, str]) -> str:
+    """The SHA-256 of a file, compared with the manifest's if that has one."""
+    if not path.is_file():
+        return ""
+    file_hash = sha256_file(path)
+    if expected.get(path.name, file_hash) != file_hash:
+        raise InputError(f"{path}: differs from {MANIFEST_FILE} (sha256 {file_hash[:12]}); generate the data set again")
+    return file_hash
+
+
 def _manifest_hashes(directory: Path) -> dict[str, str]:
     """The recorded SHA-256 of each data file; empty where there is no manifest (files made by other tools)."""
     path = directory / MANIFEST_FILE
@@ -262,4 +271,8 @@ def _manifest_hashes(directory: Path) -> dict[str, str]:
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(files, dict):
         raise InputError(f"{path}: has no 'files' object")
-    return {name: entry["sha256"] for name, entry in files.items()}
+    hashes = {name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in files.items()}
+    for name, value in hashes.items():
+        if not isinstance(value, str):
+            raise InputError(f"{path}: files.{name} has no sha256")
+    return {name: str(value) for name, value in hashes.items()}

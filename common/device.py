@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import platform
 import random
@@ -9,7 +10,9 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,10 +60,21 @@ def resolve_precision(precision: Precision, cpu: bool) -> str:
     if precision == "auto":
         if cpu:
             return "bf16" if cpu_bf16_speedup() >= BF16_SPEEDUP else "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if precision == "fp16" and cpu:
         raise InputError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
     return precision
+
+
+def as_trained(runtime: RuntimeConfig, precision: Precision) -> RuntimeConfig:
+    """The runtime with ``auto`` replaced by the precision that a run resolved it to.
+
+    On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that this machine lacks is left
+    to ``auto``.
+    """
+    if runtime.precision != "auto" or (precision == "fp16" and not torch.cuda.is_available()):
+        return runtime
+    return replace(runtime, precision=precision)
 
 
 def make_accelerator(runtime: RuntimeConfig) -> Accelerator:
@@ -77,9 +91,14 @@ def make_accelerator(runtime: RuntimeConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)
     # Some trained parts hold parameters that no forward pass reads, such as a BERT encoder's pooler.
     distributed = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu, mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[distributed]
     )
+    if (accelerator.device.type == "cpu") != cpu:
+        raise InputError(
+            f"device {runtime.device}: this process computes on {accelerator.device} already; use a process of its own"
+        )
+    return accelerator
 
 
 def precision_name(accelerator: Accelerator) -> str:
@@ -87,13 +106,28 @@ def precision_name(accelerator: Accelerator) -> str:
     return "fp32" if accelerator.mixed_precision == "no" else str(accelerator.mixed_precision)
 
 
+def reset_peak_memory() -> None:
+    """Starts the count of :func:`peak_memory_mb` anew, where the system lets a process do that (Linux)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb() -> dict[str, float]:
-    """Highest memory use of this process so far in MiB: resident on the CPU, allocated on the GPU."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    peak = {"cpu": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)}
+    """Highest memory use of this process since :func:`reset_peak_memory` in MiB: resident on the CPU, allocated on the GPU."""
+    peak = {"cpu": round(_peak_resident_kb() / 2**10, 1)}
     if torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
+
+
+def _peak_resident_kb() -> float:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return float(line.split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "darwin" else 1)
 
 
 def provenance() -> dict[str, Any]:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from accelerate.utils import broadcast_object_list
+
 from common.backbone import load_base
 from common.checkpoint import ApproachSpec, Run, find_checkpoint, load_checkpoint, resume_run, start_run
 from common.config import RuntimeConfig, TestConfig, parse, parse_training
 from common.data import Dataset, Split, dataset_dir, load_dataset
-from common.device import make_accelerator, precision_name, provenance, seed_everything
+from common.device import as_trained, make_accelerator, precision_name, provenance, seed_everything
 from common.errors import InputError
 from common.evaluation import evaluate
 from common.results import read_result, render, result_record, write_result
@@ -38,8 +40,8 @@ def prepare_run(spec: ApproachSpec[C], argv: Sequence[str] | None) -> tuple[C, R
     data = load_dataset(config.data.dataset, encoder).limited(
         config.data.train_size, config.data.validation_size, config.train.seed
     )
-    seed_everything(config.train.seed)
     base = load_base(config.base_model, encoder)
+    seed_everything(config.train.seed)
     model = spec.build(config, base, data.labels)
     run = resume_run(spec, config, data, base, resume) if resume else start_run(spec, config, data, base)
     return config, run, data, model
@@ -56,7 +58,7 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
     """Scores a checkpoint from the command line and returns the path of the result file."""
     config = parse(TestConfig, argv, description=f"Test of a trained {spec.title} checkpoint.")
     name = dataset_dir(config.dataset).name
-    checkpoint = load_checkpoint(spec, find_checkpoint(spec, config.checkpoint, name))
+    checkpoint = load_checkpoint(spec, find_checkpoint(spec, config.checkpoint, name), config.base_model)
     record = checkpoint.record
     data = load_dataset(config.dataset, checkpoint.base.encoder)
     if data.labels.names != checkpoint.labels.names:
@@ -80,14 +82,17 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
             parameters=record["parameters"],
             provenance=provenance(),
             training={
-                **{key: record[key] for key in ("best", "steps", "train_seconds", "seconds_per_epoch", "precision")},
+                **{
+                    key: record[key]
+                    for key in ("best", "steps", "train_seconds", "seconds_per_epoch", "precision", "feature_seconds")
+                },
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
                 "epochs": len(record["history"]),
                 "checkpoint": checkpoint.path.name,
             },
         ),
         split=config.split,
-        runtime=config.runtime,
+        runtime=as_trained(config.runtime, record["precision"]),
     )
 
 
@@ -116,6 +121,9 @@ def score(
         "threshold": getattr(model, "threshold", None),
         "precision": precision_name(accelerator),
     }
-    path = write_result(folder, record, evaluation, sentences)
-    print(render(read_result(path)))
+    # Every process has all predictions; one writes.
+    path = write_result(folder, record, evaluation, sentences) if accelerator.is_main_process else None
+    path = broadcast_object_list([path])[0]
+    if accelerator.is_main_process:
+        print(render(read_result(path)))
     return path

@@ -61,7 +61,7 @@ def unreachable_gold(model: Predictor, encoded: Sequence[Encoded]) -> dict[str, 
     """Gold spans that the model cannot predict, by reason, and their share of all gold spans."""
     reasons: Counter[str] = Counter()
     for item in encoded:
-        reasons.update(model.reachable(item))
+        reasons.update(model.unreachable(item))
     n_gold = sum(len(item.sentence.spans) for item in encoded)
     lost = sum(reasons.values())
     return {"gold": n_gold, "lost": lost, "share": lost / n_gold if n_gold else 0.0, "by_reason": dict(reasons)}

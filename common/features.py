@@ -40,6 +40,8 @@ class EncodedSplit:
 
     encoded: list[Encoded]
     store: FeatureStore | None = None
+    seconds: float = 0.0
+    """What computing the features took."""
 
     @property
     def lengths(self) -> list[int]:
@@ -72,13 +74,14 @@ def encode_split(
         return split
     start = time.perf_counter()
     split.store = _compute(model, split, part, runtime, accelerator, what)
+    split.seconds = time.perf_counter() - start
     size = split.store.rows.numel() * split.store.rows.element_size() / 2**20
     logger.info(
         "%s: %s features of %d sentences in %.1f s, %.0f MiB",
         what,
         part.name,
         len(split.encoded),
-        time.perf_counter() - start,
+        split.seconds,
         size,
     )
     return split

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
+
+from common.errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DATASETS_DIR = PROJECT_ROOT / "datasets"
@@ -25,10 +27,10 @@ def check_name(name: str, what: str) -> str:
     """Returns ``name`` if it can be one path component.
 
     Raises:
-        ValueError: If it could leave its folder or is no portable file name.
+        InputError: If it could leave its folder or is no portable file name.
     """
     if not _SAFE_NAME.fullmatch(name):
-        raise ValueError(
+        raise InputError(
             f"{what} must be letters, digits, '.', '_' or '-' and start with a letter or digit, got {name!r}"
         )
     return name
@@ -37,6 +39,11 @@ def check_name(name: str, what: str) -> str:
 def timestamp() -> str:
     """The local time as ``YYYYmmdd_HHMMSS``, the stamp of every run and result."""
     return datetime.now().strftime("%Y%m%d_%H%M%S")
+
+
+def now() -> str:
+    """The time in UTC, as records keep it: sorts as text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def new_run_dir(parent: Path, prefix: str) -> Path:

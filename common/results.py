@@ -12,12 +12,13 @@ from common.data import Dataset, Sentence
 from common.errors import InputError
 from common.evaluation import Evaluation
 from common.files import atomic_text, read_json, write_json
-from common.paths import timestamp
+from common.paths import now, timestamp
 from common.spans import ScoredSpan
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = (
+    "created",
     "approach",
     "variant",
     "dataset",
@@ -51,16 +52,20 @@ def write_result(
     while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():
         suffix += 1
     stem += "" if suffix == 1 else f"-{suffix}"
-    predictions = folder / f"{stem}_predictions.jsonl"
-    with atomic_text(predictions) as stream:
+    path = folder / f"{stem}.json"
+    with atomic_text(predictions_path(path)) as stream:
         for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
             stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
-    path = folder / f"{stem}.json"
     write_json(path, result)
     with atomic_text(path.with_suffix(".md")) as stream:
         stream.write(render(result))
     logger.info("result: %s", path)
     return path
+
+
+def predictions_path(result: Path) -> Path:
+    """The file with a result's predictions, one sentence a line."""
+    return result.with_name(f"{result.stem}_predictions.jsonl")
 
 
 def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:
@@ -99,7 +104,12 @@ def result_record(
     """The part of a result that says what was tested; no path of the machine is in it."""
     public = dict(config)
     public["base_model"] = base["name"]
+    if "data" in public:
+        public["data"] = public["data"] | {"dataset": data.name}
+    else:
+        public["dataset"] = data.name
     return {
+        "created": now(),
         "approach": approach,
         "variant": variant,
         "dataset": data.name,

@@ -45,7 +45,9 @@ class _SpanScores(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, starts: Tensor, ends: Tensor, folded: Tensor, max_width: int, probability: float) -> Tensor:
+    def forward(
+        ctx: Any, starts: Tensor, ends: Tensor, folded: Tensor, max_width: int, probability: float, keep: bool
+    ) -> Tensor:
         n_sentences, n_columns, _ = starts.shape
         logits = starts.new_full((n_sentences, n_columns, max_width, folded.shape[-1]), float("-inf"))
         passed = []
@@ -56,29 +58,37 @@ class _SpanScores(torch.autograd.Function):
             if probability:
                 mask &= keep_mask(hidden, probability)
             # A product with a mask of another type would convert the mask each time.
-            passed.append(mask.to(hidden.dtype))
-            logits[:, :reach, width] = hidden.mul_(passed[-1]) @ folded
+            mask = mask.to(hidden.dtype)
+            if keep:
+                passed.append(mask)
+            logits[:, :reach, width] = hidden.mul_(mask) @ folded
         ctx.save_for_backward(starts, ends, folded, *passed)
         return logits
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None, None]:
         starts, ends, folded, *passed = ctx.saved_tensors
         shared = folded.dim() == 2
-        gradient_starts, gradient_ends = torch.zeros_like(starts), torch.zeros_like(ends)
-        gradient_folded = torch.zeros_like(folded, dtype=torch.float32)
+        of_words, of_labels = any(ctx.needs_input_grad[:2]), ctx.needs_input_grad[2]
+        gradient_starts = torch.zeros_like(starts) if of_words else None
+        gradient_ends = torch.zeros_like(ends) if of_words else None
+        gradient_folded = torch.zeros_like(folded, dtype=torch.float32) if of_labels else None
         for width, mask in enumerate(passed):
             reach = starts.shape[1] - width
             outer = gradient[:, :reach, width].to(starts.dtype)  # (B, W - width, C)
-            hidden = (starts[:, :reach] + ends[:, width:]).mul_(mask)
-            if shared:
-                gradient_folded += hidden.flatten(0, 1).T @ outer.flatten(0, 1)
-            else:
-                gradient_folded += hidden.transpose(1, 2) @ outer
-            inner = (outer @ folded.transpose(-1, -2)).mul_(mask)
-            gradient_starts[:, :reach] += inner
-            gradient_ends[:, width:] += inner
-        return gradient_starts, gradient_ends, gradient_folded.to(folded.dtype), None, None
+            if gradient_folded is not None:
+                hidden = (starts[:, :reach] + ends[:, width:]).mul_(mask)
+                if shared:
+                    gradient_folded += hidden.flatten(0, 1).T @ outer.flatten(0, 1)
+                else:
+                    gradient_folded += hidden.transpose(1, 2) @ outer
+            if gradient_starts is not None and gradient_ends is not None:
+                inner = (outer @ folded.transpose(-1, -2)).mul_(mask)
+                gradient_starts[:, :reach] += inner
+                gradient_ends[:, width:] += inner
+        if gradient_folded is not None:
+            gradient_folded = gradient_folded.to(folded.dtype)
+        return gradient_starts, gradient_ends, gradient_folded, None, None, None
 
 
 def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tensor:
@@ -103,7 +113,8 @@ def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tens
 
     probability = dropout.p if dropout.training else 0.0
     folded = (folded / (1 - probability)).to(starts.dtype)
-    return _SpanScores.apply(starts, ends, folded, marker.max_width, probability) + bias.unsqueeze(-2)
+    keep = torch.is_grad_enabled() and (starts.requires_grad or folded.requires_grad)
+    return _SpanScores.apply(starts, ends, folded, marker.max_width, probability, keep) + bias.unsqueeze(-2)
 
 
 def dense_logits(span_rep_layer: nn.Module, words: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

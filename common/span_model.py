@@ -19,7 +19,7 @@ from common.backbone import Base
 from common.data import Sentence
 from common.dropout import fast_dropout, mlp
 from common.errors import InputError
-from common.labels import LabelSet
+from common.labels import LabelSet, LabelText
 from common.losses import binary_focal_loss
 from common.span_head import dense_logits, factored_logits, span_mask
 from common.spans import ScoredSpan, Span
@@ -86,8 +86,9 @@ class SpanModel(nn.Module):
             )
             self.register_buffer("label_input_ids", tokens["input_ids"], persistent=False)
             self.register_buffer("label_attention_mask", tokens["attention_mask"], persistent=False)
+            self._n_prompt_words = 0
         else:
-            self._check_prompt()
+            self._n_prompt_words = self._check_prompt()
         if not self._factors:
             logger.info("span mode %r is scored by gliner's own layer, not by factors", base.config.span_mode)
         self.eval()
@@ -106,9 +107,10 @@ class SpanModel(nn.Module):
             tokens = processor.tokenize_inputs(words, None if self.base.encoder == "bi" else prompt)
             for row, sentence in enumerate(chunk):
                 attended = tokens["attention_mask"][row].bool()
-                word_index = tokens["words_mask"][row][attended]
-                # Words behind the tokenizer's cut have no sub-word, and there is nothing after the cut.
-                n_words = int(word_index.max()) if len(word_index) else 0
+                word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
+                # Words behind the tokenizer's cut are not seen. A word that has no sub-word at all reads as zeros.
+                cut = len(word_index) >= processor.transformer_tokenizer.model_max_length
+                n_words = int(word_index.max()) if cut else len(words[row])
                 spans = [
                     (span.start, span.end - span.start, class_ids[span.label])
                     for span in sentence.spans
@@ -124,6 +126,19 @@ class SpanModel(nn.Module):
                     )
                 )
         return encoded
+
+    def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
+        """For each sub-word the 1-based word that it stands for, 0 for none.
+
+        gliner's own mask counts the words that it meets, so that a word without any sub-word shifts all later ones.
+        """
+        n_prompt, pooling = self._n_prompt_words, self.base.config.subtoken_pooling
+        index = [0 if word is None else max(0, word - n_prompt + 1) for word in word_ids]
+        if pooling == "first":
+            return [0 if index[i - 1 : i] == [word] else word for i, word in enumerate(index)]
+        if pooling == "last":
+            return [0 if index[i + 1 : i + 2] == [word] else word for i, word in enumerate(index)]
+        return index
 
     def collate(self, encoded: Sequence[Encoded]) -> Batch:
         """Pads to the longest sentence; targets become rows (sentence, start, width - 1, type), shape ``(N, 4)``."""
@@ -143,7 +158,7 @@ class SpanModel(nn.Module):
             targets=torch.cat(targets),
         )
 
-    def reachable(self, encoded: Encoded) -> dict[str, int]:
+    def unreachable(self, encoded: Encoded) -> dict[str, int]:
         """Gold spans lost because the sentence was cut or because they are wider than the span head's maximum."""
         truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
         wide = sum(
@@ -232,8 +247,13 @@ class SpanModel(nn.Module):
 
     def _words(self, batch: Batch) -> Tensor:
         """Word representations of a bi-encoder, shape ``(B, W, D)``; zero behind a sentence's end."""
-        frozen = not any(parameter.requires_grad for parameter in self.core.token_rep_layer.bert_layer.parameters())
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        trained = any(
+            parameter.requires_grad
+            for name in ("bert_layer", "projection")
+            if hasattr(self.core.token_rep_layer, name)
+            for parameter in getattr(self.core.token_rep_layer, name).parameters()
+        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
             inputs = batch.inputs
             subwords = self.core.token_rep_layer.encode_text(inputs["input_ids"], inputs["attention_mask"])
             words, _ = extract_word_embeddings(
@@ -261,14 +281,23 @@ class SpanModel(nn.Module):
     def _factors(self) -> bool:
         return type(self.core.span_rep_layer.span_rep_layer) is SpanMarkerV0
 
-    def _check_prompt(self) -> None:
-        """A cross-encoder reads all label texts before the words; they must leave room for the words."""
+    def _check_prompt(self) -> int:
+        """The prompt's length in words: a cross-encoder reads all label texts before the words, and must have room left."""
         processor = self.base.gliner.data_processor
         limit = processor.transformer_tokenizer.model_max_length
-        prompt, _ = processor.prepare_inputs([["word"]], dict.fromkeys(self.label_texts))
+        prompt, lengths = processor.prepare_inputs([["word"]], dict.fromkeys(self.label_texts))
         needed = len(processor.transformer_tokenizer(prompt, is_split_into_words=True)["input_ids"][0])
         if needed >= limit:
             raise InputError(
                 f"the {len(self.label_texts)} label texts take {needed} sub-words, the base model {self.base.source!r} reads "
                 f"{limit}: use shorter texts (--labels names)"
             )
+        return int(lengths[0])
+
+
+def loss_and_labels(labels: LabelText, focal_gamma: float, focal_alpha: float | None) -> list[str]:
+    """The part of a variant's name that the native span approaches share: empty for names and plain cross-entropy."""
+    names = ["descriptions"] if labels == "descriptions" else []
+    if focal_gamma or focal_alpha is not None:
+        names.append("focal")
+    return names

@@ -15,10 +15,11 @@ from common.results import read_result
 from common.script import run_script
 
 COLUMNS = (
-    "data set", "approach", "variant", "base", "seed", "micro F1", "95 %", "macro F1", "95 %",
-    "trained", "trained %", "with gradient %", "s/epoch", "peak MiB", "sentences/s",
+    "data set", "approach", "variant", "base", "seed", "trained on", "epochs", "micro F1", "95 %", "macro F1", "95 %",
+    "trained", "trained %", "with gradient %", "s/epoch", "features s", "peak MiB",
+    "precision", "sentences/s",
 )  # fmt: skip
-
+_N_TEXT_COLUMNS = 5
 MARKERS = ("<!-- results -->", "<!-- /results -->")
 
 
@@ -48,7 +49,8 @@ def comparison(paths: Sequence[Path]) -> str:
     if not paths:
         raise InputError("no results to compare")
     results = sorted((read_result(path) for path in paths), key=_order)
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * 5 + " ---: |" * (len(COLUMNS) - 5)]
+    ruler = "|" + " --- |" * _N_TEXT_COLUMNS + " ---: |" * (len(COLUMNS) - _N_TEXT_COLUMNS)
+    lines = ["| " + " | ".join(COLUMNS) + " |", ruler]
     lines += ["| " + " | ".join(_row(result)) + " |" for result in results]
     return "\n".join(lines) + "\n"
 
@@ -70,6 +72,8 @@ def _row(result: dict[str, Any]) -> list[str]:
         result["variant"],
         result["base_model"]["name"],
         "-" if result["seed"] is None else str(result["seed"]),
+        f"{training['dataset']['train']:,}" if training else "-",
+        str(training["epochs"]) if training else "-",
         f"{scores['micro']['f1']:.4f}",
         "{:.3f}-{:.3f}".format(*intervals["micro_f1"]),
         f"{scores['macro']['f1']:.4f}",
@@ -78,13 +82,17 @@ def _row(result: dict[str, Any]) -> list[str]:
         share(parameters["trainable"]),
         share(parameters["with_gradient"]),
         f"{training['seconds_per_epoch']:.1f}" if training else "-",
-        f"{max(training['peak_memory_mb'].values()):.0f}" if training else "-",
+        f"{training.get('feature_seconds', 0.0):.1f}" if training else "-",
+        " + ".join(f"{value:.0f} {kind.upper()}" for kind, value in training["peak_memory_mb"].items())
+        if training
+        else "-",
+        result["precision"],
         f"{result['speed']['sentences_per_second']:.0f}",
     ]
 
 
 def find_results(places: Sequence[Path], dataset: str | None) -> list[Path]:
-    """The newest result file of each approach, variant, data set, base and seed.
+    """The newest result file of each approach, variant, data set, split, base, seed and number of training sentences.
 
     Raises:
         InputError: If a place does not exist or there is no result.
@@ -95,11 +103,12 @@ def find_results(places: Sequence[Path], dataset: str | None) -> list[Path]:
             raise InputError(f"{place}: no such file or folder")
         files += sorted(place.rglob("*.json")) if place.is_dir() else [place]
     newest: dict[tuple[Any, ...], Path] = {}
-    for path in sorted(files, key=lambda path: path.stat().st_mtime_ns):
-        result = read_result(path)
+    for result, path in sorted(((read_result(path), path) for path in files), key=lambda item: item[0]["created"]):
         if dataset is None or result["dataset"] == dataset:
-            key = ("approach", "variant", "dataset", "seed")
-            newest[(*(result[name] for name in key), result["base_model"]["name"], result.get("split"))] = path
+            training = result.get("training")
+            key = [result[name] for name in ("approach", "variant", "dataset", "dataset_sha256", "split", "seed")]
+            size = training["dataset"]["train"] if training else None
+            newest[(*key, result["base_model"]["name"], size)] = path
     if not newest:
         raise InputError("no results found" + (f" on {dataset}" if dataset else ""))
     return list(newest.values())

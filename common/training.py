@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import time
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -20,11 +22,12 @@ from common.batching import training_batches
 from common.checkpoint import WEIGHTS_FILE, Run, load_tensors, load_weights
 from common.config import RuntimeConfig, TrainConfig
 from common.data import Dataset, Sentence
-from common.device import make_accelerator, peak_memory_mb, precision_name, seed_everything
+from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
 from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split, split_loss, unreachable_gold
 from common.features import EncodedSplit, encode_split
 from common.metrics import best_threshold, count_spans, span_scores
+from common.paths import now
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ class Recorder:
         self.run = run
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         model.eval()
+        reset_peak_memory()
+        self.feature_seconds = 0.0
         self.validation_split = self.encode(data.validation, "validation")
         self.progress = Progress()
         # A gradient can be zero in the first step only: a layer behind a map that starts at zero.
@@ -120,7 +125,9 @@ class Recorder:
 
     def encode(self, sentences: list[Sentence], what: str) -> EncodedSplit:
         """Tokenises a split and stores the features of the frozen part."""
-        return encode_split(self.model, sentences, self.runtime, self.accelerator, what)
+        split = encode_split(self.model, sentences, self.runtime, self.accelerator, what)
+        self.feature_seconds += split.seconds
+        return split
 
     def report_unreachable(self, name: str, split: EncodedSplit) -> None:
         """Logs and records the gold spans of a split that the model cannot predict."""
@@ -163,7 +170,9 @@ class Recorder:
         scores = span_scores(count_spans(gold, flat(predictions), self.data.labels.names))
         result = {"macro_f1": scores.macro.f1, "micro_f1": scores.micro.f1}
         if self.config.select_by == "loss":
-            result["loss"] = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
+            # Each process computes it; they must not part ways over its last digit.
+            loss = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
+            result["loss"] = broadcast_object_list([loss])[0]
         return result | {"seconds": time.perf_counter() - start}
 
     def end_epoch(self, entry: dict[str, Any]) -> dict[str, Any]:
@@ -198,8 +207,19 @@ class Recorder:
         waited = self.progress.epoch - self.progress.best_epoch
         return bool(self.config.patience) and self.progress.epoch > 0 and waited >= self.config.patience
 
-    def interrupted(self) -> None:
-        """Records that the user stopped the run, and says where its best checkpoint is."""
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Records how training ended if it did not end by itself: ``interrupted`` by the user, or ``failed``."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._interrupted()
+            raise
+        except TrainingError:
+            self.run.update(**self.report("failed"))
+            raise
+
+    def _interrupted(self) -> None:
         self.run.update(**self.report("interrupted"))
         if self.progress.best_epoch:
             logger.warning(
@@ -250,6 +270,9 @@ class Recorder:
             "history": self.history,
             "steps": self.progress.step,
             "train_seconds": self.progress.seconds,
+            "feature_seconds": self.feature_seconds,
+            "processes": self.accelerator.num_processes,
+            "updated": now(),
             "seconds_per_epoch": self.progress.seconds / max(1, self.progress.epoch),
             "peak_memory_mb": peak_memory_mb(),
         }
@@ -281,7 +304,7 @@ class _Loop:
         """This process's batches of an epoch; every process gets the same number, the first ones filling up."""
         batches = training_batches(self.train_split.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch)
         processes = self.accelerator.num_processes
-        batches += batches[: -len(batches) % processes]
+        batches += itertools.islice(itertools.cycle(batches), -len(batches) % processes)
         return batches[self.accelerator.process_index :: processes]
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -461,10 +484,7 @@ def fit(
     loop = _Loop(model, data, config, runtime, run)
     if run.resumed:
         loop.load_state()
-    try:
+    with loop.recorder.watch():
         loop.run_all(on_epoch)
-    except KeyboardInterrupt:
-        loop.recorder.interrupted()
-        raise
     loop.recorder.finish()
     return run

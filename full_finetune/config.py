@@ -42,7 +42,7 @@ class Config:
             object.__setattr__(self, "base_model", DEFAULT_BASE[self.encoder])
         require_rate("encoder_lr", self.encoder_lr)
         require_rate("others_lr", self.others_lr)
-        require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
+        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {self.focal_gamma}")
         if self.focal_alpha is not None:
             require_share("focal_alpha", self.focal_alpha)
         if self.threshold is not None:

@@ -6,28 +6,49 @@ import tempfile
 import time
 from typing import Any
 
+import torch
 from gliner.training import Trainer
+from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from common.approach import freeze_all_but
 from common.checkpoint import Run
 from common.data import Dataset
 from common.device import make_accelerator, precision_name, seed_everything
+from common.errors import InputError, TrainingError
 from common.span_model import SpanModel
 from common.training import Recorder
 from full_finetune.config import Config
 
 
+class _Trainer(Trainer):
+    """gliner's own, which also adds up the losses and the sentences of an epoch."""
+
+    loss_sum: Tensor | float = 0.0
+    n_sentences = 0
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], *more: Any, **options: Any) -> Tensor:
+        loss = super().training_step(model, inputs, *more, **options)
+        # gliner skips a batch that does not fit into memory and calls its loss 0, which no real batch has.
+        if not torch.isfinite(loss) or loss == 0:
+            raise TrainingError(f"loss is {float(loss)} at step {self.state.global_step + 1} of gliner's trainer")
+        self.loss_sum = self.loss_sum + loss * self.args.gradient_accumulation_steps
+        self.n_sentences += len(inputs["input_ids"])
+        return loss
+
+
 class _EpochEnd(TrainerCallback):
     """Ends each epoch as our loop does: validation, best weights, record, patience."""
 
-    def __init__(self, recorder: Recorder, n_sentences: int) -> None:
-        self.recorder, self.n_sentences = recorder, n_sentences
+    trainer: _Trainer
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
         self.start = 0.0
-        self.last_loss_log = 0
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.start = time.perf_counter()
+        self.trainer.loss_sum, self.trainer.n_sentences = 0.0, 0
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -38,16 +59,16 @@ class _EpochEnd(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         seconds = time.perf_counter() - self.start
-        losses = [entry["loss"] for entry in state.log_history[self.last_loss_log :] if "loss" in entry]
-        self.last_loss_log = len(state.log_history)
+        epoch, n_sentences = round(state.epoch or 0), self.trainer.n_sentences
+        # gliner sums over the batch; ours is a mean over its sentences.
+        train_loss = float(self.trainer.loss_sum) / n_sentences
         self.recorder.progress.step = state.global_step
         self.recorder.end_epoch(
             {
-                "epoch": round(state.epoch or 0),
-                # gliner sums over the batch; ours is a mean over its sentences.
-                "train_loss": sum(losses) / max(1, len(losses)) / args.per_device_train_batch_size,
+                "epoch": epoch,
+                "train_loss": train_loss,
                 "train_seconds": seconds,
-                "sentences_per_second": self.n_sentences / seconds,
+                "sentences_per_second": n_sentences * args.world_size / seconds,
             }
         )
         control.should_training_stop = self.recorder.out_of_patience()
@@ -57,9 +78,10 @@ class _EpochEnd(TrainerCallback):
 def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     """Trains ``model`` by gliner's Trainer and keeps its best epoch; the same arguments and record as our loop.
 
-    Each sentence carries the full label list, so that no type is sampled away.
+    Each sentence carries the full list of label texts, so that no type is sampled away.
 
     Raises:
+        TrainingError: If the loss is not finite.
         KeyboardInterrupt: As it came; the best checkpoint so far is kept.
     """
     train = config.train
@@ -69,11 +91,12 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
     model.to(accelerator.device)
     recorder = Recorder(model, data, train, config.runtime, accelerator, run)
     label_key = "ner_label" if config.encoder == "bi" else "ner_labels"
+    texts = dict(zip(data.labels.names, model.label_texts, strict=True))
     records = [
         {
             "tokenized_text": list(sentence.words),
-            "ner": [list(span) for span in sentence.spans],
-            label_key: list(data.labels.names),
+            "ner": [[span.start, span.end, texts[span.label]] for span in sentence.spans],
+            label_key: list(model.label_texts),
         }
         for sentence in data.train
     ]
@@ -95,7 +118,7 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
             # Its default of 10,000 steps would override the epochs.
             max_steps=-1,
             save_strategy="no",
-            logging_steps=10,
+            logging_strategy="no",
             seed=train.seed,
             use_cpu=accelerator.device.type == "cpu",
             bf16=precision_name(accelerator) == "bf16",
@@ -104,17 +127,19 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
             dataloader_pin_memory=False,
             disable_tqdm=not config.runtime.progress,
         )
-        trainer = Trainer(
+        if arguments.n_gpu > 1:
+            raise InputError(
+                "--trainer gliner in one process uses one GPU: set CUDA_VISIBLE_DEVICES, or use accelerate launch"
+            )
+        epoch_end = _EpochEnd(recorder)
+        trainer = epoch_end.trainer = _Trainer(
             model=gliner,
             args=arguments,
             train_dataset=records,
             data_collator=gliner._create_data_collator(),
-            callbacks=[_EpochEnd(recorder, len(records))],
+            callbacks=[epoch_end],
         )
-        try:
+        with recorder.watch():
             trainer.train()
-        except KeyboardInterrupt:
-            recorder.interrupted()
-            raise
     recorder.finish()
     return run

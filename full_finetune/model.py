@@ -6,7 +6,7 @@ from common.approach import TrainedPart
 from common.backbone import PARTS, Base
 from common.checkpoint import ApproachSpec
 from common.labels import LabelSet
-from common.span_model import SpanModel
+from common.span_model import SpanModel, loss_and_labels
 from full_finetune.config import Config
 
 
@@ -33,8 +33,9 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 
 
 def variant(config: Config) -> str:
-    """Name of the variant: the kind of encoder, and the trainer if it is not ours."""
-    return config.encoder if config.trainer == "common" else f"{config.encoder}, gliner's trainer"
+    """Name of the variant: the kind of encoder, and what else differs from the plain approach."""
+    names = [config.encoder, *(["gliner's trainer"] if config.trainer == "gliner" else [])]
+    return ", ".join(names + loss_and_labels(config.labels, config.focal_gamma, config.focal_alpha))
 
 
 SPEC = ApproachSpec("full_finetune", "Full-FT", Config, build, variant, encoder=lambda config: config.encoder)

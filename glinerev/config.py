@@ -51,7 +51,7 @@ class Config:
         require_rate("prompt_encoder_lr", self.prompt_encoder_lr)
         require_rate("downstream_lr", self.downstream_lr)
         require(0 <= self.rest_lr < float("inf"), f"rest_lr must be at least 0, got {self.rest_lr}")
-        require(self.focal_gamma >= 0, f"focal_gamma must be at least 0, got {self.focal_gamma}")
+        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {self.focal_gamma}")
         if self.focal_alpha is not None:
             require_share("focal_alpha", self.focal_alpha)
         if self.threshold is not None:

@@ -12,7 +12,7 @@ from common.approach import TrainedPart
 from common.backbone import Base
 from common.checkpoint import ApproachSpec
 from common.labels import LabelSet
-from common.span_model import SpanModel
+from common.span_model import SpanModel, loss_and_labels
 from glinerev.config import Config, PromptForm
 
 
@@ -112,10 +112,13 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 
 
 def variant(config: Config) -> str:
-    """Name of the variant: the prompt form, or the control run."""
-    if not config.prompt_encoder:
-        return "head only"
-    return config.prompt_form if config.head else f"{config.prompt_form}, prompt only"
+    """Name of the variant: the prompt form or the control run, and what else differs from the plain approach."""
+    names: list[str] = [config.prompt_form if config.prompt_encoder else "head only"]
+    if not config.head:
+        names.append("prompt only")
+    if config.rest_lr:
+        names.append("encoders trained")
+    return ", ".join(names + loss_and_labels(config.labels, config.focal_gamma, config.focal_alpha))
 
 
 SPEC = ApproachSpec("glinerev", "SP-GLiNER", Config, build, variant, encoder=lambda _: "bi")

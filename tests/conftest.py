@@ -52,7 +52,23 @@ ENTITIES = {
     "disease": ["fever", "acute liver failure", "Sjögren's syndrome", "severe acute respiratory distress syndrome"],
 }
 """The last disease is five words, wider than the tiny models' maximum width."""
-WORDS = ["binds", "was", "seen", "in", "with", "the", "and", "of", "patients", ".", ",", "over-expressed", "after", "10", "°C"]
+WORDS = [
+    "binds",
+    "was",
+    "seen",
+    "in",
+    "with",
+    "the",
+    "and",
+    "of",
+    "patients",
+    ".",
+    ",",
+    "over-expressed",
+    "after",
+    "10",
+    "°C",
+]
 
 
 # -- sentences --------------------------------------------------------------------------------------------------------
@@ -238,7 +254,7 @@ def load(gliner_folder: Callable[..., Path]) -> Callable[..., Base]:
 
     def load_tiny(name: str, **settings: Any) -> Base:
         base = load_base(str(gliner_folder(name, **settings)), "bi" if name.startswith("bi") else "cross")
-        enlarge_head(base.core, 2.0)
+        enlarge_head(base.core, 1.4)
         return base
 
     return load_tiny
@@ -292,6 +308,9 @@ class Trial:
 
     def base(self) -> Base:
         return load_base(self.config.base_model, self.spec.encoder(self.config))
+
+    def base_folder(self) -> Path:
+        return Path(self.config.base_model)
 
     def model(self, labels: LabelSet | None = None) -> Any:
         torch.manual_seed(self.config.train.seed)

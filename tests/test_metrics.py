@@ -54,7 +54,8 @@ def random_corpus(seed: int, size: int) -> tuple[list[list[Span]], list[list[Spa
 def assert_equals_seqeval(gold: list[list[Span]], predicted: list[list[Span]], lengths: list[int]) -> None:
     scores = span_scores(count_spans(gold, predicted, TYPES))
     true, found = (
-        [spans_to_tags(spans, length) for spans, length in zip(side, lengths, strict=True)] for side in (gold, predicted)
+        [spans_to_tags(spans, length) for spans, length in zip(side, lengths, strict=True)]
+        for side in (gold, predicted)
     )
     strict = {"mode": "strict", "scheme": IOB2, "zero_division": 0}
     ours = scores.micro
@@ -111,7 +112,12 @@ def test_scores_by_hand():
     # protein: 1 right of 3 predicted and 3 gold; dna: 1 right of 2 predicted and 1 gold; cell type: none of either.
     third, half = pytest.approx(1 / 3), pytest.approx(1 / 2)
     assert asdict(scores.per_type["protein"]) == {"precision": third, "recall": third, "f1": third, "support": 3}
-    assert asdict(scores.per_type["dna"]) == {"precision": half, "recall": 1.0, "f1": pytest.approx(2 / 3), "support": 1}
+    assert asdict(scores.per_type["dna"]) == {
+        "precision": half,
+        "recall": 1.0,
+        "f1": pytest.approx(2 / 3),
+        "support": 1,
+    }
     assert asdict(scores.per_type["cell type"]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     assert asdict(scores.micro) == {
         "precision": pytest.approx(2 / 5),
@@ -201,9 +207,7 @@ def test_interval_equals_resampling_sentence_by_sentence():
     micro = []
     for _ in range(2000):
         rows = generator.integers(0, len(counts), len(counts))
-        hits, predicted, gold = (
-            plane[rows].sum() for plane in (counts.true_positives, counts.predicted, counts.gold)
-        )
+        hits, predicted, gold = (plane[rows].sum() for plane in (counts.true_positives, counts.predicted, counts.gold))
         micro.append(2 * hits / (predicted + gold))
     ours = bootstrap_intervals(counts, n_resamples=2000)["micro_f1"]
     assert ours == pytest.approx(np.quantile(micro, [0.025, 0.975]), abs=0.02)
@@ -229,7 +233,9 @@ def test_paired_bootstrap_of_equal_runs():
 
 def test_paired_bootstrap_has_sign_interval_and_p_value():
     gold, predicted, _ = random_corpus(7, 200)
-    better = count_spans(gold, [a if index % 3 else b for index, (a, b) in enumerate(zip(gold, predicted, strict=True))], TYPES)
+    better = count_spans(
+        gold, [a if index % 3 else b for index, (a, b) in enumerate(zip(gold, predicted, strict=True))], TYPES
+    )
     worse = count_spans(gold, predicted, TYPES)
     forward, backward = (
         paired_bootstrap(*pair, n_resamples=500)["micro_f1"] for pair in ((better, worse), (worse, better))

@@ -63,7 +63,10 @@ def test_spans_past_the_last_word_are_impossible():
 
 def test_span_mask_by_hand():
     mask = span_mask(torch.tensor([3, 1]), 3, 2)
-    assert mask.tolist() == [[[True, True], [True, True], [True, False]], [[True, False], [False, False], [False, False]]]
+    assert mask.tolist() == [
+        [[True, True], [True, True], [True, False]],
+        [[True, False], [False, False], [False, False]],
+    ]
 
 
 @pytest.mark.parametrize("mode", ["marker", "markerV0", "markerV1", "query", "mlp", "cat", "conv_conv", "conv_max"])

@@ -20,6 +20,7 @@ from conftest import (
 )
 
 from common.approach import TrainedPart, count_parameters
+from common.backbone import load_base
 from common.data import Sentence, make_sentence
 from common.device import make_accelerator
 from common.errors import InputError
@@ -27,6 +28,7 @@ from common.evaluation import predict_split, unreachable_gold
 from common.features import EncodedSplit, encode_split
 from common.labels import LabelSet
 from common.metrics import count_spans, span_scores
+from common.paths import PROJECT_ROOT
 from common.span_head import span_mask
 from common.span_model import SpanModel
 from common.spans import Span
@@ -207,7 +209,9 @@ def test_entity_free_batch_and_single_word(plain):
     plain.eval()
     with torch.no_grad():
         logits = plain.logits(batch)
-        expected = torch.nn.functional.softplus(logits[logits.isfinite() & span_mask(batch.n_words, 3, MAX_WIDTH)[..., None]])
+        expected = torch.nn.functional.softplus(
+            logits[logits.isfinite() & span_mask(batch.n_words, 3, MAX_WIDTH)[..., None]]
+        )
     assert len(expected) == 7 * 3
     assert plain(batch).item() == pytest.approx(expected.sum().item() / 2, rel=1e-4)
 
@@ -250,12 +254,14 @@ def test_descriptions_change_the_scores_and_keep_the_types(plain, data):
 def test_gold_out_of_reach_is_counted(plain):
     last = MAX_WORDS + 10
     words = ["the"] * (last + 1)
-    cut = make_sentence(words, [Span(0, 0, "protein"), Span(last, last, "disease"), Span(last - 3, last - 2, "disease")])
+    cut = make_sentence(
+        words, [Span(0, 0, "protein"), Span(last, last, "disease"), Span(last - 3, last - 2, "disease")]
+    )
     wide = make_sentence(words[:10], [Span(0, MAX_WIDTH - 1, "disease"), Span(5, 5 + MAX_WIDTH, "disease")])
     encoded = plain.encode([cut, wide])
     assert encoded[0].n_words <= MAX_WORDS
-    assert plain.reachable(encoded[0]) == {"truncation": 2, "maximum width": 0}
-    assert plain.reachable(encoded[1]) == {"truncation": 0, "maximum width": 1}
+    assert plain.unreachable(encoded[0]) == {"truncation": 2, "maximum width": 0}
+    assert plain.unreachable(encoded[1]) == {"truncation": 0, "maximum width": 1}
     assert [len(item.targets) for item in encoded] == [1, 1]
     assert unreachable_gold(plain, encoded) == {
         "gold": 5,
@@ -277,7 +283,7 @@ def test_cut_by_sub_words(load):
     assert len(encoded.input_ids) == TEXT_LIMIT
     assert encoded.n_words < 30
     assert encoded.n_words == encoded.word_index.max()
-    assert model.reachable(encoded)["truncation"] == 1
+    assert model.unreachable(encoded)["truncation"] == 1
 
 
 def test_targets_by_hand(plain):
@@ -427,3 +433,33 @@ def test_random_sentences_have_the_properties_that_the_tests_need(data):
 def test_parameters_are_counted_whole(plain):
     _, total = count_parameters(plain)
     assert total == sum(p.numel() for p in plain.base.gliner.parameters())
+
+
+# -- real models ------------------------------------------------------------------------------------------------------
+
+REAL_BASES = PROJECT_ROOT.parent / "shared" / "models"
+
+
+@pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
+@pytest.mark.parametrize("encoder", ["bi", "cross"])
+def test_a_real_base_scores_as_gliner_does_and_finds_entities(encoder):
+    base = load_base(str(REAL_BASES / f"gliner-minilm-{encoder}"), encoder)
+    model = SpanModel(
+        base, (labels := LabelSet(("chemical", "disease"), ("A drug.", "An illness."), "other")), labels.names
+    )
+    texts = [
+        "Tamoxifen caused severe hepatitis in a patient with breast cancer .",
+        "No such effect was seen .",
+        "IL-2 / anti-CD3 did not change fever after 5-fluorouracil",
+    ]
+    sentences = [make_sentence(text.split(), []) for text in texts]
+    batch = model.collate(model.encode(sentences))
+    theirs = gliners_output(model, gliners_batch(model, sentences))
+    with torch.no_grad():
+        logits = model.logits(batch)
+    inside = span_mask(batch.n_words, logits.shape[1], model.max_width)
+    torch.testing.assert_close(logits[inside], theirs.logits[inside], rtol=1e-3, atol=1e-3)
+    if encoder == "bi":
+        found = spans_of(predictions(model, sentences))
+        assert Span(0, 0, "chemical") in found[0]
+        assert not found[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 
 import pytest
 
@@ -13,6 +12,9 @@ from common.paths import PROJECT_ROOT
 from common.tables import MARKERS, comparison, find_results, main, put_between_markers
 
 RESULT = {
+    "created": "2026-01-01T00:00:00.000000+00:00",
+    "dataset_sha256": "abc",
+    "precision": "bf16",
     "approach": "glinerev",
     "variant": "residual",
     "dataset": "mine",
@@ -25,23 +27,28 @@ RESULT = {
     "speed": {"sentences_per_second": 99.6},
     "config": {},
     "provenance": {},
-    "training": {"seconds_per_epoch": 12.34, "peak_memory_mb": {"cpu": 800.4}},
+    "training": {
+        "dataset": {"train": 4560},
+        "epochs": 5,
+        "seconds_per_epoch": 12.34,
+        "feature_seconds": 8.44,
+        "peak_memory_mb": {"cpu": 800.4},
+    },
 }
 
 
-def write(path, age=0, **changes):
-    result = copy.deepcopy(RESULT) | changes
+def write(path, day=2, **changes):
+    result = copy.deepcopy(RESULT) | {"created": f"2026-01-{day:02}T00:00:00.000000+00:00"} | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result))
-    os.utime(path, (1_000_000 - age, 1_000_000 - age))
     return path
 
 
 def test_row_by_hand(tmp_path):
     table = comparison([write(tmp_path / "a.json")])
     assert table.splitlines()[2] == (
-        "| mine | glinerev | residual | owner/base | 42 | 0.8123 | 0.800-0.820 | 0.7005 | 0.690-0.710 "
-        "| 105 | 10.50 | 10.00 | 12.3 | 800 | 100 |"
+        "| mine | glinerev | residual | owner/base | 42 | 4,560 | 5 | 0.8123 | 0.800-0.820 | 0.7005 | 0.690-0.710 "
+        "| 105 | 10.50 | 10.00 | 12.3 | 8.4 | 800 CPU | bf16 | 100 |"
     )
 
 
@@ -54,17 +61,18 @@ def test_rows_rise_with_micro_f1_inside_a_data_set(tmp_path):
 
 
 def test_newest_result_of_a_kind_is_shown(tmp_path):
-    write(tmp_path / "test_results" / "z_old.json", age=100)
-    new = write(tmp_path / "test_results" / "a_new.json")
-    seed = write(tmp_path / "test_results" / "seed.json", age=50, seed=43)
-    assert set(find_results([tmp_path], None)) == {new, seed}
+    new = write(tmp_path / "test_results" / "a_new.json", day=3)
+    write(tmp_path / "test_results" / "z_old.json", day=1)
+    seed = write(tmp_path / "test_results" / "seed.json", seed=43)
+    small = write(tmp_path / "small.json", training=RESULT["training"] | {"dataset": {"train": 100}})
+    assert set(find_results([tmp_path], None)) == {new, seed, small}
     with pytest.raises(InputError, match="no results found on nothing"):
         find_results([tmp_path], "nothing")
 
 
 def test_a_file_that_is_no_result_is_named(tmp_path):
     (tmp_path / "x.json").write_text('{"approach": "glinerev"}')
-    with pytest.raises(InputError, match=r"x\.json: is no result file, it lacks \['variant'"):
+    with pytest.raises(InputError, match=r"x\.json: is no result file, it lacks \['created', 'variant'"):
         comparison([tmp_path / "x.json"])
     with pytest.raises(InputError, match="missing: no such file or folder"):
         find_results([tmp_path / "missing"], None)

@@ -156,9 +156,7 @@ def test_early_stopping(trial, scripted, patience, epochs_run):
     assert run.record["status"] == "finished"
 
 
-@pytest.mark.parametrize(
-    ("select_by", "best", "score"), [("macro_f1", 2, 0.5), ("micro_f1", 1, 0.7), ("loss", 3, 1.5)]
-)
+@pytest.mark.parametrize(("select_by", "best", "score"), [("macro_f1", 2, 0.5), ("micro_f1", 1, 0.7), ("loss", 3, 1.5)])
 def test_select_by(trial, scripted, select_by, best, score):
     scripted(macro_f1=[0.1, 0.5, 0.3], micro_f1=[0.7, 0.2, 0.6], loss=[3.0, 2.0, 1.5])
     run = trial(SP, "bi-bert", train={"epochs": 3, "select_by": select_by}).train()[1]
@@ -190,7 +188,9 @@ def test_entity_free_sentences_are_trained_on(trial):
     made = trial(SP, "bi-bert", train={"epochs": 1, "batch_size": 1})
     model, seen = made.model(), Counter()
     model.register_forward_pre_hook(
-        lambda module, arguments: seen.update(item.sentence for item in arguments[0].encoded) if module.training else None
+        lambda module, arguments: (
+            seen.update(item.sentence for item in arguments[0].encoded) if module.training else None
+        )
     )
     made.fit(model, made.start())
     assert seen == Counter(made.data.train)
@@ -297,7 +297,11 @@ def test_a_run_can_be_killed_again_and_again(trial):
     path = killed_run(made, on_epoch=kill_after(1))
     for epoch in (2, 3):
         with pytest.raises(Killed):
-            made.fit(made.model(), common.checkpoint.resume_run(SP, made.config, made.data, made.base(), str(path)), on_epoch=kill_after(epoch))
+            made.fit(
+                made.model(),
+                common.checkpoint.resume_run(SP, made.config, made.data, made.base(), str(path)),
+                on_epoch=kill_after(epoch),
+            )
         assert [p.name for p in path.glob("state_*")] == [f"state_{epoch:04d}"]
     assert_same_run(made.resume(path)[1], whole)
 
@@ -333,7 +337,7 @@ def test_resuming_otherwise_is_an_error_that_names_it(trial, dataset_path, tmp_p
         trial(SP, "bi-bert", train={"epochs": 2}, prompt_form="post_norm").resume(path)
     with pytest.raises(InputError, match="started differently: the data set's content"):
         made.but(data=replace(made.data, sha256="0" * 64)).resume(path)
-    with pytest.raises(InputError, match=r"base_model: .*the base model's weights"):
+    with pytest.raises(InputError, match="started differently: the base model's weights"):
         trial(SP, "bi-deberta", train={"epochs": 2}).resume(path)
     with pytest.raises(InputError, match="is a run of 'glinerev', not of 'full_finetune'"):
         trial(FT, "bi-bert", train={"epochs": 2}).resume(path)
@@ -393,7 +397,9 @@ def test_all_gradients_are_clipped_together(trial, limit):
     norms = []
 
     def measure(optimizer, *_):
-        gradients = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        gradients = [
+            p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+        ]
         norms.append(torch.cat(gradients).norm().item())
 
     hook = register_optimizer_step_pre_hook(measure)
@@ -489,7 +495,9 @@ def test_best_threshold_by_brute_force():
     gold = [[Span(index, index, generator.choice(LABELS.names)) for index in range(4)] for _ in range(30)]
     predicted = [
         [
-            ScoredSpan(Span(span.start, span.end, generator.choice([span.label, span.label, "disease"])), generator.random())
+            ScoredSpan(
+                Span(span.start, span.end, generator.choice([span.label, span.label, "disease"])), generator.random()
+            )
             for span in spans
         ]
         for spans in gold

@@ -1,0 +1,531 @@
+"""Every entry script as a user runs it: its files, its result, its help, and a table of wrong input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+from conftest import LABELS, SIZES, write_dataset
+
+import common.config
+import common.training
+import full_finetune.test
+import full_finetune.train
+import glinerev.export
+import glinerev.test
+import glinerev.train
+import zeroshot_baseline.test
+from common.checkpoint import RUN_FILE, WEIGHTS_FILE
+from common.config import parse_training
+from common.data import read_span_file
+from common.errors import InputError
+from common.files import read_json, write_json
+from common.labels import LabelSet
+from common.metrics import bootstrap_intervals, count_spans, span_scores
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
+from common.results import REQUIRED, read_result
+from common.script import run_script
+from common.spans import Span
+from glinerev.config import Config
+
+QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
+FIT = [*QUICK, "--epochs", "1", "--batch-size", "8"]
+SCRIPTS = {
+    "zeroshot_baseline.test": zeroshot_baseline.test.main,
+    "glinerev.train": glinerev.train.main,
+    "glinerev.test": glinerev.test.main,
+    "glinerev.export": glinerev.export.main,
+    "full_finetune.train": full_finetune.train.main,
+    "full_finetune.test": full_finetune.test.main,
+}
+
+
+def check_result(path: Path, folder: Path, split: str = "test") -> dict:
+    """The three files of a result, and that its figures are those of its predictions."""
+    stem = path.stem
+    assert re.fullmatch(r"tiny_\d{8}_\d{6}(-\d+)?", stem)
+    assert {file.name for file in folder.iterdir()} >= {f"{stem}.json", f"{stem}.md", f"{stem}_predictions.jsonl"}
+    result = read_result(path)
+    assert set(REQUIRED) <= set(result)
+
+    rows = [json.loads(line) for line in (folder / f"{stem}_predictions.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == SIZES[split]
+    assert {tuple(row) for row in rows} == {("tokenized_text", "ner", "predicted")}
+    gold = [[Span(*span) for span in row["ner"]] for row in rows]
+    found = [[Span(*span[:3]) for span in row["predicted"]] for row in rows]
+    counts = count_spans(gold, found, LABELS.names)
+    assert result["scores"] == span_scores(counts).as_dict()
+    assert result["intervals"] == {name: list(ends) for name, ends in bootstrap_intervals(counts).items()}
+    assert set(result["scores"]["per_type"]) == set(LABELS.names)
+    assert result["speed"]["sentences"] == SIZES[split]
+    assert result["unreachable_gold"]["by_reason"]["truncation"] >= 1
+    assert result["split"] == split
+    assert result["base_model"]["name"]
+    assert result["labels"] == list(LABELS.names)
+
+    page = path.with_suffix(".md").read_text("utf-8")
+    for name in LABELS.names:
+        assert f"| {name} | " in page
+    assert f"| **micro** | {result['scores']['micro']['precision']:.4f} |" in page
+    # No path of the machine: all of this test's lie under the temporary folder.
+    for text in (page, path.read_text("utf-8")):
+        assert tempfile.gettempdir() not in text
+        assert str(PROJECT_ROOT) not in text
+    return result
+
+
+def test_the_data_sets_sentences_are_in_the_predictions(dataset_path, gliner_folder, output):
+    path = zeroshot_baseline.test.main(
+        ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
+    )
+    rows = [
+        json.loads(line) for line in path.with_name(f"{path.stem}_predictions.jsonl").read_text("utf-8").splitlines()
+    ]
+    sentences = read_span_file(dataset_path / "test_dataset_span_bi.json", LABELS)
+    assert [tuple(row["tokenized_text"]) for row in rows] == [sentence.words for sentence in sentences]
+
+
+@pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
+@pytest.mark.parametrize("labels", ["names", "descriptions"])
+def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
+    encoder = base.split("-")[0]
+    path = zeroshot_baseline.test.main(
+        ["--dataset", str(dataset_path), "--encoder", encoder, "--base-model", str(gliner_folder(base)),
+         "--labels", labels, "--threshold", "0.45", *QUICK]
+    )  # fmt: skip
+    folder = output / "zeroshot_baseline" / "test_results"
+    assert path.parent == folder
+    assert len(list(folder.iterdir())) == 3
+    result = check_result(path, folder)
+    assert (result["approach"], result["seed"], result["threshold"]) == ("zeroshot_baseline", None, 0.45)
+    assert labels in result["variant"]
+    assert encoder in result["variant"]
+    assert result["parameters"]["trainable"] == result["parameters"]["with_gradient"] == 0
+    assert capsys.readouterr().out == path.with_suffix(".md").read_text("utf-8") + "\n"
+
+
+def test_two_results_in_one_second_are_two(dataset_path, gliner_folder, output, monkeypatch):
+    monkeypatch.setattr("common.results.timestamp", lambda: "20260102_030405")
+    arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
+    paths = [zeroshot_baseline.test.main(arguments) for _ in range(2)]
+    assert [path.name for path in paths] == ["tiny_20260102_030405.json", "tiny_20260102_030405-2.json"]
+    assert len(list(paths[0].parent.iterdir())) == 6
+
+
+CASES = {
+    "glinerev": ("glinerev", "bi-bert", []),
+    "glinerev post_norm": ("glinerev", "bi-deberta", ["--prompt-form", "post_norm", "--threshold", "0.6"]),
+    "glinerev head only": ("glinerev", "bi-bert", ["--no-prompt-encoder"]),
+    "full_finetune bi": ("full_finetune", "bi-bert", []),
+    "full_finetune cross": ("full_finetune", "cross-deberta", ["--encoder", "cross", "--labels", "descriptions"]),
+    "full_finetune gliner": ("full_finetune", "bi-bert", ["--trainer", "gliner"]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_train_then_test(dataset_path, gliner_folder, output, case):
+    approach, base, options = CASES[case]
+    arguments = ["--dataset", str(dataset_path), *QUICK]
+    run = SCRIPTS[f"{approach}.train"]([*arguments, *FIT, "--base-model", str(gliner_folder(base)), *options])
+    assert run.parent == output / approach / "savings"
+    assert {path.name for path in run.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
+    record = read_json(run / RUN_FILE)
+
+    tested = SCRIPTS[f"{approach}.test"](arguments)
+    folder = output / approach / "test_results"
+    result = check_result(tested, folder)
+    for key in ("approach", "variant", "seed", "parameters"):
+        assert result[key] == record[key]
+    assert result["training"]["checkpoint"] == run.name
+    assert result["training"]["epochs"] == 1
+    assert result["threshold"] == record["threshold"]
+    assert result["dataset_sha256"] == record["dataset"]["sha256"]
+
+    other = SCRIPTS[f"{approach}.test"](
+        [*arguments, "--checkpoint", str(run), "--split", "validation", "--threshold", "0.02"]
+    )
+    result = check_result(other, folder, "validation")
+    assert result["threshold"] == 0.02
+    # The test leaves the checkpoint as it was.
+    assert read_json(run / RUN_FILE) == record
+
+
+def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, gliner_folder):
+    arguments = ["--dataset", str(dataset_path), *QUICK]
+    limits = ["--train-size", "9", "--validation-size", "5"]
+    run = glinerev.train.main([*arguments, *FIT, *limits, "--base-model", str(gliner_folder("bi-bert"))])
+    stored = read_json(run / RUN_FILE)["dataset"]
+    assert (stored["train"], stored["validation"], stored["test"]) == (9, 5, SIZES["test"])
+    assert len(read_result(glinerev.test.main(arguments))["speed"]) > 0
+
+
+def test_resume_by_command_line(dataset_path, gliner_folder, monkeypatch):
+    base = str(gliner_folder("bi-bert"))
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--base-model", base]
+    save_state = common.training._Loop.save_state
+
+    def stop(loop):
+        save_state(loop)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(common.training._Loop, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            glinerev.train.main(arguments)
+    run = glinerev.train.main([*arguments, "--resume", "latest"])
+    assert len(read_json(run / RUN_FILE)["history"]) == 2
+
+
+# -- as processes -----------------------------------------------------------------------------------------------------
+
+
+def process(arguments: list[str], folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=os.environ | {OUTPUT_VARIABLE: str(output), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder, output, tmp_path):
+    script = str(PROJECT_ROOT / "glinerev" / "train.py")
+    base = gliner_folder("bi-bert")
+    # Relative paths are relative to where the user is.
+    link = tmp_path / "base"
+    shutil.copytree(base, link)
+    done = process([script, "--dataset", str(dataset_path), "--base-model", "./base", *FIT], tmp_path, output)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = (output / "glinerev" / "savings").iterdir()
+    assert {path.name for path in run.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
+    assert str(run) in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "output"]
+
+
+def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
+    done = process(["-m", "full_finetune.train", "--dataset", "no-such-set"], PROJECT_ROOT, output)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert re.fullmatch(
+        r"error: data set 'no-such-set' does not exist \(.*\); make it with: "
+        r"python -m dataset_generation\.generate --dataset no-such-set\n",
+        done.stderr,
+    )
+    assert not output.exists()
+
+
+# -- help -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("zeroshot_baseline.test", {"--dataset", "--encoder", "--base-model", "--labels", "--split", "--threshold"}),
+        (
+            "glinerev.train",
+            {
+                "--dataset",
+                "--train-size",
+                "--epochs",
+                "--prompt-form",
+                "--no-head",
+                "--rest-lr",
+                "--resume",
+                "--config",
+            },
+        ),
+        ("glinerev.test", {"--dataset", "--checkpoint", "--split", "--threshold", "--eval-batch-size"}),
+        ("glinerev.export", {"--output", "--checkpoint", "--dataset"}),
+        (
+            "full_finetune.train",
+            {"--encoder", "--trainer", "--encoder-lr", "--others-lr", "--select-by", "--precision"},
+        ),
+        ("full_finetune.test", {"--dataset", "--checkpoint", "--split", "--threshold"}),
+    ],
+)
+def test_help(script, options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        SCRIPTS[script](["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()
+
+
+# -- wrong input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(dataset_path, gliner_folder, tmp_path):
+    """What command lines of the table refer to as {name}; most are made only when asked for."""
+
+    def only_bi() -> Path:
+        folder = write_dataset(tmp_path / "only_bi")
+        for path in folder.glob("*cross*"):
+            path.unlink()
+        return folder
+
+    def changed() -> Path:
+        folder = write_dataset(tmp_path / "changed")
+        path = folder / "dataset_span_bi.json"
+        path.write_text(path.read_text("utf-8").replace("IL-2", "IL-3"), "utf-8")
+        return folder
+
+    def other_types() -> Path:
+        names = ("protein", "cell type", "disease", "drug")
+        return write_dataset(tmp_path / "tiny", LabelSet(names, names, "other"))
+
+    def base_copy(name: str, change=lambda folder: None) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(gliner_folder("bi-bert"), folder)
+        change(folder)
+        return folder
+
+    def truncated(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:5000])
+
+    def settings(name: str, text: str) -> Path:
+        path = tmp_path / f"{name}.json"
+        path.write_text(text)
+        return path
+
+    def trained(base: str = "bi-bert") -> Path:
+        arguments = [
+            "--dataset",
+            str(dataset_path),
+            *FIT,
+            "--base-model",
+            str(gliner_folder(base)),
+            "--no-prompt-encoder",
+        ]
+        return glinerev.train.main(arguments)
+
+    def full() -> Path:
+        folder = tmp_path / "full"
+        folder.mkdir()
+        (folder / "file").touch()
+        return folder
+
+    return {
+        "tiny": lambda: dataset_path,
+        "bi": lambda: gliner_folder("bi-bert"),
+        "cross": lambda: gliner_folder("cross-bert"),
+        "only_bi": only_bi,
+        "changed": changed,
+        "other_types": other_types,
+        "empty": lambda: (tmp_path / "empty").mkdir() or tmp_path / "empty",
+        "full": full,
+        "no_weights": lambda: base_copy("no_weights", lambda folder: (folder / "model.safetensors").unlink()),
+        "bad_config": lambda: base_copy("bad_config", lambda folder: (folder / "gliner_config.json").write_text("{")),
+        "truncated": lambda: base_copy("truncated", truncated),
+        "unknown_key": lambda: settings("unknown_key", '{"train": {"epoch": 3}}'),
+        "wrong_type": lambda: settings("wrong_type", '{"train": {"epochs": "three"}}'),
+        "wrong_choice": lambda: settings("wrong_choice", '{"prompt_form": "inverse"}'),
+        "no_json": lambda: settings("no_json", "epochs = 3"),
+        "json_list": lambda: settings("json_list", "[]"),
+        "data_text": lambda: settings("data_text", '{"data": "bc5cdr"}'),
+        "group_text": lambda: settings("group_text", '{"train": 3}'),
+        "out_of_range": lambda: settings("out_of_range", '{"train": {"epochs": 0}}'),
+        "trained": trained,
+    }  # fmt: skip
+
+
+SP_TRAIN, SP_TEST, FT_TRAIN, FT_TEST = "glinerev.train", "glinerev.test", "full_finetune.train", "full_finetune.test"
+ZERO, EXPORT = "zeroshot_baseline.test", "glinerev.export"
+ON_TINY = "--dataset {tiny} --base-model {bi}"
+WRONG = [
+    # data
+    (SP_TRAIN, "--dataset nope", r"data set 'nope' does not exist .*--dataset nope"),
+    (ZERO, "--dataset nope", r"data set 'nope' does not exist"),
+    (SP_TRAIN, "--dataset {tiny}/nope", r"data set '.*nope' does not exist"),
+    (SP_TRAIN, "--dataset .hidden", r"data set name must be letters, digits.*got '\.hidden'"),
+    (SP_TEST, "--dataset a$b", r"data set name must be letters, digits.*got 'a\$b'"),
+    (FT_TRAIN, "--dataset {only_bi} --encoder cross", r"has no file dataset_span_cross\.json; generate it with --encoder cross"),
+    (SP_TRAIN, "--dataset {changed}", r"dataset_span_bi\.json: differs from manifest\.json"),
+    (SP_TRAIN, "--dataset {empty}", r"label2id\.json: no such file"),
+    (SP_TRAIN, f"{ON_TINY} --train-size 41", r"train size must be between 1 and 40, got 41"),
+    (SP_TRAIN, f"{ON_TINY} --validation-size 99", r"validation size must be between 1 and 16, got 99"),
+    # base models
+    (SP_TRAIN, "--dataset {tiny} --base-model {empty}", r"has no gliner_config\.json, so it holds no GLiNER model"),
+    (SP_TRAIN, "--dataset {tiny} --base-model {tiny}/nope", r"neither a folder nor a hub id \(owner/name\) nor one of"),
+    (SP_TRAIN, "--dataset {tiny} --base-model nope", r"neither a folder nor a hub id"),
+    (SP_TRAIN, "--dataset {tiny} --base-model no/such", r"'no/such' could not be loaded: .*Without the hub, give a folder"),
+    (SP_TRAIN, "--dataset {tiny} --base-model {cross}", r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi"),
+    (ZERO, "--dataset {tiny} --encoder cross --base-model {bi}", r"BiEncoderSpanGLiNER; the cross-encoder approaches need"),
+    (SP_TRAIN, "--dataset {tiny} --base-model {no_weights}", r"'.*no_weights'"),
+    (SP_TRAIN, "--dataset {tiny} --base-model {bad_config}", r"'.*bad_config' could not be loaded"),
+    (SP_TRAIN, "--dataset {tiny} --base-model {truncated}", r"'.*truncated' could not be loaded"),
+    # device
+    (SP_TRAIN, f"{ON_TINY} --device cpu --precision fp16", r"precision fp16 needs a GPU"),
+    # configuration files
+    (SP_TRAIN, f"{ON_TINY} --config {{empty}}/nope.json", r"nope\.json: no such file"),
+    (SP_TRAIN, f"{ON_TINY} --config {{empty}}", r"is a folder, a file is needed"),
+    (SP_TRAIN, f"{ON_TINY} --config {{unknown_key}}", r"unknown_key\.json: train: unknown settings \['epoch'\]; known are"),
+    (SP_TRAIN, f"{ON_TINY} --config {{wrong_type}}", r"wrong_type\.json: train: epochs must be int, got 'three'"),
+    (SP_TRAIN, f"{ON_TINY} --config {{wrong_choice}}", r"prompt_form must be one of 'post_norm', 'residual', got 'inverse'"),
+    (SP_TRAIN, f"{ON_TINY} --config={{no_json}}", r"no_json\.json: not whole JSON, line 1"),
+    (SP_TRAIN, f"{ON_TINY} --config {{json_list}}", r"json_list\.json: expected an object of settings, got list"),
+    (SP_TRAIN, "--config {data_text}", r"data_text\.json: data must be an object, got 'bc5cdr'"),
+    (SP_TRAIN, f"{ON_TINY} --config {{data_text}}", r"data_text\.json: data must be an object, got 'bc5cdr'"),
+    (SP_TRAIN, f"{ON_TINY} --config {{group_text}}", r"group_text\.json: train must be an object, got 3"),
+    (SP_TRAIN, f"{ON_TINY} --config {{out_of_range}}", r"epochs must be at least 1, got 0"),
+    (SP_TRAIN, "--config {wrong_choice}", r"--dataset is missing"),
+    # checkpoints
+    (SP_TEST, "--dataset {tiny}", r"no finished run of glinerev on tiny in .*; train one with: python -m glinerev\.train"),
+    (SP_TEST, "--dataset {tiny} --checkpoint {empty}/nope", r"nope: no such run folder"),
+    (SP_TEST, "--dataset {tiny} --checkpoint {empty}", r"run\.json: no such file"),
+    (FT_TEST, "--dataset {tiny} --checkpoint {trained}", r"is a run of 'glinerev', not of 'full_finetune'"),
+    (SP_TEST, "--dataset {other_types} --checkpoint {trained}", r"was trained on the types \['protein', 'cell type', 'disease'\]"),
+    (SP_TEST, "--dataset nope --checkpoint {trained}", r"data set 'nope' does not exist"),
+    (SP_TRAIN, f"{ON_TINY} --resume latest", r"--resume latest: no unfinished run of glinerev on tiny"),
+    (SP_TRAIN, f"{ON_TINY} --resume {{empty}}", r"run\.json: no such file"),
+    (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --resume {{trained}}", r"run .* is finished"),
+    (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
+    (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
+]  # fmt: skip
+
+
+def fill(line: str, places: dict) -> list[str]:
+    """The arguments of a line of the table."""
+    for name in re.findall(r"\{(\w+)\}", line):
+        line = line.replace(f"{{{name}}}", str(places[name]()), 1)
+    return line.split()
+
+
+@pytest.mark.parametrize(("script", "line", "message"), WRONG, ids=[f"{script} {line}" for script, line, _ in WRONG])
+def test_wrong_input_is_one_line_and_status_2(script, line, message, places, capsys, output):
+    arguments = fill(line, places)
+    before = set(output.rglob("*"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_script(partial(SCRIPTS[script], arguments))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (error,) = [text for text in printed.err.splitlines() if text.startswith("error: ")]
+    assert printed.err.endswith(f"{error}\n")
+    assert re.search(message, error)
+    assert "Traceback" not in printed.err
+    # Nothing was begun.
+    assert set(output.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("script", "line", "message"),
+    [
+        (SP_TRAIN, "", "--dataset"),
+        (SP_TRAIN, f"{ON_TINY} --colour red", "--colour"),
+        (SP_TRAIN, f"{ON_TINY} --epochs ten", "ten"),
+        (SP_TRAIN, f"{ON_TINY} --prompt-form inverse", "inverse"),
+        (FT_TRAIN, f"{ON_TINY} --encoder mono", "mono"),
+        (ZERO, f"{ON_TINY} --labels both", "both"),
+        (ZERO, f"{ON_TINY} --split train", "train"),
+        (SP_TRAIN, f"{ON_TINY} --precision", "--precision"),
+        (SP_TRAIN, f"{ON_TINY} --resume", "--resume"),
+        (EXPORT, "--checkpoint latest", "--output"),
+        (SP_TRAIN, f"{ON_TINY} --train-size 0", "train_size must be at least 1, got 0"),
+        (SP_TRAIN, f"{ON_TINY} --epochs 0", "epochs must be at least 1, got 0"),
+        (SP_TRAIN, f"{ON_TINY} --threshold 2", "threshold must be between 0 and 1, got 2.0"),
+        (ZERO, f"{ON_TINY} --threshold -0.1", "threshold must be between 0 and 1, got -0.1"),
+        (SP_TEST, "--dataset {tiny} --threshold nan", "threshold must be between 0 and 1, got nan"),
+        (FT_TRAIN, f"{ON_TINY} --encoder-lr 0", "encoder_lr must be positive, got 0.0"),
+        (SP_TRAIN, f"{ON_TINY} --warmup-ratio 2", "warmup_ratio must be between 0 and 1"),
+        (ZERO, f"{ON_TINY} --eval-batch-size 0", "eval_batch_size must be at least 1, got 0"),
+        (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --no-head", "nothing to train: --no-prompt-encoder and --no-head"),
+    ],
+)
+def test_a_wrong_command_line_names_the_option(script, line, message, places, capsys, monkeypatch, output):
+    """tyro frames these; with a wide terminal a message stays on its line."""
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit) as stop:
+        run_script(partial(SCRIPTS[script], fill(line, places)))
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert not output.exists()
+
+
+def test_ctrl_c_is_status_130(capsys):
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+
+
+def test_a_bug_is_no_input_error():
+    """Anything that is not the user's to see keeps its traceback."""
+
+    def main() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        run_script(main)
+
+
+# -- where settings come from -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def defaults(tmp_path, monkeypatch):
+    """An approach folder with settings for the data set tiny."""
+    monkeypatch.setattr(common.config, "PROJECT_ROOT", tmp_path)
+    write_json(
+        tmp_path / "glinerev" / "configs" / "tiny.json",
+        {"prompt_encoder_lr": 0.5, "downstream_lr": 0.5, "rest_lr": 0.5, "train": {"epochs": 5, "seed": 5}},
+    )
+    return tmp_path
+
+
+def test_later_settings_win(defaults):
+    file = defaults / "sweep.json"
+    write_json(file, {"downstream_lr": 0.25, "rest_lr": 0.25, "train": {"seed": 25}})
+    config, resume = parse_training(
+        Config, "glinerev", ["--dataset", "tiny", "--config", str(file), "--rest-lr", "0.125", "--resume", "latest"]
+    )
+    assert (config.prompt_encoder_lr, config.downstream_lr, config.rest_lr) == (0.5, 0.25, 0.125)
+    assert (config.train.epochs, config.train.seed) == (5, 25)
+    assert config.train.batch_size == Config(data=config.data).train.batch_size
+    assert config.data.dataset == "tiny"
+    assert resume == "latest"
+
+
+def test_the_command_line_can_turn_off_what_a_file_turned_on(defaults):
+    file = defaults / "sweep.json"
+    write_json(file, {"head": False, "threshold": 0.25, "data": {"train_size": 7}})
+    config, _ = parse_training(Config, "glinerev", ["--dataset", "tiny", f"--config={file}", "--head"])
+    assert (config.head, config.threshold, config.data.train_size) == (True, 0.25, 7)
+
+
+def test_the_data_set_may_come_from_the_file_and_brings_its_defaults(defaults):
+    file = defaults / "sweep.json"
+    write_json(file, {"data": {"dataset": "tiny"}, "rest_lr": 0.25})
+    config, _ = parse_training(Config, "glinerev", ["--config", str(file)])
+    assert (config.data.dataset, config.rest_lr, config.downstream_lr) == ("tiny", 0.25, 0.5)
+
+
+def test_a_data_set_without_defaults_has_those_of_the_code(defaults):
+    config, resume = parse_training(Config, "glinerev", ["--dataset", "other"])
+    assert config == Config(data=config.data)
+    assert resume is None
+
+
+def test_a_bad_default_file_is_named(defaults):
+    path = defaults / "glinerev" / "configs" / "tiny.json"
+    write_json(path, {"colour": "red"})
+    with pytest.raises(InputError, match=r"glinerev/configs/tiny\.json: unknown settings \['colour'\]"):
+        parse_training(Config, "glinerev", ["--dataset", "tiny"])
