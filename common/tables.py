@@ -82,7 +82,7 @@ def _row(result: dict[str, Any]) -> list[str]:
         share(parameters["trainable"]),
         share(parameters["with_gradient"]),
         f"{training['seconds_per_epoch']:.1f}" if training else "-",
-        f"{training.get('feature_seconds', 0.0):.1f}" if training else "-",
+        f"{training['feature_seconds']:.1f}" if training and training["feature_seconds"] is not None else "-",
         " + ".join(f"{value:.0f} {kind.upper()}" for kind, value in training["peak_memory_mb"].items())
         if training
         else "-",
