@@ -194,7 +194,8 @@ def paired_bootstrap(
     result = {}
     for index, name in enumerate(("micro_f1", "macro_f1")):
         low, high = np.quantile(deltas[index], [0.025, 0.975])
-        tail = min(np.mean(deltas[index] <= 0), np.mean(deltas[index] >= 0))
+        # One is added to both counts, so that a finite number of resamples never proves p = 0 (Davison & Hinkley 1997).
+        tail = (1 + min(np.sum(deltas[index] <= 0), np.sum(deltas[index] >= 0))) / (1 + n_resamples)
         result[name] = Difference(observed[index], float(low), float(high), float(min(1.0, 2 * tail)))
     return result
 

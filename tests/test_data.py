@@ -173,3 +173,12 @@ def test_writing_is_atomic(tmp_path):
     write_json_records(path, [{"a": "ü"}, {"b": 2}])
     assert json.loads(path.read_text(encoding="utf-8")) == [{"a": "ü"}, {"b": 2}]
     assert len(sha256_file(path)) == 64
+
+
+def test_types_that_are_numbers_are_not_read_as_ids(tmp_path):
+    """Ids as strings, which other tools write, must not hide types that are called 1 and 2."""
+    labels = LabelSet(("1", "2"), ("first", "second"), "other")
+    path = tmp_path / "spans.json"
+    path.write_text('[{"tokenized_text": ["a", "b", "c"], "ner": [[0, 0, "1"], [2, 2, "2"], [1, 1, "0"]]}]')
+    # "0" is no type here, so it is the id of the first one.
+    assert read_span_file(path, labels)[0].spans == (Span(0, 0, "1"), Span(1, 1, "1"), Span(2, 2, "2"))

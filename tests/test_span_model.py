@@ -275,6 +275,29 @@ def test_gold_out_of_reach_is_counted(plain):
         make_sentence(sentence.words, [item.span for item in spans])
 
 
+ZERO_WIDTH = "\u200b"
+
+
+def test_a_word_without_sub_words_shifts_no_other(plain):
+    """gliner numbers the words that have sub-words, so that such a word moves all later ones to the left."""
+    if plain.base.gliner.data_processor.transformer_tokenizer(ZERO_WIDTH, add_special_tokens=False)["input_ids"]:
+        pytest.skip("this tokenizer has a sub-word for it")
+    words = ["the", ZERO_WIDTH, "the", "over-expressed", ZERO_WIDTH]
+    (encoded,) = plain.encode([make_sentence(words, [Span(3, 3, "disease"), Span(4, 4, "protein")])])
+    assert sorted(set(encoded.word_index.tolist()) - {0}) == [1, 3, 4]
+    assert encoded.n_words == len(words)
+    assert encoded.targets.tolist() == [[3, 0, LABELS.label2id["disease"]], [4, 0, LABELS.label2id["protein"]]]
+    assert plain.unreachable(encoded) == {"truncation": 0, "maximum width": 0}
+    # Without the empty words the same words have the same representations.
+    if plain.base.encoder == "bi":
+        (bare,) = plain.encode([make_sentence(["the", "the", "over-expressed"], [])])
+        with torch.no_grad():
+            with_gaps = plain.frozen_part().compute(plain.collate([encoded]))[0]
+            without = plain.frozen_part().compute(plain.collate([bare]))[0]
+        torch.testing.assert_close(with_gaps[[0, 2, 3]], without)
+        assert not with_gaps[1].any()
+
+
 def test_cut_by_sub_words(load):
     """DeBERTa's pieces are so short here that the tokenizer cuts before the words do."""
     model = SpanModel(load("bi-deberta"), LABELS, LABELS.names)

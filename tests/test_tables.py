@@ -7,8 +7,10 @@ import json
 
 import pytest
 
+from common import compare
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
+from common.results import predictions_path
 from common.tables import MARKERS, comparison, find_results, main, put_between_markers
 
 RESULT = {
@@ -76,6 +78,37 @@ def test_a_file_that_is_no_result_is_named(tmp_path):
         comparison([tmp_path / "x.json"])
     with pytest.raises(InputError, match="missing: no such file or folder"):
         find_results([tmp_path / "missing"], None)
+
+
+def predictions(path, gold, predicted):
+    write(path, labels=["chemical", "disease"])
+    lines = [
+        json.dumps({"tokenized_text": ["w"] * 9, "ner": ner, "predicted": [[*span, 0.9] for span in found]})
+        for ner, found in zip(gold, predicted, strict=True)
+    ]
+    predictions_path(path).write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_compare_two_results(tmp_path, capsys):
+    gold = [[[0, 0, "chemical"], [2, 3, "disease"]]] * 60
+    better = predictions(tmp_path / "a.json", gold, gold)
+    worse = predictions(tmp_path / "b.json", gold, [spans[:1] for spans in gold])
+    compare.main([str(better), str(worse)])
+    # micro F1: 1 against 2 * 60 / (60 + 120) = 2/3; macro F1: 1 against 1/2.
+    assert capsys.readouterr().out.splitlines() == [
+        "micro_f1: first - second = +33.33 points, 95 % interval [+33.33, +33.33], p = 0.002",
+        "macro_f1: first - second = +50.00 points, 95 % interval [+50.00, +50.00], p = 0.002",
+    ]
+    other = predictions(tmp_path / "c.json", gold[:1], gold[:1])
+    with pytest.raises(InputError, match=r"a\.json and .*c\.json: the two runs were not scored on the same sentences"):
+        compare.main([str(better), str(other)])
+    predictions_path(other).write_text('{"ner": []}\n')
+    with pytest.raises(InputError, match=r"c_predictions\.jsonl: line 1 is no prediction record: 'predicted'"):
+        compare.main([str(better), str(other)])
+    predictions_path(other).unlink()
+    with pytest.raises(InputError, match="the comparison needs the predictions of both results"):
+        compare.main([str(better), str(other)])
 
 
 def test_table_between_markers(tmp_path):
