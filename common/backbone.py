@@ -113,6 +113,8 @@ def load_base(source: str, encoder: Encoder, revision: str | None = None) -> Bas
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            # A bi-encoder has no embeddings to resize, and gliner says so each time.
+            warnings.filterwarnings("ignore", message="Resizing embeddings")
             gliner = GLiNER.from_pretrained(
                 location, revision=None if local else revision, local_files_only=local, map_location="cpu"
             )

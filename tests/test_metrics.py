@@ -245,7 +245,8 @@ def test_paired_bootstrap_has_sign_interval_and_p_value():
     assert backward.difference == pytest.approx(-expected)
     assert 0 < forward.low < forward.difference < forward.high
     assert (backward.low, backward.high) == pytest.approx((-forward.high, -forward.low))
-    assert forward.p_value == backward.p_value == 0.0
+    # No resample of 500 is on the other side; the observed one counts as one that is.
+    assert forward.p_value == backward.p_value == pytest.approx(2 / 501)
 
 
 def test_paired_bootstrap_of_a_coin_flip_is_not_significant():
@@ -259,6 +260,15 @@ def test_paired_bootstrap_of_a_coin_flip_is_not_significant():
     result = paired_bootstrap(*(count_spans(gold, side, TYPES) for side in sides))["micro_f1"]
     assert result.low < 0 < result.high
     assert 0.05 < result.p_value <= 1
+
+    first, second = (count_spans(gold, side, TYPES) for side in sides)
+    rows = np.random.default_rng(0).integers(0, len(gold), (4000, len(gold)))
+    f1 = [
+        2 * run.true_positives[rows].sum((1, 2)) / (run.predicted[rows].sum((1, 2)) + run.gold[rows].sum((1, 2)))
+        for run in (first, second)
+    ]
+    share = min(np.mean(f1[0] <= f1[1]), np.mean(f1[0] >= f1[1]))
+    assert result.p_value == pytest.approx(2 * share, rel=0.2)
 
 
 def test_paired_bootstrap_needs_the_same_gold():

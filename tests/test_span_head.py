@@ -6,7 +6,7 @@ from gliner.data_processing.utils import prepare_span_idx
 from gliner.modeling.span_rep import SpanMarkerV0, SpanRepLayer
 from torch import Tensor, nn
 
-from common.dropout import fast_dropout, mlp
+from common.dropout import fast_dropout, keep_mask, mlp
 from common.span_head import dense_logits, factored_logits, span_mask
 
 WIDTH, HIDDEN, N_LABELS = 4, 16, 3
@@ -49,6 +49,67 @@ def test_factored_equals_gliner_with_gradients(n_words, own_labels):
     for mine, theirs in zip(our_gradients, expected_gradients, strict=True):
         assert theirs.abs().max() > 0
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def hidden_dropout_only(probability: float) -> SpanMarkerV0:
+    """A layer in training mode that drops nothing but the hidden units of its last projection."""
+    torch.manual_seed(0)
+    marker = SpanMarkerV0(HIDDEN, WIDTH, dropout=0.0).train()
+    marker.out_project[2].p = probability
+    return marker
+
+
+def test_dropout_of_the_hidden_units_keeps_the_expectation():
+    marker = hidden_dropout_only(0.5)
+    words, labels = inputs(1, 6, own_labels=False)
+    n = 4000
+    with torch.no_grad():
+        drawn = factored_logits(marker, words.expand(n, -1, -1), labels)
+        expected = factored_logits(marker.eval(), words, labels)[0]
+    inside = span_mask(torch.tensor([6]), 6, WIDTH)[0]
+    samples = drawn[:, inside]
+    error = (samples.mean(0) - expected[inside]) / (samples.std(0) / n**0.5)
+    assert samples.std(0).min() > 0
+    assert error.abs().max() < 6
+    # Not all of the expectation is the bias, which is never dropped.
+    bias = labels @ marker.out_project[3].bias
+    assert (expected[inside] - bias).abs().mean() > 3 * (samples.std(0) / n**0.5).mean()
+
+
+@pytest.mark.parametrize("own_labels", [False, True], ids=["(C, D)", "(B, C, D)"])
+def test_dropout_of_the_hidden_units_is_the_same_in_both_directions(own_labels):
+    """Against the same masks in plain operations, gradients included."""
+    probability = 0.3
+    marker = hidden_dropout_only(probability)
+    words, labels = inputs(3, 7, own_labels)
+
+    def plain() -> Tensor:
+        hidden_layer, activation, _, out_layer = marker.out_project
+        starts = mlp(marker.project_start, words).relu() @ hidden_layer.weight[:, :HIDDEN].T + hidden_layer.bias
+        ends = mlp(marker.project_end, words).relu() @ hidden_layer.weight[:, HIDDEN:].T
+        by_width = []
+        for width in range(WIDTH):
+            hidden = starts[:, : 7 - width] + ends[:, width:]
+            kept = activation(hidden) * keep_mask(hidden, probability) / (1 - probability)
+            spans = kept @ out_layer.weight.T + out_layer.bias
+            by_width.append(spans @ (labels.transpose(1, 2) if own_labels else labels.T))
+        return torch.cat(by_width, dim=1)
+
+    def factored() -> Tensor:
+        logits = factored_logits(marker, words, labels)
+        return torch.cat([logits[:, : 7 - width, width] for width in range(WIDTH)], dim=1)
+
+    results = []
+    for compute in (plain, factored):
+        torch.manual_seed(5)
+        logits = compute()
+        weights = torch.arange(logits.numel()).view_as(logits).cos()
+        results.append((logits, torch.autograd.grad((logits * weights).sum(), [words, labels, *marker.parameters()])))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(results[1][1], results[0][1], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    torch.manual_seed(6)
+    assert not torch.equal(factored(), results[1][0])
 
 
 def test_spans_past_the_last_word_are_impossible():
@@ -102,9 +163,11 @@ def test_share_of_zeros_scale_and_expectation(probability):
 
 def test_neighbours_are_dropped_independently():
     torch.manual_seed(0)
-    kept = (fast_dropout(torch.ones(50_000, 4), 0.4, training=True) != 0).float()
-    correlation = torch.corrcoef(kept.T) - torch.eye(4)
-    assert correlation.abs().max() < 6 / 50_000**0.5
+    kept = (fast_dropout(torch.ones(200_000), 0.4, training=True) != 0).float()
+    # Of one draw, and of one place in draws far apart.
+    for columns in (kept.view(-1, 4), kept.view(4, -1).T, kept.view(8, -1).T):
+        correlation = torch.corrcoef(columns.T) - torch.eye(columns.shape[1])
+        assert correlation.abs().max() < 6 / len(columns) ** 0.5
 
 
 def test_reproducible_by_seed():

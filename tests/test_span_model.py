@@ -269,6 +269,12 @@ def test_gold_out_of_reach_is_counted(plain):
         "share": 0.6,
         "by_reason": {"truncation": 2, "maximum width": 1},
     }
+    # The first word that is not seen, and the last that is.
+    limit = make_sentence(words, [Span(MAX_WORDS - 1, MAX_WORDS - 1, "protein"), Span(MAX_WORDS, MAX_WORDS, "protein")])
+    (encoded,) = plain.encode([limit])
+    if encoded.n_words == MAX_WORDS:
+        assert plain.unreachable(encoded) == {"truncation": 1, "maximum width": 0}
+        assert encoded.targets.tolist() == [[MAX_WORDS - 1, 0, 0]]
     # They are no targets but stay gold: a model that finds all the others has recall 2 of 5.
     plain.threshold = 0.0
     for sentence, spans in zip((cut, wide), predictions(plain, [cut, wide]), strict=True):

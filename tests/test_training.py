@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import random
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ import full_finetune.model
 import glinerev.model
 from common.batching import evaluation_batches, training_batches
 from common.checkpoint import RUN_FILE, WEIGHTS_FILE, find_checkpoint, load_tensors
-from common.config import TrainConfig
+from common.config import DataConfig, TrainConfig
 from common.data import load_dataset, make_sentence
 from common.device import make_accelerator, precision_name, resolve_precision
 from common.errors import InputError, TrainingError
@@ -353,6 +354,21 @@ def test_resuming_otherwise_is_an_error_that_names_it(trial, dataset_path, tmp_p
         made.resume(path)
 
 
+def test_data_and_base_that_moved_are_the_same_run(trial, dataset_path, tmp_path):
+    """A run is of contents, not of places."""
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    whole = made.train()[1]
+    path = killed_run(made, on_epoch=kill_after(1))
+    shutil.copytree(dataset_path, tmp_path / "moved" / "tiny")
+    shutil.copytree(made.base_folder(), tmp_path / "moved" / "base")
+    moved = made.but()
+    moved.config = replace(
+        made.config, data=DataConfig(str(tmp_path / "moved" / "tiny")), base_model=str(tmp_path / "moved" / "base")
+    )
+    moved.data = load_dataset(moved.config.data.dataset, "bi")
+    assert_same_run(moved.resume(path)[1], whole)
+
+
 def test_a_changed_file_changes_the_data_sets_hash(dataset_path, tmp_path):
     copy = tmp_path / "tiny"
     copy.mkdir()
@@ -443,6 +459,9 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_sentences(trial, value):
         number = [index for index, sentence in enumerate(made.data.train) if sentence == item.sentence]
         assert any(f"{index}: {' '.join(item.sentence.words[:8])}" in message for index in number)
     assert len(batches) == 3
+    assert read_json(run.path / RUN_FILE)["status"] == "failed"
+    with pytest.raises(InputError, match="no finished run"):
+        find_checkpoint(SP, "latest", "tiny")
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
