@@ -1,9 +1,6 @@
 # make demo, make test and make lint each set up .venv first.
 PYTHON ?= python3.11
 PY := .venv/bin/python
-# Two processes that spin for each other's cores are many times slower than two that wait.
-export OMP_WAIT_POLICY ?= PASSIVE
-
 .PHONY: venv demo test lint
 
 venv: .venv/ready
