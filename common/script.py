@@ -26,3 +26,8 @@ def run_script(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        # One of several processes that just ends can take the others' connections with it. Scripts without torch do not import it.
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

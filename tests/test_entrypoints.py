@@ -224,6 +224,28 @@ def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
     assert not output.exists()
 
 
+def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, output):
+    data = ["--dataset", str(dataset_path)]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    base = ["--base-model", str(gliner_folder("bi-bert"))]
+    done = process([*launch, "glinerev.train", *data, *base, *FIT], PROJECT_ROOT, output)
+    assert done.returncode == 0, done.stderr
+    (run,) = (output / "glinerev" / "savings").iterdir()
+    record = read_json(run / RUN_FILE)
+    # 40 sentences in batches of 8 are 5 batches: 3 for each process, the sixth being a repeated one.
+    assert (record["processes"], record["status"], record["steps"]) == (2, "finished", 3)
+
+    done = process([*launch, "glinerev.test", *data, *QUICK, "--eval-batch-size", "4"], PROJECT_ROOT, output)
+    assert done.returncode == 0, done.stderr
+    folder = output / "glinerev" / "test_results"
+    (path,) = folder.glob("*.json")
+    result = check_result(path, folder)
+    assert result["speed"]["processes"] == 2
+    # Split over processes or not, every sentence has its own predictions.
+    alone = glinerev.test.main([*data, *QUICK, "--eval-batch-size", "4"])
+    assert read_result(alone)["scores"] == result["scores"]
+
+
 # -- help -------------------------------------------------------------------------------------------------------------
 
 
