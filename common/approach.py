@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.data import Sentence
 from common.labels import LabelSet
-from common.spans import ScoredSpan
+from common.spans import ScoredSpan, Span
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +101,9 @@ class Predictor(Protocol):
     def unreachable(self, encoded: Encoded) -> dict[str, int]:
         """Gold spans of the sentence that no prediction can match, counted by reason."""
 
+    def oracle(self, encoded: Encoded) -> list[Span]:
+        """What the model's output would say of the sentence if every score were right: its ceiling."""
+
 
 @runtime_checkable
 class Approach(Predictor, Protocol):
@@ -111,7 +114,10 @@ class Approach(Predictor, Protocol):
         """What is trained."""
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss, a scalar that is a mean over the batch's sentences."""
+        """The loss, a scalar that does not grow with the batch."""
+
+    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+        """Called once before the first step with all training sentences, for what the loss needs to know of them."""
 
     def frozen_part(self) -> FrozenPart | None:
         """The frozen start of the forward pass that reads text only, or None if text is encoded by trained weights."""

@@ -67,6 +67,8 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
             f"data set {data.name!r} has {list(data.labels.names)}"
         )
     if config.threshold is not None:
+        if not hasattr(checkpoint.model, "threshold"):
+            raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")
         checkpoint.model.threshold = config.threshold
     return score(
         spec.test_results,

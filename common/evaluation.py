@@ -58,13 +58,23 @@ def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
 
 
 def unreachable_gold(model: Predictor, encoded: Sequence[Encoded]) -> dict[str, Any]:
-    """Gold spans that the model cannot predict, by reason, and their share of all gold spans."""
+    """Gold spans that the model cannot predict, by reason, their share of all gold spans, and the F1 of its best prediction."""
     reasons: Counter[str] = Counter()
     for item in encoded:
         reasons.update(model.unreachable(item))
     n_gold = sum(len(item.sentence.spans) for item in encoded)
     lost = sum(reasons.values())
-    return {"gold": n_gold, "lost": lost, "share": lost / n_gold if n_gold else 0.0, "by_reason": dict(reasons)}
+    best = count_spans(
+        [item.sentence.spans for item in encoded], [model.oracle(item) for item in encoded], model.labels.names
+    )
+    ceiling = span_scores(best)
+    return {
+        "gold": n_gold,
+        "lost": lost,
+        "share": lost / n_gold if n_gold else 0.0,
+        "by_reason": dict(reasons),
+        "ceiling": {"micro_f1": ceiling.micro.f1, "macro_f1": ceiling.macro.f1},
+    }
 
 
 @dataclass(frozen=True)

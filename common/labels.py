@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from common.spans import OUTSIDE
+from common.spans import OUTSIDE, Span
 
 LabelText = Literal["names", "descriptions"]
 
@@ -63,6 +63,14 @@ class LabelSet:
     def label2desc(self) -> dict[str, str]:
         """Descriptions by name, ``O`` included and last."""
         return dict(zip((*self.names, OUTSIDE), (*self.descriptions, self.outside_description), strict=True))
+
+    def word_classes(self, spans: Iterable[Span], n_words: int) -> list[int]:
+        """The class id of each of ``n_words`` words under flat spans that lie inside the sentence."""
+        label2id = self.label2id
+        classes = [self.outside_id] * n_words
+        for span in spans:
+            classes[span.start : span.end + 1] = [label2id[span.label]] * (span.end + 1 - span.start)
+        return classes
 
     def texts(self, kind: LabelText) -> tuple[str, ...]:
         """What the label encoder reads for each entity type, in id order."""

@@ -7,32 +7,30 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from gliner.modeling.span_rep import SpanMarkerV0
 from gliner.modeling.utils import extract_word_embeddings
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 
-from common.approach import Batch, Encoded, FrozenPart, TrainedPart, set_mode
+from common.approach import Batch, FrozenPart, TrainedPart
 from common.backbone import Base
-from common.data import Sentence
 from common.dropout import fast_dropout, mlp
 from common.errors import InputError
 from common.labels import LabelSet, LabelText
 from common.losses import binary_focal_loss
 from common.span_head import dense_logits, factored_logits, span_mask
-from common.spans import ScoredSpan, Span
+from common.spans import ScoredSpan
+from common.text_model import SpanScorer
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
 """gliner's own."""
 
-_TOKENISE_AT_ONCE = 256
 
-
-class SpanModel(nn.Module):
+class SpanModel(SpanScorer):
     """A GLiNER model asked for a closed set of entity types; ``forward`` is its loss.
 
     The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types, averaged over the
@@ -65,20 +63,15 @@ class SpanModel(nn.Module):
         threshold: float | None = None,
         word_dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        self.base = base
-        self.core = base.core
-        self.labels = labels
+        super().__init__(base, labels, parts)
         self.label_texts = list(label_texts)
         repeated = sorted({text for text in self.label_texts if self.label_texts.count(text) > 1})
         if repeated:
             raise InputError(f"entity types need different texts, repeated are: {repeated}")
-        self.parts = tuple(parts)
         self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
         self.tunes_threshold = threshold is None
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         self.word_dropout = word_dropout
-        self.max_width: int = base.config.max_width
         self._shared_labels: Tensor | None = None
         if base.encoder == "bi":
             tokens = base.gliner.data_processor.labels_tokenizer(
@@ -95,40 +88,14 @@ class SpanModel(nn.Module):
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def encode(self, sentences: Sequence[Sentence]) -> list[Encoded]:
-        """Tokenises sentences by gliner's own processor; words go in as they are, never joined and split again."""
-        processor = self.base.gliner.data_processor
-        class_ids = {name: index for index, name in enumerate(self.labels.names)}
+    def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
+        """By gliner's own processor, which puts a cross-encoder's label texts before the words."""
         prompt = {text: index for index, text in enumerate(self.label_texts, start=1)}
-        encoded = []
-        for first in range(0, len(sentences), _TOKENISE_AT_ONCE):
-            chunk = sentences[first : first + _TOKENISE_AT_ONCE]
-            words = [list(sentence.words[: self.base.config.max_len]) for sentence in chunk]
-            tokens = processor.tokenize_inputs(words, None if self.base.encoder == "bi" else prompt)
-            for row, sentence in enumerate(chunk):
-                attended = tokens["attention_mask"][row].bool()
-                word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
-                # Words behind the tokenizer's cut are not seen. A word that has no sub-word at all reads as zeros.
-                cut = len(word_index) >= processor.transformer_tokenizer.model_max_length
-                n_words = int(word_index.max()) if cut else len(words[row])
-                spans = [
-                    (span.start, span.end - span.start, class_ids[span.label])
-                    for span in sentence.spans
-                    if span.end < n_words and span.end - span.start < self.max_width
-                ]
-                encoded.append(
-                    Encoded(
-                        sentence=sentence,
-                        input_ids=tokens["input_ids"][row][attended].int(),
-                        word_index=word_index.int(),
-                        n_words=max(n_words, 1),
-                        targets=torch.tensor(spans, dtype=torch.int64).reshape(-1, 3),
-                    )
-                )
-        return encoded
+        processor = self.base.gliner.data_processor
+        return processor.tokenize_inputs(list(map(list, words)), None if self.base.encoder == "bi" else prompt)
 
     def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
-        """For each sub-word the 1-based word that it stands for, 0 for none.
+        """For each sub-word the 1-based word that it stands for, 0 for none and for those that pooling leaves out.
 
         gliner's own mask counts the words that it meets, so that a word without any sub-word shifts all later ones.
         """
@@ -139,32 +106,6 @@ class SpanModel(nn.Module):
         if pooling == "last":
             return [0 if index[i + 1 : i + 2] == [word] else word for i, word in enumerate(index)]
         return index
-
-    def collate(self, encoded: Sequence[Encoded]) -> Batch:
-        """Pads to the longest sentence; targets become rows (sentence, start, width - 1, type), shape ``(N, 4)``."""
-        padding = self.base.gliner.data_processor.transformer_tokenizer.pad_token_id
-        targets = [
-            torch.cat([torch.full((len(item.targets), 1), row), item.targets], dim=1)
-            for row, item in enumerate(encoded)
-        ]
-        return Batch(
-            encoded=encoded,
-            inputs={
-                "input_ids": pad_sequence([e.input_ids for e in encoded], True, padding).long(),
-                "attention_mask": pad_sequence([torch.ones_like(e.input_ids) for e in encoded], True).long(),
-                "words_mask": pad_sequence([e.word_index for e in encoded], True).long(),
-            },
-            n_words=torch.tensor([e.n_words for e in encoded]),
-            targets=torch.cat(targets),
-        )
-
-    def unreachable(self, encoded: Encoded) -> dict[str, int]:
-        """Gold spans lost because the sentence was cut or because they are wider than the span head's maximum."""
-        truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
-        wide = sum(
-            span.end < encoded.n_words and span.end - span.start >= self.max_width for span in encoded.sentence.spans
-        )
-        return {"truncation": truncated, "maximum width": wide}
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
@@ -184,22 +125,8 @@ class SpanModel(nn.Module):
         Raises:
             RuntimeError: If the model is in training mode, where dropout would change the scores.
         """
-        if self.training:
-            raise RuntimeError("predict needs evaluation mode: call eval() first")
-        logits = self.logits(batch).float()
-        mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
-        logits = logits.masked_fill(~mask.unsqueeze(-1), float("-inf"))
-        decoded = self.base.gliner.decoder.decode(
-            [item.sentence.words[: item.n_words] for item in batch.encoded],
-            dict(enumerate(self.labels.names, start=1)),
-            logits,
-            flat_ner=True,
-            threshold=self.threshold,
-        )
-        return [
-            [ScoredSpan(Span(span.start, span.end, span.entity_type), float(span.score)) for span in spans]
-            for spans in decoded
-        ]
+        self._check_evaluation_mode()
+        return self._decode(batch, self.logits(batch), self.threshold)
 
     def logits(self, batch: Batch) -> Tensor:
         """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence mean anything."""
@@ -230,42 +157,29 @@ class SpanModel(nn.Module):
 
     def frozen_part(self) -> FrozenPart | None:
         """The text branch of a bi-encoder, if nothing in it is trained."""
-        if self.base.encoder != "bi":
+        if not self._reads_frozen_text():
             return None
-        text = ("core.token_rep_layer.bert_layer", "core.token_rep_layer.projection")
-        for part in self.parts:
-            for path in part.modules:
-                if any(own == path or own.startswith(f"{path}.") or path.startswith(f"{own}.") for own in text):
-                    return None
         return FrozenPart("text encoder", "word", self.base.config.hidden_size, self._words)
 
     def train(self, mode: bool = True) -> SpanModel:
         """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
         self._shared_labels = None
-        set_mode(self, self.parts, mode)
+        super().train(mode)
         return self
 
     def _words(self, batch: Batch) -> Tensor:
         """Word representations of a bi-encoder, shape ``(B, W, D)``; zero behind a sentence's end."""
-        trained = any(
-            parameter.requires_grad
-            for name in ("bert_layer", "projection")
-            if hasattr(self.core.token_rep_layer, name)
-            for parameter in getattr(self.core.token_rep_layer, name).parameters()
+        subwords = self._subwords(batch)
+        words, _ = extract_word_embeddings(
+            subwords,
+            batch.inputs["words_mask"],
+            batch.inputs["attention_mask"],
+            len(batch),
+            int(batch.n_words.max()),
+            subwords.shape[-1],
+            batch.n_words[:, None],
+            self.base.config.subtoken_pooling,
         )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            inputs = batch.inputs
-            subwords = self.core.token_rep_layer.encode_text(inputs["input_ids"], inputs["attention_mask"])
-            words, _ = extract_word_embeddings(
-                subwords,
-                inputs["words_mask"],
-                inputs["attention_mask"],
-                len(batch),
-                int(batch.n_words.max()),
-                subwords.shape[-1],
-                batch.n_words[:, None],
-                self.base.config.subtoken_pooling,
-            )
         return words
 
     def _label_vectors(self) -> Tensor:

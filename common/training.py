@@ -293,6 +293,7 @@ class _Loop:
         self.trained = self.recorder.trained
         self.train_split = self.recorder.encode(data.train, "train")
         self.recorder.report_unreachable("train", self.train_split)
+        model.begin_training(self.train_split.encoded)
         groups = optimizer_groups(model, model.parts, config.weight_decay)
         self.recorder.log_plan(groups)
         # accelerate patches forward for its precision; on one process the model stays the same object.

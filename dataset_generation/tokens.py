@@ -16,13 +16,11 @@ from common.data import Encoder, Sentence
 from common.errors import InputError
 from common.files import read_json
 from common.labels import LabelSet
+from common.losses import IGNORED
 from common.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
 from dataset_generation.hub import hub_problem
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100
-"""Class of the special tokens: PyTorch's losses skip it."""
 
 _CHUNK = 1000
 
@@ -124,22 +122,13 @@ def token_records(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: An
             [list(sentence.words) for sentence in chunk], is_split_into_words=True, truncation=False, verbose=False
         )
         for number, sentence in enumerate(chunk):
-            classes = word_classes(sentence, labels)
+            classes = labels.word_classes(sentence.spans, len(sentence.words))
             word_ids = encoded.word_ids(number)
             yield {
                 "tokens": encoded.tokens(number),
                 "labels": [IGNORED if word is None else classes[word] for word in word_ids],
                 "word_ids": word_ids,
             }
-
-
-def word_classes(sentence: Sentence, labels: LabelSet) -> list[int]:
-    """The class id of each word."""
-    label2id = labels.label2id
-    classes = [labels.outside_id] * len(sentence.words)
-    for span in sentence.spans:
-        classes[span.start : span.end + 1] = [label2id[span.label]] * (span.end + 1 - span.start)
-    return classes
 
 
 def lost_words(sentences: Sequence[Sentence], records: Sequence[Mapping[str, Any]]) -> int:

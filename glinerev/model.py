@@ -101,8 +101,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
         word_dropout=config.word_dropout,
     )
     if config.prompt_encoder:
-        path = next(name for name, module in model.named_modules() if module is prompt_encoder)
-        parts.append(TrainedPart("prompt encoder", (path,), config.prompt_encoder_lr))
+        parts.append(TrainedPart("prompt encoder", (model.path_of(prompt_encoder),), config.prompt_encoder_lr))
     if config.head:
         parts.append(TrainedPart("downstream", ("core.span_rep_layer", "core.prompt_rep_layer"), config.downstream_lr))
     if config.rest_lr:

@@ -1,0 +1,216 @@
+"""How every model of ours reads sentences: words in, sub-words by ``word_ids``, padded batches, a text branch that may be frozen.
+
+Legend: B sentences, S sub-words, W words, D hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from common.approach import Batch, Encoded, TrainedPart, set_mode
+from common.backbone import Base
+from common.data import Sentence
+from common.labels import LabelSet
+from common.span_head import span_mask
+from common.spans import ScoredSpan, Span
+
+_TOKENISE_AT_ONCE = 256
+_NO_TARGETS = torch.empty(0, dtype=torch.int64)
+TEXT_BRANCH = ("core.token_rep_layer.bert_layer", "core.token_rep_layer.projection")
+"""Where a bi-encoder's text encoder and text projection are."""
+
+
+class TextModel(nn.Module):
+    """A base model with label set and trained parts; subclasses say what they predict.
+
+    Args:
+        base: The base model; it is used in place, not copied.
+        labels: Entity types.
+        parts: What is trained; everything else is frozen by the loop.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet, parts: Sequence[TrainedPart] = ()) -> None:
+        super().__init__()
+        self.base = base
+        self.core = base.core
+        self.labels = labels
+        self.parts = tuple(parts)
+
+    # -- what a subclass says -----------------------------------------------------------------------------------------
+
+    def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
+        """A ``BatchEncoding`` of sentences, cut at :meth:`_limit` sub-words; words go in as they are."""
+        return self._tokenizer(
+            [list(sentence) for sentence in words],
+            is_split_into_words=True,
+            return_tensors="pt",
+            truncation=True,
+            max_length=self._limit(),
+            padding="longest",
+        )
+
+    def _limit(self) -> int:
+        """Sub-words, special tokens included, at which a sentence is cut."""
+        return int(self._tokenizer.model_max_length)
+
+    def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
+        """For each sub-word the 1-based word that it stands for, 0 for none."""
+        return [0 if word is None else word + 1 for word in word_ids]
+
+    def _targets(self, encoded: Encoded) -> Tensor:
+        """The training targets of a sentence; what it has for targets so far means nothing."""
+        raise NotImplementedError
+
+    def _collate_targets(self, encoded: Sequence[Encoded]) -> Tensor:
+        """The targets of a batch."""
+        raise NotImplementedError
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self.base.gliner.data_processor.transformer_tokenizer
+
+    def encode(self, sentences: Sequence[Sentence]) -> list[Encoded]:
+        """Tokenises sentences; words are never joined and split again."""
+        encoded = []
+        for first in range(0, len(sentences), _TOKENISE_AT_ONCE):
+            chunk = sentences[first : first + _TOKENISE_AT_ONCE]
+            words = [sentence.words[: self.base.config.max_len] for sentence in chunk]
+            tokens = self._tokenise(words)
+            for row, sentence in enumerate(chunk):
+                attended = tokens["attention_mask"][row].bool()
+                word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
+                # Words behind the tokenizer's cut are not seen. A word that has no sub-word at all reads as nothing.
+                cut = len(word_index) >= self._limit()
+                n_words = max(1, int(word_index.max()) if cut else len(words[row]))
+                item = Encoded(
+                    sentence, tokens["input_ids"][row][attended].int(), word_index.int(), n_words, _NO_TARGETS
+                )
+                encoded.append(replace(item, targets=self._targets(item)))
+        return encoded
+
+    def collate(self, encoded: Sequence[Encoded]) -> Batch:
+        """Pads sentences to the longest one."""
+        padding = self._tokenizer.pad_token_id
+        return Batch(
+            encoded=encoded,
+            inputs={
+                "input_ids": pad_sequence([e.input_ids for e in encoded], True, padding).long(),
+                "attention_mask": pad_sequence([torch.ones_like(e.input_ids) for e in encoded], True).long(),
+                "words_mask": pad_sequence([e.word_index for e in encoded], True).long(),
+            },
+            n_words=torch.tensor([e.n_words for e in encoded]),
+            targets=self._collate_targets(encoded),
+        )
+
+    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+        """Nothing to learn from the training sentences before the first step."""
+
+    # -- model --------------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> TextModel:
+        """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
+        set_mode(self, self.parts, mode)
+        return self
+
+    def path_of(self, module: nn.Module) -> str:
+        """The path of a module inside this model, as ``TrainedPart`` takes it."""
+        return next(name for name, found in self.named_modules() if found is module)
+
+    def _check_evaluation_mode(self) -> None:
+        if self.training:
+            raise RuntimeError("predict needs evaluation mode: call eval() first")
+
+    def _reads_frozen_text(self) -> bool:
+        """Whether the base is a bi-encoder of whose text branch nothing is declared as trained."""
+        paths = [path for part in self.parts for path in part.modules]
+        return self.base.encoder == "bi" and not any(
+            own == path or own.startswith(f"{path}.") or path.startswith(f"{own}.")
+            for path in paths
+            for own in TEXT_BRANCH
+        )
+
+    def _subwords(self, batch: Batch) -> Tensor:
+        """Output of a bi-encoder's text branch, shape ``(B, S, D)``; without gradient if it is frozen."""
+        with self._gradient_of(*TEXT_BRANCH):
+            return self.core.token_rep_layer.encode_text(batch.inputs["input_ids"], batch.inputs["attention_mask"])
+
+    @contextlib.contextmanager
+    def _gradient_of(self, *paths: str) -> Iterator[None]:
+        """Records gradients only if they are recorded around it and a parameter below one of the paths is trained."""
+        trained = any(
+            parameter.requires_grad
+            for path in paths
+            for name, parameter in self.named_parameters()
+            if name.startswith(f"{path}.")
+        )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+            yield
+
+
+class SpanScorer(TextModel):
+    """A model with a score for each span of at most ``max_width`` words; K is that width.
+
+    Args:
+        base: The base model; it is used in place, not copied.
+        labels: Entity types.
+        parts: What is trained; everything else is frozen by the loop.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet, parts: Sequence[TrainedPart] = ()) -> None:
+        super().__init__(base, labels, parts)
+        self.max_width: int = base.config.max_width
+
+    def _targets(self, encoded: Encoded) -> Tensor:
+        """Rows (start, width - 1, class) of the gold spans that have a score, int64, shape ``(N, 3)``."""
+        class_ids = self.labels.label2id
+        rows = [(span.start, span.end - span.start, class_ids[span.label]) for span in self.oracle(encoded)]
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
+
+    def _collate_targets(self, encoded: Sequence[Encoded]) -> Tensor:
+        """The rows of a batch with the sentence's number before them, shape ``(N, 4)``."""
+        rows = [torch.cat([torch.full((len(e.targets), 1), row), e.targets], dim=1) for row, e in enumerate(encoded)]
+        return torch.cat(rows)
+
+    def oracle(self, encoded: Encoded) -> list[Span]:
+        """The gold spans that have a score."""
+        return [
+            span
+            for span in encoded.sentence.spans
+            if span.end < encoded.n_words and span.end - span.start < self.max_width
+        ]
+
+    def unreachable(self, encoded: Encoded) -> dict[str, int]:
+        """Gold spans lost because the sentence was cut or because they are wider than the maximum."""
+        truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
+        wide = len(encoded.sentence.spans) - len(self.oracle(encoded)) - truncated
+        return {"truncation": truncated, "maximum width": wide}
+
+    def _decode(self, batch: Batch, logits: Tensor, threshold: float) -> list[list[ScoredSpan]]:
+        """Flat spans of a batch by gliner's own decoder: those above the threshold, of overlapping ones the best.
+
+        Args:
+            batch: The sentences.
+            logits: Scores before the sigmoid, shape ``(B, W, K, C)``; what lies outside a sentence is left out here.
+            threshold: Least probability, itself not in it.
+        """
+        mask = span_mask(batch.n_words, logits.shape[1], logits.shape[2])
+        decoded = self.base.gliner.decoder.decode(
+            [item.sentence.words[: item.n_words] for item in batch.encoded],
+            dict(enumerate(self.labels.names, start=1)),
+            logits.float().masked_fill(~mask.unsqueeze(-1), float("-inf")),
+            flat_ner=True,
+            threshold=threshold,
+        )
+        return [
+            [ScoredSpan(Span(span.start, span.end, span.entity_type), float(span.score)) for span in spans]
+            for spans in decoded
+        ]

@@ -1,0 +1,220 @@
+"""SP-Cross: soft prompts made from the descriptions stand before the text in the frozen backbone's input.
+
+    [CLS] prompts of all labels [SEP] text [SEP] padding
+
+Legend: B sentences, S sub-words, W words, K maximum width, C types, P prompt vectors of a label, D width of the backbone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from common.approach import Batch, Encoded, FrozenPart, TrainedPart
+from common.backbone import Base
+from common.checkpoint import ApproachSpec
+from common.errors import InputError
+from common.labels import LabelSet
+from common.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
+from common.span_head import span_mask
+from common.spans import ScoredSpan
+from common.text_model import SpanScorer
+from common.token_model import ClassLoss, TokenModel, cosine_logits
+from injection_cross.config import Config
+
+logger = logging.getLogger(__name__)
+
+SHORT_TEXT = 64
+"""Sub-words; if fewer are left for the text, the log warns."""
+
+
+class InjectedPrompts(nn.Module):
+    """The frozen backbone's reading of prompts and text together.
+
+    Words enter by the backbone's word embeddings, prompts beside them, all through ``inputs_embeds``: the backbone adds positions,
+    types and its LayerNorm itself, whichever kind it is.
+
+    Args:
+        base: A cross-encoder.
+        labels: Entity types.
+        config: The approach's settings.
+
+    Raises:
+        InputError: If the prompts leave no room for text.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
+        super().__init__()
+        self._base = base
+        self._tokenizer = base.gliner.data_processor.transformer_tokenizer
+        self.prompts = DescriptionPrompts(
+            list(labels.label2desc.values()), self._tokenizer, self._embedding, config.prompts
+        )
+        n_labels, length = len(labels) + 1, config.prompts.prompt_length
+        limit = int(self._tokenizer.model_max_length)
+        # [CLS] is one of the text's own special tokens.
+        self.text_limit = limit - n_labels * length - 1
+        if self.text_limit < 3:
+            raise InputError(
+                f"{n_labels} labels with --prompt-length {length} take {n_labels * length} of the {limit} positions of base model "
+                f"{base.source!r} and leave no room for text"
+            )
+        left = self.text_limit - 2
+        log = logger.warning if left < SHORT_TEXT else logger.info
+        log("%d prompt vectors (%d labels) leave %d of %d positions for text", n_labels * length, n_labels, left, limit)
+
+    @property
+    def _embedding(self) -> nn.Embedding:
+        return self._base.part("text encoder").model.get_input_embeddings()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Outputs of the text's sub-words ``(B, S, D)``, and the mean output of each label's prompts ``(B, C + 1, D)``."""
+        embedding, inputs = self._embedding, batch.inputs
+        prompts = self.prompts(embedding)
+        prefix = between_special_tokens(prompts.flatten(0, 1)[None], self._tokenizer, embedding)
+        text = embedding(inputs["input_ids"][:, 1:])
+        n_prefix = prefix.shape[1]
+        outputs = (
+            self._base.part("text encoder")
+            .model(
+                inputs_embeds=torch.cat([prefix.expand(len(batch), -1, -1).to(text.dtype), text], dim=1),
+                attention_mask=nn.functional.pad(inputs["attention_mask"], (n_prefix - 1, 0), value=1),
+            )
+            .last_hidden_state
+        )
+        of_prompts = outputs[:, 1 : n_prefix - 1].unflatten(1, prompts.shape[:2]).mean(dim=2)
+        return torch.cat([outputs[:, :1], outputs[:, n_prefix:]], dim=1), of_prompts
+
+
+class TokenLevel(TokenModel):
+    """Classifies sub-words by their cosine with the sentence's own label vectors.
+
+    Args:
+        base: A cross-encoder.
+        labels: Entity types.
+        config: The approach's settings.
+
+    Raises:
+        InputError: As :class:`InjectedPrompts`.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
+        width = base.part("text encoder").model.config.hidden_size
+        super().__init__(base, labels, config.token, ClassLoss.focal(config.focal), width)
+        self.injected = InjectedPrompts(base, labels, config)
+
+    def _limit(self) -> int:
+        return self.injected.text_limit
+
+    def representations(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sub-word vectors and the label vectors of each sentence."""
+        return self.injected(batch)
+
+    def frozen_part(self) -> FrozenPart | None:
+        """None: text is read together with prompts that change."""
+        return None
+
+
+class SpanLevel(SpanScorer):
+    """Classifies all spans up to the maximum width; a span is the mean of its sub-words' unit vectors.
+
+    Every span inside the sentence that is no entity is an example of ``O``, in training and in validation. A span is
+    predicted where a type is its best class; of overlapping ones the most probable stays.
+
+    Args:
+        base: A cross-encoder.
+        labels: Entity types.
+        config: The approach's settings.
+
+    Raises:
+        InputError: As :class:`InjectedPrompts`.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
+        super().__init__(base, labels)
+        self.injected = InjectedPrompts(base, labels, config)
+        self.temperature, self.loss = config.token.temperature, ClassLoss.focal(config.focal)
+        self.class_weights: Tensor
+        self.register_buffer("class_weights", torch.ones(len(labels) + 1), persistent=False)
+
+    def _limit(self) -> int:
+        return self.injected.text_limit
+
+    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+        """Computes the class weights from all spans of the training sentences."""
+        entities = torch.bincount(torch.cat([item.targets[:, 2] for item in encoded]), minlength=len(self.labels) + 1)
+        n_words = torch.tensor([item.n_words for item in encoded])
+        spans = sum(int((n_words - width).clamp(min=0).sum()) for width in range(self.max_width))
+        entities[self.labels.outside_id] = spans - int(entities.sum())
+        self.class_weights = self.loss.weights(entities).to(self.class_weights.device)
+        logger.info("class weights: %s (%s spans)", self.class_weights.tolist(), entities.tolist())
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Class scores of all spans, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence mean anything."""
+        subwords, classes = self.injected(batch)
+        word_index, n_words = batch.inputs["words_mask"], int(batch.n_words.max())
+        subwords = nn.functional.normalize(subwords.float(), dim=-1)
+        # Row 0 takes what belongs to no word.
+        words = subwords.new_zeros(len(batch), n_words + 1, subwords.shape[-1])
+        words = words.scatter_add(1, word_index.unsqueeze(-1).expand_as(subwords), subwords)[:, 1:]
+        logits = words.new_zeros(len(batch), n_words, self.max_width, classes.shape[1])
+        sums = words
+        for width in range(min(self.max_width, n_words)):
+            if width:
+                sums = sums[:, :-1] + words[:, width:]
+            logits[:, : n_words - width, width] = cosine_logits(sums, classes, self.temperature)
+        return logits
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of a batch over its spans, a scalar in float32."""
+        logits = self.logits(batch)
+        targets = torch.full(logits.shape[:-1], self.labels.outside_id, device=logits.device)
+        *where, classes = batch.targets.T
+        targets[tuple(where)] = classes
+        mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
+        return self.loss(logits[mask], targets[mask], self.class_weights)
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+        """Flat spans whose best class is a type.
+
+        Raises:
+            RuntimeError: If the model is in training mode, where dropout would change the scores.
+        """
+        self._check_evaluation_mode()
+        probabilities = self.logits(batch).softmax(dim=-1)
+        best = nn.functional.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1]).bool()
+        scores = probabilities.logit().masked_fill(~best, float("-inf"))[..., : len(self.labels)]
+        return self._decode(batch, scores, threshold=0.0)
+
+    def frozen_part(self) -> FrozenPart | None:
+        """None: text is read together with prompts that change."""
+        return None
+
+
+def build(config: Config, base: Base, labels: LabelSet) -> TokenLevel | SpanLevel:
+    """The model, its prompt encoder declared as trained.
+
+    Raises:
+        InputError: As :class:`InjectedPrompts`.
+    """
+    part = TrainedPart("prompt encoder", ("injected.prompts",), config.learning_rate)
+    if config.level == "span":
+        spans = SpanLevel(base, labels, config)
+        spans.parts = (part,)
+        return spans
+    tokens = TokenLevel(base, labels, config)
+    tokens.declare([part])
+    return tokens
+
+
+def variant(config: Config) -> str:
+    """Name of the variant: level, pooling and prompt length, and the tag scheme."""
+    names = [config.level, prompt_variant(config.prompts)]
+    return ", ".join([*names, config.token.scheme] if config.level == "token" else names)
+
+
+SPEC = ApproachSpec("injection_cross", "SP-Cross", Config, build, variant, encoder=lambda _: "cross")

@@ -1,0 +1,26 @@
+"""Configuration of LDSA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
+from common.published import DEFAULT_BASE
+from common.token_model import TokenConfig
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training of LDSA."""
+
+    data: DataConfig
+    train: TrainConfig = TrainConfig(epochs=15, batch_size=8, patience=5)
+    runtime: RuntimeConfig = RuntimeConfig()
+    token: TokenConfig = TokenConfig()
+    base_model: str = DEFAULT_BASE["bi"]
+    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the label encoder and its projection."""
+
+    def __post_init__(self) -> None:
+        require_rate("learning_rate", self.learning_rate)

@@ -1,0 +1,35 @@
+"""Configuration of SP-Base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
+from common.published import DEFAULT_BASE
+from common.token_model import FocalConfig, TokenConfig
+
+Variant = Literal["v1", "focal", "focal_cb"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training of SP-Base."""
+
+    data: DataConfig
+    train: TrainConfig = TrainConfig(epochs=15, batch_size=32, patience=4)
+    runtime: RuntimeConfig = RuntimeConfig()
+    token: TokenConfig = TokenConfig()
+    focal: FocalConfig = FocalConfig()
+    base_model: str = DEFAULT_BASE["bi"]
+    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    variant: Variant = "focal_cb"
+    """v1: cross-entropy with inverse-frequency weights; focal: focal loss with them; focal_cb: with class-balanced ones."""
+    table_lr: float = 1e-3
+    """Peak learning rate of the table of label vectors."""
+    projection_lr: float = 1e-3
+    """Peak learning rate of the label projection."""
+
+    def __post_init__(self) -> None:
+        require_rate("table_lr", self.table_lr)
+        require_rate("projection_lr", self.projection_lr)
