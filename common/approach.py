@@ -80,6 +80,10 @@ class FrozenPart:
     """``word`` or ``subword``: what one row of its output stands for."""
     width: int
     """Size of one row, D."""
+    modules: tuple[str, ...]
+    """Paths of the modules that compute it; those that a model lacks are none."""
+    settings: str
+    """What else its output depends on beside weights, tokens and precision."""
     compute: Callable[[Batch], Tensor] = field(compare=False)
     """Its output for a batch, shape ``(B, W or S, D)``; ``Batch.features`` takes its place."""
 

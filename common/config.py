@@ -65,13 +65,16 @@ class RuntimeConfig:
     """auto is the GPU if there is one."""
     eval_batch_size: int = 32
     """Sentences in one batch of an evaluation, on each device."""
-    feature_cache: Literal["memory", "off"] = "memory"
-    """Whether the output of a frozen text encoder is computed once and kept (half precision)."""
+    feature_cache: Literal["memory", "disk", "off"] = "memory"
+    """Where the output of a frozen text encoder, computed once, is kept (half precision); disk: in features/, for later runs too."""
+    feature_memory_mb: int = 4096
+    """What is larger than this (MiB, for each split) goes to disk even so, and is mapped into memory."""
     progress: bool = True
     """Show progress bars."""
 
     def __post_init__(self) -> None:
         require(self.eval_batch_size >= 1, f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
+        require(self.feature_memory_mb >= 0, f"feature_memory_mb must be at least 0, got {self.feature_memory_mb}")
 
 
 @dataclass(frozen=True)

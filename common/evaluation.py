@@ -18,7 +18,7 @@ from common.batching import evaluation_batches
 from common.config import RuntimeConfig
 from common.data import Sentence
 from common.features import EncodedSplit
-from common.metrics import bootstrap_intervals, count_spans, error_report, span_scores
+from common.metrics import bootstrap_intervals, count_spans, error_report, span_scores, token_report
 from common.spans import ScoredSpan
 
 _WARM_UP_BATCHES = 3
@@ -83,7 +83,7 @@ class Evaluation:
 
     predictions: list[list[ScoredSpan]]
     report: dict[str, Any]
-    """``scores``, ``intervals``, ``errors``, ``unreachable_gold`` and ``speed`` of a result file."""
+    """``scores``, ``intervals``, ``errors``, ``token_report``, ``unreachable_gold`` and ``speed`` of a result file."""
 
 
 def evaluate(
@@ -112,6 +112,7 @@ def evaluate(
             "scores": span_scores(counts).as_dict(),
             "intervals": {name: list(interval) for name, interval in bootstrap_intervals(counts).items()},
             "errors": asdict(error_report(gold, found, model.labels.names)),
+            "token_report": token_report(sentences, found, model.labels),
             "unreachable_gold": unreachable_gold(model, split.encoded),
             "speed": {
                 "sentences": len(sentences),

@@ -1,23 +1,36 @@
-"""Stored output of an approach's frozen part: computed once, read in every epoch."""
+"""Stored output of an approach's frozen part: computed once, read in every epoch, and by every run with the same text.
+
+A store is known by its content: the frozen weights, what else the computation depends on, precision, and every sub-word of every
+sentence. Whatever changes one of them changes the key, so a stored file can be missing but never stale.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from common.approach import Approach, Batch, Encoded, FrozenPart, Predictor
 from common.batching import evaluation_batches
 from common.config import RuntimeConfig
+from common.data import Sentence
+from common.device import precision_name
+from common.files import atomic_path
+from common.paths import output_root
 
 logger = logging.getLogger(__name__)
+
+BYTES_PER_VALUE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +38,7 @@ class FeatureStore:
     """Rows of all sentences, one after another, in half precision on the CPU."""
 
     rows: Tensor
-    """float16, shape ``(all rows, D)``."""
+    """float16, shape ``(all rows, D)``; in memory or mapped from a file."""
     offsets: Sequence[int]
     """Where each sentence's rows start, and the end of the last."""
 
@@ -41,7 +54,7 @@ class EncodedSplit:
     encoded: list[Encoded]
     store: FeatureStore | None = None
     seconds: float = 0.0
-    """What computing the features took."""
+    """What computing the features took; 0 if they were there."""
 
     @property
     def lengths(self) -> list[int]:
@@ -56,50 +69,106 @@ class EncodedSplit:
         return batch
 
 
-def encode_split(
-    model: Predictor, sentences: Sequence, runtime: RuntimeConfig, accelerator: Accelerator, what: str
-) -> EncodedSplit:
-    """Tokenises a split and, if the model has a frozen part and the cache is on, computes its features.
+class FeatureCache:
+    """Feature stores by content, in memory or in files that are mapped into it.
+
+    One object shared by several runs computes each store once. Files are shared by all processes and later runs too.
 
     Args:
-        model: The approach, on its device and in evaluation mode.
-        sentences: Sentences of the split.
-        runtime: Says whether to cache and at which batch size.
-        accelerator: Device and precision.
-        what: Name of the split, for logs.
+        runtime: Whether to store at all, where, and at which batch size to compute.
     """
-    split = EncodedSplit(model.encode(sentences))
-    part = model.frozen_part() if isinstance(model, Approach) else None
-    if part is None or runtime.feature_cache == "off":
+
+    def __init__(self, runtime: RuntimeConfig) -> None:
+        self.runtime = runtime
+        self._stores: dict[str, FeatureStore] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where files are; all of it may be deleted at any time that no run uses it."""
+        return output_root() / "features"
+
+    def encode(
+        self, model: Predictor, sentences: Sequence[Sentence], accelerator: Accelerator, what: str
+    ) -> EncodedSplit:
+        """Tokenises a split and, if the model has a frozen part and the cache is on, finds or computes its features.
+
+        Args:
+            model: The approach, on its device and in evaluation mode.
+            sentences: Sentences of the split.
+            accelerator: Device and precision.
+            what: Name of the split, for logs.
+        """
+        split = EncodedSplit(model.encode(sentences))
+        part = model.frozen_part() if isinstance(model, Approach) else None
+        if part is None or self.runtime.feature_cache == "off":
+            return split
+        start = time.perf_counter()
+        rows_of = [item.n_words if part.unit == "word" else len(item.input_ids) for item in split.encoded]
+        offsets = torch.tensor([0, *rows_of]).cumsum(0).tolist()
+        megabytes = offsets[-1] * part.width * BYTES_PER_VALUE / 2**20
+        key = _key(model, part, split.encoded, accelerator)
+        if key in self._stores:
+            split.store = self._stores[key]
+            return split
+        on_disk = self.runtime.feature_cache == "disk" or megabytes > self.runtime.feature_memory_mb
+        path = self.folder / f"{key}.float16"
+        found = on_disk and path.is_file() and path.stat().st_size == offsets[-1] * part.width * BYTES_PER_VALUE
+        if on_disk and not found:
+            self._write(path, model, split.encoded, part, offsets, accelerator, what)
+        rows = torch.empty(offsets[-1], part.width, dtype=torch.float16)
+        if on_disk:
+            rows = torch.from_file(str(path), shared=False, size=rows.numel(), dtype=rows.dtype).view(rows.shape)
+        else:
+            self._compute(rows, model, split.encoded, part, offsets, accelerator, what)
+        self._stores[key] = split.store = FeatureStore(rows, offsets)
+        split.seconds = 0.0 if found else time.perf_counter() - start
+        where = f"in {path}" if on_disk else "in memory"
+        logger.info(
+            "%s: %s features of %d sentences %s, %.0f MiB, %s",
+            what, part.name, len(split.encoded), where, megabytes,
+            "found" if found else f"computed in {split.seconds:.1f} s",
+        )  # fmt: skip
         return split
-    start = time.perf_counter()
-    split.store = _compute(model, split, part, runtime, accelerator, what)
-    split.seconds = time.perf_counter() - start
-    size = split.store.rows.numel() * split.store.rows.element_size() / 2**20
-    logger.info(
-        "%s: %s features of %d sentences in %.1f s, %.0f MiB",
-        what,
-        part.name,
-        len(split.encoded),
-        split.seconds,
-        size,
-    )
-    return split
+
+    def _write(
+        self, path: Path, model: Predictor, encoded: Sequence[Encoded], part: FrozenPart, offsets: Sequence[int],
+        accelerator: Accelerator, what: str,
+    ) -> None:  # fmt: skip
+        """Computes features straight into a file, which appears when it is whole."""
+        with atomic_path(path) as temporary:
+            mapped = np.memmap(temporary, dtype=np.float16, mode="w+", shape=(offsets[-1], part.width))
+            self._compute(torch.from_numpy(mapped), model, encoded, part, offsets, accelerator, what)
+            mapped.flush()
+
+    @torch.no_grad()
+    def _compute(
+        self, rows: Tensor, model: Predictor, encoded: Sequence[Encoded], part: FrozenPart, offsets: Sequence[int],
+        accelerator: Accelerator, what: str,
+    ) -> None:  # fmt: skip
+        """Fills ``rows`` batch by batch, sentences of like length together."""
+        batches = evaluation_batches([len(item.input_ids) for item in encoded], self.runtime.eval_batch_size)
+        for indices in tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.progress, leave=False):
+            batch = model.collate([encoded[index] for index in indices]).to(accelerator.device)
+            with accelerator.autocast():
+                output = part.compute(batch)
+            output = output.to("cpu", torch.float16)
+            for row, index in enumerate(indices):
+                rows[offsets[index] : offsets[index + 1]] = output[row, : offsets[index + 1] - offsets[index]]
 
 
-@torch.no_grad()
-def _compute(
-    model: Predictor, split: EncodedSplit, part: FrozenPart, runtime: RuntimeConfig, accelerator: Accelerator, what: str
-) -> FeatureStore:
-    rows_of = [item.n_words if part.unit == "word" else len(item.input_ids) for item in split.encoded]
-    offsets = torch.tensor([0, *rows_of]).cumsum(0).tolist()
-    rows = torch.empty(offsets[-1], part.width, dtype=torch.float16)
-    batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
-    for indices in tqdm(batches, desc=f"{part.name}: {what}", disable=not runtime.progress, leave=False):
-        batch = model.collate([split.encoded[index] for index in indices]).to(accelerator.device)
-        with accelerator.autocast():
-            output = part.compute(batch)
-        output = output.to("cpu", torch.float16)
-        for row, index in enumerate(indices):
-            rows[offsets[index] : offsets[index + 1]] = output[row, : rows_of[index]]
-    return FeatureStore(rows, offsets)
+def _key(model: object, part: FrozenPart, encoded: Sequence[Encoded], accelerator: Accelerator) -> str:
+    """The content hash of what the features are computed from."""
+    digest = hashlib.sha256()
+    dtype = precision_name(accelerator)
+    digest.update(repr((part.name, part.unit, part.width, part.settings, dtype, accelerator.device.type)).encode())
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    for path in part.modules:
+        if path in modules:
+            for name, tensor in modules[path].state_dict().items():
+                digest.update(f"{path}.{name}{tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for item in encoded:
+        digest.update(repr((item.n_words, len(item.input_ids))).encode())
+        digest.update(item.input_ids.numpy().tobytes())
+        digest.update(item.word_index.numpy().tobytes())
+    return digest.hexdigest()

@@ -143,7 +143,7 @@ def render(result: Mapping[str, Any]) -> str:
         for name, row, support in rows
     ]
     intervals, speed, errors = result["intervals"], result["speed"], result["errors"]
-    lost = result["unreachable_gold"]
+    lost, tokens = result["unreachable_gold"], result["token_report"]
     parameters = result["parameters"]
     lines += [
         "",
@@ -155,7 +155,10 @@ def render(result: Mapping[str, Any]) -> str:
         "",
         f"Speed: {speed['sentences_per_second']:.1f} sentences/s at batch size {speed['batch_size']}, {result['precision']}.",
         "",
-        f"Gold spans out of reach: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}.",
+        f"Gold spans out of reach: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}; "
+        f"the best possible micro F1 is {lost['ceiling']['micro_f1']:.4f}.",
+        "",
+        f"By words instead of spans: micro F1 {tokens['micro']['f1']:.4f}, macro F1 {tokens['macro']['f1']:.4f}.",
         "",
         f"Errors: {errors['missed']} missed, {errors['spurious']} spurious, {errors['boundary']} with wrong boundaries, "
         f"{errors['type']} with a wrong type, {errors['boundary_and_type']} with both.",

@@ -22,7 +22,7 @@ from common.labels import LabelSet, LabelText
 from common.losses import binary_focal_loss
 from common.span_head import dense_logits, factored_logits, span_mask
 from common.spans import ScoredSpan
-from common.text_model import SpanScorer
+from common.text_model import TEXT_BRANCH, SpanScorer
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,8 @@ class SpanModel(SpanScorer):
         """The text branch of a bi-encoder, if nothing in it is trained."""
         if not self._reads_frozen_text():
             return None
-        return FrozenPart("text encoder", "word", self.base.config.hidden_size, self._words)
+        pooling = self.base.config.subtoken_pooling
+        return FrozenPart("text encoder", "word", self.base.config.hidden_size, TEXT_BRANCH, pooling, self._words)
 
     def train(self, mode: bool = True) -> SpanModel:
         """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""

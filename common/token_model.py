@@ -31,7 +31,7 @@ from common.losses import (
     token_focal_loss,
 )
 from common.spans import OUTSIDE, ScoredSpan, Span, touching_pairs
-from common.text_model import TextModel
+from common.text_model import TEXT_BRANCH, TextModel
 
 logger = logging.getLogger(__name__)
 
@@ -334,7 +334,7 @@ class BiTokenModel(TokenModel):
         """The text branch."""
         if not self._reads_frozen_text():
             return None
-        return FrozenPart("text encoder", "subword", self.base.config.hidden_size, self._subwords)
+        return FrozenPart("text encoder", "subword", self.base.config.hidden_size, TEXT_BRANCH, "", self._subwords)
 
     def train(self, mode: bool = True) -> BiTokenModel:
         """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""

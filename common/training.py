@@ -25,7 +25,7 @@ from common.data import Dataset, Sentence
 from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
 from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split, split_loss, unreachable_gold
-from common.features import EncodedSplit, encode_split
+from common.features import EncodedSplit, FeatureCache
 from common.metrics import best_threshold, count_spans, span_scores
 from common.paths import now
 
@@ -97,6 +97,7 @@ class Recorder:
         runtime: Batch size and feature cache.
         accelerator: Device and precision.
         run: The run folder.
+        cache: Features shared with other runs; an own cache if not given.
     """
 
     def __init__(
@@ -107,9 +108,10 @@ class Recorder:
         runtime: RuntimeConfig,
         accelerator: Accelerator,
         run: Run,
+        cache: FeatureCache | None = None,
     ) -> None:
         self.model, self.data, self.config, self.runtime, self.accelerator = model, data, config, runtime, accelerator
-        self.run = run
+        self.run, self.cache = run, cache or FeatureCache(runtime)
         self.trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         model.eval()
         reset_peak_memory()
@@ -125,7 +127,7 @@ class Recorder:
 
     def encode(self, sentences: list[Sentence], what: str) -> EncodedSplit:
         """Tokenises a split and stores the features of the frozen part."""
-        split = encode_split(self.model, sentences, self.runtime, self.accelerator, what)
+        split = self.cache.encode(self.model, sentences, self.accelerator, what)
         self.feature_seconds += split.seconds
         return split
 
@@ -281,14 +283,22 @@ class Recorder:
 class _Loop:
     """One run of :func:`fit`."""
 
-    def __init__(self, model: Any, data: Dataset, config: TrainConfig, runtime: RuntimeConfig, run: Run) -> None:
+    def __init__(
+        self,
+        model: Any,
+        data: Dataset,
+        config: TrainConfig,
+        runtime: RuntimeConfig,
+        run: Run,
+        cache: FeatureCache | None,
+    ) -> None:
         self.config, self.runtime, self.run = config, runtime, run
         self.accelerator = make_accelerator(runtime)
         seed_everything(config.seed)
         freeze_all_but(model, model.parts)
         model.to(self.accelerator.device)
         self.approach = model
-        self.recorder = Recorder(model, data, config, runtime, self.accelerator, run)
+        self.recorder = Recorder(model, data, config, runtime, self.accelerator, run, cache)
         self.progress = self.recorder.progress
         self.trained = self.recorder.trained
         self.train_split = self.recorder.encode(data.train, "train")
@@ -464,6 +474,7 @@ def fit(
     run: Run,
     *,
     on_epoch: Callable[[dict[str, Any]], None] | None = None,
+    cache: FeatureCache | None = None,
 ) -> Run:
     """Trains a model, keeps and restores its best epoch, and writes the run folder.
 
@@ -474,6 +485,7 @@ def fit(
         runtime: Device and precision.
         run: The run folder; a resumed one goes on after its last finished epoch.
         on_epoch: Called with the history's entry after each epoch; may raise to stop.
+        cache: Features shared with other runs; an own cache if not given.
 
     Returns:
         The run with its record complete.
@@ -482,7 +494,7 @@ def fit(
         TrainingError: If the loss is not finite.
         KeyboardInterrupt: As it came; the best checkpoint so far is kept, and the log says where.
     """
-    loop = _Loop(model, data, config, runtime, run)
+    loop = _Loop(model, data, config, runtime, run, cache)
     if run.resumed:
         loop.load_state()
     with loop.recorder.watch():

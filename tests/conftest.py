@@ -365,8 +365,13 @@ def predictions(model: Any, sentences: Sequence[Sentence], size: int = 8) -> lis
 
 
 def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
-    """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no prediction."""
+    """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no prediction.
+
+    A model that takes the best class has no threshold and stays as it is.
+    """
     model.eval()
+    if not hasattr(model, "threshold"):
+        return
     with torch.no_grad():
         short = model.encode([sentence for sentence in sentences if len(sentence.words) < MAX_WORDS])
         logits = torch.cat([model.logits(model.collate([item])).flatten() for item in short])

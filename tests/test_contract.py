@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, predictions, set_threshold, spans_of
+from conftest import LABELS, generated_split, predictions, set_threshold, spans_of
 
 import full_finetune.model
 import glinerev.model
+import injection_bi.model
+import injection_cross.model
+import ldsa.model
+import softprompt_base.model
 import zeroshot_baseline.config
 import zeroshot_baseline.model
 from common.approach import (
@@ -23,6 +28,8 @@ from common.approach import (
 )
 from common.checkpoint import WEIGHTS_FILE, load_tensors
 from common.data import make_sentence
+from common.prompts import PromptConfig
+from common.token_model import FocalConfig, TokenConfig
 from common.training import optimizer_groups
 
 POOLERS = r"\.pooler\."
@@ -49,6 +56,51 @@ HEAD_AND_RNN = r"^core\.(span_rep_layer|prompt_rep_layer|rnn)\."
 ENCODERS = r"^core\.token_rep_layer\."
 SP_RATES = {"prompt_encoder_lr": 2e-3, "downstream_lr": 3e-4}
 FT_RATES = {"encoder_lr": 4e-5, "others_lr": 3e-4}
+LDSA, SP_BASE = ldsa.model.SPEC, softprompt_base.model.SPEC
+SP_BI, SP_CROSS = injection_bi.model.SPEC, injection_cross.model.SPEC
+LABEL_ENCODER = r"^core\.token_rep_layer\.labels_encoder\."
+PROJECTION, BEGIN = r"^core\.token_rep_layer\.labels_projection\.", "^begin_offset$"
+BIO = {"token": TokenConfig(scheme="bio")}
+
+
+def prompts(pooling: str, **more: Any) -> dict[str, Any]:
+    """Settings of short prompts."""
+    return {"prompts": PromptConfig(pooling=pooling, prompt_length=4, **more)}
+
+
+def ldsa_row(**settings: Any) -> Row:
+    pattern = "|".join([LABEL_ENCODER, PROJECTION, *([BEGIN] if settings else [])])
+    return Row(LDSA, "bi-bert", {"label encoder": (pattern, 2e-3)}, {"learning_rate": 2e-3, **settings}, idle=POOLERS)
+
+
+def sp_base_row(variant: str, **settings: Any) -> Row:
+    return Row(
+        SP_BASE,
+        "bi-deberta",
+        {"table": (r"^table\.", 2e-3), "projection": (PROJECTION, 3e-3)},
+        {"table_lr": 2e-3, "projection_lr": 3e-3, "variant": variant, **settings},
+    )
+
+
+def sp_bi_row(base: str, pooling: str, **more: Any) -> Row:
+    return Row(
+        SP_BI,
+        base,
+        {"prompt encoder": (r"^prompts\.", 2e-3), "projection": (PROJECTION, 3e-3)},
+        {"prompt_encoder_lr": 2e-3, "projection_lr": 3e-3, **prompts(pooling, **more)},
+    )
+
+
+def sp_cross_row(base: str, pooling: str, **settings: Any) -> Row:
+    pattern = "|".join([r"^injected\.prompts\.", *([BEGIN] if "token" in settings else [])])
+    return Row(
+        SP_CROSS,
+        base,
+        {"prompt encoder": (pattern, 4e-3)},
+        {"learning_rate": 4e-3, **prompts(pooling), **settings},
+    )
+
+
 ROWS = {
     "SP-GLiNER residual": Row(
         SP, "bi-bert", {"prompt encoder": (PROMPT, 2e-3), "downstream": (HEAD, 3e-4)}, {**SP_RATES}
@@ -91,6 +143,19 @@ ROWS = {
         {"encoders": (ENCODERS, 4e-5), "others": (HEAD_AND_RNN, 3e-4)},
         {**FT_RATES, "encoder": "cross", "focal_gamma": 1.5},
     ),
+    "LDSA": ldsa_row(),
+    "LDSA bio": ldsa_row(**BIO),
+    "SP-Base v1": sp_base_row("v1"),
+    "SP-Base focal": sp_base_row("focal"),
+    "SP-Base focal_cb": sp_base_row("focal_cb", focal=FocalConfig(2.0, 0.99)),
+    "SP-Bi attention": sp_bi_row("bi-bert", "attention"),
+    "SP-Bi conv1d": sp_bi_row("bi-deberta", "conv1d"),
+    "SP-Bi own table": sp_bi_row("bi-bert", "adaptive_max", train_embedding_table=True),
+    "SP-Cross token, BERT": sp_cross_row("cross-bert", "conv1d"),
+    "SP-Cross token, DeBERTa": sp_cross_row("cross-deberta", "conv1d_strided"),
+    "SP-Cross token, bio": sp_cross_row("cross-bert", "adaptive_avg", **BIO),
+    "SP-Cross span, BERT": sp_cross_row("cross-bert", "conv1d", level="span"),
+    "SP-Cross span, DeBERTa": sp_cross_row("cross-deberta", "attention", level="span"),
 }
 
 
@@ -221,7 +286,8 @@ def test_a_run_saves_what_it_trained_and_loads_to_equal_predictions(row, made):
     model, run = made.train()
     set_threshold(model, made.data.test)
     loaded = made.load(run)
-    loaded.threshold = model.threshold
+    if hasattr(model, "threshold"):
+        loaded.threshold = model.threshold
     found = predictions(loaded, made.data.test)
     assert sum(map(len, found)) > 5
     assert found == predictions(model, made.data.test)
@@ -259,6 +325,9 @@ def predictor(request, load, trial, data):
     if request.param in ROWS:
         row = ROWS[request.param]
         model = trial(row.spec, row.base, **row.settings).model()
+        if getattr(model, "begin_offset", None) is not None:
+            # At 0, where it starts, a begin class ties with its type's, and rounding alone would choose.
+            torch.nn.init.normal_(model.begin_offset)
     else:
         base, labels = ZERO_SHOT[request.param]
         encoder = "bi" if base.startswith("bi") else "cross"
@@ -304,9 +373,23 @@ def test_entity_free_batch_has_a_finite_loss(predictor):
     assert 0 < loss.item() < float("inf")
 
 
-def test_reach_counts_only_gold(predictor, data):
-    for item in predictor.encode(data.test):
-        reasons = predictor.unreachable(item)
-        assert all(count >= 0 for count in reasons.values())
-        assert sum(reasons.values()) <= len(item.sentence.spans)
-    assert sum(sum(predictor.unreachable(item).values()) for item in predictor.encode(data.test)) >= 2
+def test_reach_is_what_gold_and_oracle_differ_in(predictor, data):
+    """Every lost gold span has one reason, and what is not lost is what a model that errs nowhere says."""
+    encoded = predictor.encode([*data.test, *data.train, *generated_split(60, seed=11)])
+    reasons: Counter[str] = Counter()
+    for item in encoded:
+        lost = predictor.unreachable(item)
+        assert all(count >= 0 for count in lost.values())
+        gold, oracle = set(item.sentence.spans), predictor.oracle(item)
+        make_sentence(item.sentence.words, oracle)
+        assert sum(lost.values()) == len(gold - set(oracle))
+        # What the oracle says beside gold are touching entities as one.
+        assert len(set(oracle) - gold) <= lost.get("touching", 0) // 2
+        reasons.update(lost)
+    assert reasons["truncation"] >= 3
+    of_its_kind = [reason for reason in ("maximum width", "touching") if reason in reasons]
+    assert len(of_its_kind) == 1
+    if getattr(predictor, "scheme", "io") == "bio":
+        assert reasons["touching"] == 0
+    else:
+        assert reasons[of_its_kind[0]] >= 3

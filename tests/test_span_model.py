@@ -25,7 +25,7 @@ from common.data import Sentence, make_sentence
 from common.device import make_accelerator
 from common.errors import InputError
 from common.evaluation import predict_split, unreachable_gold
-from common.features import EncodedSplit, encode_split
+from common.features import EncodedSplit, FeatureCache
 from common.labels import LabelSet
 from common.metrics import count_spans, span_scores
 from common.paths import PROJECT_ROOT
@@ -356,8 +356,8 @@ def test_stored_features_give_the_same_predictions(load, data, name, settings):
     set_threshold(model, data.test)
     model.parts = (TrainedPart("head", ("core.span_rep_layer", "core.prompt_rep_layer"), 1e-3),)
     accelerator = make_accelerator(RUNTIME)
-    without = encode_split(model, data.test, replace(RUNTIME, feature_cache="off"), accelerator, "test")
-    stored = encode_split(model, data.test, RUNTIME, accelerator, "test")
+    without = FeatureCache(replace(RUNTIME, feature_cache="off")).encode(model, data.test, accelerator, "test")
+    stored = FeatureCache(RUNTIME).encode(model, data.test, accelerator, "test")
     assert without.store is None
     assert stored.store is not None
     assert stored.store.rows.dtype == torch.float16
@@ -379,7 +379,7 @@ def test_stored_features_give_the_same_predictions(load, data, name, settings):
 def test_stored_features_are_used_and_skip_the_encoder(load, data, monkeypatch):
     model = SpanModel(load("bi-bert"), LABELS, LABELS.names)
     model.parts = (TrainedPart("head", ("core.span_rep_layer",), 1e-3),)
-    split = encode_split(model, data.test[:4], RUNTIME, make_accelerator(RUNTIME), "test")
+    split = FeatureCache(RUNTIME).encode(model, data.test[:4], make_accelerator(RUNTIME), "test")
 
     def fail(*_args, **_kwargs):
         raise AssertionError("the text encoder was called")

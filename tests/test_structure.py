@@ -52,8 +52,9 @@ every_approach_file = pytest.mark.parametrize("path", APPROACH_FILES, ids=name_o
 
 
 def test_the_approaches_are_found():
-    assert {"full_finetune", "glinerev", "zeroshot_baseline"} <= set(APPROACHES)
-    assert len(FILES) > 30
+    token_family = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
+    assert {"full_finetune", "glinerev", "zeroshot_baseline"} | token_family <= set(APPROACHES)
+    assert len(FILES) > 50
     for approach in APPROACHES:
         files = {path.name for path in (PROJECT_ROOT / approach).glob("*.py")}
         assert {"__init__.py", "config.py", "model.py", "test.py"} <= files, approach

@@ -24,7 +24,7 @@ from common.data import load_dataset, make_sentence
 from common.device import make_accelerator, precision_name, resolve_precision
 from common.errors import InputError, TrainingError
 from common.evaluation import flat
-from common.features import encode_split
+from common.features import FeatureCache
 from common.files import read_json, write_json
 from common.metrics import best_threshold, count_spans, span_scores
 from common.spans import ScoredSpan, Span
@@ -634,5 +634,5 @@ def test_one_sentence_and_one_word_are_enough(trial):
     tiny = [make_sentence(["fever"], [Span(0, 0, "disease")])]
     run = made.but(data=replace(made.data, train=tiny, validation=tiny)).train()[1]
     assert run.record["steps"] == 1
-    split = encode_split(made.model(), tiny, RUNTIME, make_accelerator(RUNTIME), "x")
+    split = FeatureCache(RUNTIME).encode(made.model(), tiny, make_accelerator(RUNTIME), "x")
     assert split.lengths == [len(split.encoded[0].input_ids)]
