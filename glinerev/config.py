@@ -10,6 +10,7 @@ from common.labels import LabelText
 from common.published import DEFAULT_BASE
 
 PromptForm = Literal["post_norm", "residual"]
+Pooling = Literal["first", "last", "mean", "max", "base"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Config:
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
     word_dropout: float = 0.3
     """Dropout on the frozen text encoder's word representations."""
+    subword_pooling: Pooling = "mean"
+    """How a word's sub-words become its representation; base: as the base model was trained with. An export keeps it."""
     threshold: float | None = None
     """Least probability of a predicted span; if not given, the best one on the validation split after training."""
 

@@ -86,6 +86,8 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
     """
     label_encoder = base.part("label encoder").model
     parts = []
+    if config.subword_pooling != "base":
+        base.config.subtoken_pooling = config.subword_pooling
     if config.prompt_encoder:
         embedding = label_encoder.get_input_embeddings()
         special_ids = base.gliner.data_processor.labels_tokenizer.all_special_ids
