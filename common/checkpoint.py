@@ -148,11 +148,11 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path}: no whole safetensors file: {error}") from error
 
 
-def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base) -> Run:
-    """Creates the folder and the record of a new run."""
+def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, savings: Path | None = None) -> Run:
+    """Creates the folder and the record of a new run, in ``savings`` if not among the approach's own."""
     state = PartialState()
     # The processes of one run share the folder that the main one makes.
-    shared = [new_run_dir(spec.savings, data.name) if state.is_main_process else None]
+    shared = [new_run_dir(savings or spec.savings, data.name) if state.is_main_process else None]
     run = Run(broadcast_object_list(shared)[0], {}, main_process=state.is_main_process)
     run.update(
         format_version=FORMAT_VERSION,

@@ -19,6 +19,7 @@ from common.files import read_json
 from common.paths import PROJECT_ROOT
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Schedule = Literal["linear", "cosine", "constant"]
 SelectBy = Literal["macro_f1", "micro_f1", "loss"]
 
 
@@ -90,7 +91,9 @@ class TrainConfig:
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; biases and LayerNorms have none."""
     warmup_ratio: float = 0.1
-    """Share of the optimizer steps in which the learning rate rises, before it falls to 0; both linearly."""
+    """Share of the optimizer steps in which the learning rate rises linearly."""
+    schedule: Schedule = "linear"
+    """How the learning rate goes on after that: linearly to 0, by half a cosine to 0, or as it is."""
     max_grad_norm: float = 1.0
     """Gradients of all trained parameters together are clipped to this norm."""
     patience: int = 3
@@ -132,6 +135,9 @@ class TestConfig:
         if self.threshold is not None:
             require_share("threshold", self.threshold)
 
+
+ORIGIN = "origin"
+"""Key of a settings file that says where its values come from; it sets nothing."""
 
 C = TypeVar("C")
 
@@ -219,7 +225,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     values = read_json(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected an object of settings, got {type(values).__name__}")
-    return values
+    return {name: value for name, value in values.items() if name != ORIGIN}
 
 
 def parse_training(cls: type[C], approach: str, argv: Sequence[str]) -> tuple[C, str | None]:

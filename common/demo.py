@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import full_finetune.test
-import full_finetune.train
-import glinerev.test
-import glinerev.train
-import zeroshot_baseline.test
 from common.paths import PROJECT_ROOT
+from common.registry import TRAINED
 from common.script import run_script
 from common.tables import comparison, write_comparison
 from dataset_generation import generate
@@ -29,40 +25,36 @@ class Cell:
     """One row of the demo: how an approach is trained, if at all, and tested."""
 
     title: str
-    test: Callable[[Sequence[str]], Path]
+    approach: str
     options: tuple[str, ...]
-    train: Callable[[Sequence[str]], Path] | None = None
-    train_options: tuple[str, ...] = ()
+    """Of train.py, or of test.py where nothing is trained."""
 
 
 # The demo bases are barely pretrained: they want larger steps than a published model.
-FULL = ("--epochs", "3", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
+_FULL = ("--epochs", "3", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
+_BI, _CROSS = ("--base-model", "demo-bi"), ("--base-model", "demo-cross")
 
 CELLS = (
-    Cell("zero-shot, bi", zeroshot_baseline.test.main, ("--encoder", "bi", "--base-model", "demo-bi")),
-    Cell("zero-shot, cross", zeroshot_baseline.test.main, ("--encoder", "cross", "--base-model", "demo-cross")),
-    Cell(
-        "SP-GLiNER",
-        glinerev.test.main,
-        (),
-        glinerev.train.main,
-        ("--base-model", "demo-bi", "--epochs", "5"),
-    ),
-    Cell(
-        "Full-FT, bi",
-        full_finetune.test.main,
-        (),
-        full_finetune.train.main,
-        ("--encoder", "bi", "--base-model", "demo-bi", *FULL),
-    ),
-    Cell(
-        "Full-FT, cross",
-        full_finetune.test.main,
-        (),
-        full_finetune.train.main,
-        ("--encoder", "cross", "--base-model", "demo-cross", *FULL),
-    ),
+    Cell("zero-shot, bi", "zeroshot_baseline", ("--encoder", "bi", *_BI)),
+    Cell("zero-shot, cross", "zeroshot_baseline", ("--encoder", "cross", *_CROSS)),
+    Cell("LDSA", "ldsa", (*_BI, "--epochs", "8")),
+    Cell("SP-Base", "softprompt_base", (*_BI, "--epochs", "15")),
+    Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "4")),
+    Cell("SP-Bi", "injection_bi", (*_BI, "--epochs", "15", "--batch-size", "32")),
+    Cell("SP-GLiNER", "glinerev", (*_BI, "--epochs", "5")),
+    Cell("Full-FT, bi", "full_finetune", ("--encoder", "bi", *_BI, *_FULL)),
+    Cell("Full-FT, cross", "full_finetune", ("--encoder", "cross", *_CROSS, *_FULL)),
 )
+
+
+def run_cell(cell: Cell, corpus: str) -> Path:
+    """Trains and tests one row on a corpus; returns the result file."""
+    test = importlib.import_module(f"{cell.approach}.test").main
+    if cell.approach not in TRAINED:
+        return test(["--dataset", corpus, *cell.options, "--no-progress"])
+    train = importlib.import_module(f"{cell.approach}.train").main
+    run = train(["--dataset", corpus, *cell.options, "--no-progress"])
+    return test(["--dataset", corpus, "--checkpoint", str(run), "--no-progress"])
 
 
 def main() -> None:
@@ -73,11 +65,7 @@ def main() -> None:
         generate.main(["--dataset", corpus])
         for cell in CELLS:
             logger.info("demo: %s on %s", cell.title, corpus)
-            options = ["--dataset", corpus, *cell.options]
-            if cell.train is not None:
-                run = cell.train(["--dataset", corpus, *cell.train_options, "--no-progress"])
-                options += ["--checkpoint", str(run)]
-            results.append(cell.test([*options, "--no-progress"]))
+            results.append(run_cell(cell, corpus))
     table = comparison(results)
     write_comparison(table, OUTPUT / "results.md")
     print(

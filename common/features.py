@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -112,9 +113,14 @@ class FeatureCache:
             return split
         on_disk = self.runtime.feature_cache == "disk" or megabytes > self.runtime.feature_memory_mb
         path = self.folder / f"{key}.float16"
-        found = on_disk and path.is_file() and path.stat().st_size == offsets[-1] * part.width * BYTES_PER_VALUE
-        if on_disk and not found:
-            self._write(path, model, split.encoded, part, offsets, accelerator, what)
+        found = False
+        if on_disk:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Processes that want the same features wait for the one that computes them.
+            with FileLock(f"{path}.lock"):
+                found = path.is_file()
+                if not found:
+                    self._write(path, model, split.encoded, part, offsets, accelerator, what)
         rows = torch.empty(offsets[-1], part.width, dtype=torch.float16)
         if on_disk:
             rows = torch.from_file(str(path), shared=False, size=rows.numel(), dtype=rows.dtype).view(rows.shape)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from common.approach import Approach, Batch, TrainedPart, count_parameters, declared_parameters, freeze_all_but
 from common.batching import training_batches
 from common.checkpoint import WEIGHTS_FILE, Run, load_tensors, load_weights
-from common.config import RuntimeConfig, TrainConfig
+from common.config import RuntimeConfig, Schedule, TrainConfig
 from common.data import Dataset, Sentence
 from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
 from common.errors import InputError, TrainingError
@@ -35,11 +35,14 @@ LOWEST_THRESHOLD = 0.01
 """Predictions down to here are kept when the threshold is chosen."""
 
 
-def schedule_factor(step: int, *, total: int, warmup: int) -> float:
-    """Share of the peak learning rate at a step: linear from 0 to 1 over ``warmup`` steps, then linear to 0 at ``total``."""
+def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule = "linear") -> float:
+    """Share of the peak learning rate at a step: linear from 0 to 1 over ``warmup`` steps, then by the schedule to 0 at ``total``."""
     if step < warmup:
         return step / warmup
-    return max(0.0, (total - step) / max(1, total - warmup))
+    if schedule == "constant":
+        return 1.0
+    left = max(0.0, (total - step) / max(1, total - warmup))
+    return left if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
 
 
 def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_decay: float) -> list[dict[str, Any]]:
@@ -413,7 +416,9 @@ class _Loop:
         return total
 
     def _set_learning_rates(self) -> None:
-        factor = schedule_factor(self.progress.step + 1, total=self.total_steps + 1, warmup=self.warmup_steps)
+        factor = schedule_factor(
+            self.progress.step + 1, total=self.total_steps + 1, warmup=self.warmup_steps, schedule=self.config.schedule
+        )
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
 

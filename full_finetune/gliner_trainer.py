@@ -111,6 +111,7 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
             focal_loss_alpha=-1 if config.focal_alpha is None else config.focal_alpha,
             focal_loss_gamma=config.focal_gamma,
             warmup_ratio=train.warmup_ratio,
+            lr_scheduler_type="constant_with_warmup" if train.schedule == "constant" else train.schedule,
             per_device_train_batch_size=train.batch_size,
             gradient_accumulation_steps=train.grad_accumulation,
             max_grad_norm=train.max_grad_norm,

@@ -1,0 +1,591 @@
+"""Optuna sweeps: what every tune.py shares.
+
+    <approach>/optuna/<study>.db           the study (SQLite), unless --storage says otherwise
+    <approach>/optuna/<study>.json         its summary: every trial with its settings, scores by epoch, time and error
+    <approach>/optuna/<study>_best.json    the best settings, for train.py --config
+
+The score of a trial is the best validation score of its epochs, the score by which training itself chooses its epoch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+import psutil
+import torch
+import tyro
+from filelock import FileLock
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from common.backbone import load_base
+from common.checkpoint import ApproachSpec, start_run
+from common.config import differences, from_dict, merge, parse_training, require, to_dict
+from common.data import Dataset, load_dataset
+from common.device import make_accelerator, provenance, seed_everything
+from common.errors import InputError, TrainingError
+from common.features import FeatureCache
+from common.files import write_json
+from common.paths import check_name, now, output_root
+from common.training import fit
+
+logger = logging.getLogger(__name__)
+
+SpaceName = Literal["training", "architecture"]
+STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
+"""Of the median pruner."""
+SIGN_OF_LIFE, DEAD_AFTER = 15.0, 120.0
+"""Seconds between a running trial's signs of life, and without one until it counts as killed."""
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_ALIVE, _PROCESS = "alive", "process"
+
+
+# -- search spaces ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real setting."""
+
+    path: str
+    """Where it is in the configuration, as ``train.weight_decay``."""
+    low: float
+    high: float
+    log: bool = False
+    when: str | None = None
+    """Name of a switch that has to be on; off, the setting keeps its default."""
+
+
+@dataclass(frozen=True)
+class Integer:
+    """A whole setting."""
+
+    path: str
+    low: int
+    high: int
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting with a few values."""
+
+    path: str
+    options: tuple[Any, ...]
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Switch:
+    """No setting itself: says whether those with ``when`` take part."""
+
+    name: str
+    on_by_default: bool = False
+
+
+Parameter = Float | Integer | Choice | Switch
+Space = Sequence[Parameter]
+
+
+def name_of(parameter: Parameter) -> str:
+    """The parameter's name in the study: the last part of its path."""
+    return parameter.name if isinstance(parameter, Switch) else parameter.path.rpartition(".")[2]
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+    """A trial's settings, nested as in the configuration; what a switch turns off is not among them."""
+    settings: dict[str, Any] = {}
+    switches: dict[str, bool] = {}
+    for parameter in space:
+        name = name_of(parameter)
+        if isinstance(parameter, Switch):
+            switches[name] = bool(trial.suggest_categorical(name, [True, False]))
+            continue
+        if parameter.when is not None and not switches[parameter.when]:
+            continue
+        if isinstance(parameter, Float):
+            value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+        elif isinstance(parameter, Integer):
+            value = trial.suggest_int(name, parameter.low, parameter.high)
+        else:
+            value = trial.suggest_categorical(name, list(parameter.options))
+        settings = merge(settings, _nested(parameter.path, value))
+    return settings
+
+
+def default_parameters(space: Space, config: Any) -> dict[str, Any]:
+    """The parameters of the trial that has the configuration's own settings."""
+    switched = {parameter.name: parameter.on_by_default for parameter in space if isinstance(parameter, Switch)}
+    values: dict[str, Any] = {}
+    for parameter in space:
+        if isinstance(parameter, Switch):
+            values[parameter.name] = parameter.on_by_default
+        elif parameter.when is None or switched[parameter.when]:
+            values[name_of(parameter)] = _value_at(config, parameter.path)
+    return values
+
+
+def grid(space: Space) -> list[dict[str, Any]] | None:
+    """All combinations, if every parameter has a few values and none depends on another; else None."""
+    if not all(isinstance(parameter, Choice) and parameter.when is None for parameter in space):
+        return None
+    names = [name_of(parameter) for parameter in space]
+    options = [parameter.options for parameter in space if isinstance(parameter, Choice)]
+    return [dict(zip(names, values, strict=True)) for values in product(*options)]
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def _value_at(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config
+
+
+# -- configuration ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """A sweep. All options of train.py can be given too: they hold for every trial, but for what is searched."""
+
+    space: SpaceName = "training"
+    """What is searched: learning rates and the loss, or the prompts' architecture."""
+    trials: int = 20
+    """Trials of the study in all, pruned and failed ones among them; a search of few combinations tries each of them once instead."""
+    timeout: float | None = None
+    """Minutes after which no further trial starts."""
+    objective: Literal["macro_f1", "micro_f1"] = "macro_f1"
+    """Validation score over spans that is maximised."""
+    study: str | None = None
+    """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
+    storage: str | None = None
+    """Any Optuna storage: sqlite:///FILE, postgresql://..., mysql://..., or a path ending in .journal; SQLite in optuna/ if not given."""
+    workers: int = 1
+    """Processes on this machine that work on the study together."""
+
+    def __post_init__(self) -> None:
+        require(self.trials >= 1, f"trials must be at least 1, got {self.trials}")
+        require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
+        require(self.timeout is None or self.timeout > 0, f"timeout must be positive, got {self.timeout}")
+        if self.study is not None:
+            check_name(self.study, "--study")
+
+
+def open_storage(url: str) -> BaseStorage:
+    """The storage behind ``--storage``.
+
+    Raises:
+        InputError: If it cannot be opened.
+    """
+    if url.endswith(".journal"):
+        Path(url).parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(url))
+    import sqlalchemy.exc
+
+    try:
+        # Workers of a sweep wait for each other's short transactions.
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        raise InputError(f"--storage {url}: {' '.join(str(error).split())[:300]}") from error
+
+
+# -- one study --------------------------------------------------------------------------------------------------------
+
+
+class Sweep:
+    """A study of one approach, and this process's part in it.
+
+    Args:
+        spec: The approach.
+        space: What is searched.
+        config: The sweep's settings.
+        training: The configuration that trials start from.
+        worker: Number of this process among those of this machine.
+    """
+
+    def __init__(
+        self, spec: ApproachSpec[Any], space: Space, config: TuneConfig, training: Any, worker: int = 0
+    ) -> None:
+        self.spec, self.space, self.config, self.training = spec, space, config, training
+        self.data: Dataset = load_dataset(training.data.dataset, spec.encoder(training)).limited(
+            training.data.train_size, training.data.validation_size, training.train.seed
+        )
+        self.name = config.study or f"{self.data.name}_{config.space}"
+        self.folder = output_root() / spec.name / "optuna"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.folder / f".{self.name}.lock")
+        self.cells = grid(space)
+        self.n_trials = config.trials if self.cells is None else len(self.cells)
+        self.cache = FeatureCache(training.runtime)
+        self.context = {
+            "approach": spec.name,
+            "space": config.space,
+            "objective": config.objective,
+            "dataset": self.data.name,
+            "dataset_sha256": self.data.sha256,
+            "base_model": load_base(training.base_model, spec.encoder(training)).revision,
+            "settings": _public(to_dict(training)),
+        }
+        storage = config.storage or f"sqlite:///{self.folder / self.name}.db"
+        with self.lock:
+            self.study = optuna.create_study(
+                storage=open_storage(storage),
+                study_name=self.name,
+                direction="maximize",
+                load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(seed=training.train.seed + worker, multivariate=True, group=True),
+                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS),
+            )
+            self._begin(storage)
+
+    def _begin(self, storage: str) -> None:
+        """Fills a new study with its first trials; checks that an old one is of the same kind."""
+        first = default_parameters(self.space, self.training)
+        if not self.study.user_attrs:
+            for key, value in self.context.items():
+                self.study.set_user_attr(key, value)
+            cells = [] if self.cells is None else [cell for cell in self.cells if cell != first]
+            for number, parameters in enumerate([first, *cells]):
+                self.study.enqueue_trial(parameters, user_attrs={"default": True} if number == 0 else None)
+            logger.info("study %s in %s", self.name, storage)
+            return
+        changed = differences(self.study.user_attrs, self.context)
+        if changed:
+            raise InputError(
+                f"study {self.name!r} was started differently: {'; '.join(changed)}; give this sweep another name with --study"
+            )
+        done = sum(trial.state in _DONE for trial in self.study.trials)
+        logger.info("study %s goes on after %d trials in %s", self.name, done, storage)
+
+    def run(self) -> None:
+        """Works on the study until it has all its trials or the time is over."""
+        start = time.monotonic()
+        while self.config.timeout is None or time.monotonic() - start < 60 * self.config.timeout:
+            trial = self._next()
+            if trial is None:
+                return
+            self._run(trial)
+        logger.info("time is over: no further trial starts")
+
+    def _next(self) -> Trial | None:
+        """Starts a trial, one of those that a killed process left first; None if the study has enough."""
+        with self.lock:
+            self._take_over()
+            trials = self.study.get_trials(deepcopy=False)
+            again = {trial.user_attrs.get("retry_of") for trial in trials}
+            counted = [t for t in trials if t.number not in again and t.state != TrialState.WAITING]
+            if len(counted) >= self.n_trials:
+                return None
+            trial = self.study.ask()
+            trial.set_user_attr(_PROCESS, _this_process())
+            trial.set_user_attr(_ALIVE, time.time())
+            return trial
+
+    def _take_over(self) -> None:
+        """Marks trials of killed processes as failed and queues them again."""
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if _is_dead(trial):
+                self._retry(trial)
+
+    def _retry(self, trial: FrozenTrial) -> None:
+        """Marks a trial that was cut off as failed and queues its parameters once more; only the new one counts."""
+        logger.warning("trial %d was cut off; it is tried again", trial.number)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+        parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
+        kept = {"default": True} if trial.user_attrs.get("default") else {}
+        self.study.enqueue_trial(parameters, user_attrs=kept | {"retry_of": trial.number})
+
+    def _run(self, trial: Trial) -> None:
+        """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
+        start = time.perf_counter()
+        try:
+            with _signs_of_life(trial):
+                score = self._train(trial)
+        except optuna.TrialPruned:
+            self._tell(trial, start, state=TrialState.PRUNED)
+        except (TrainingError, InputError, torch.OutOfMemoryError) as error:
+            trial.set_user_attr("error", str(error))
+            self._tell(trial, start, state=TrialState.FAIL)
+            logger.warning("trial %d failed: %s", trial.number, error)
+        except KeyboardInterrupt:
+            self._retry(self.study.get_trials(deepcopy=False)[trial.number])
+            raise
+        else:
+            self._tell(trial, start, score)
+
+    def _tell(self, trial: Trial, start: float, score: float | None = None, state: TrialState | None = None) -> None:
+        trial.set_user_attr("seconds", time.perf_counter() - start)
+        self.study.tell(trial, score, state=state)
+        with self.lock:
+            self.write()
+        logger.info(
+            "trial %d of %d: %s, %s, %s", trial.number + 1, self.n_trials,
+            "no score" if score is None else f"{self.config.objective} {score:.4f}",
+            (state or TrialState.COMPLETE).name.lower(), json.dumps(trial.params),
+        )  # fmt: skip
+
+    def _train(self, trial: Trial) -> float:
+        """Trains one configuration and returns its score.
+
+        Raises:
+            TrialPruned: If the pruner stops it.
+            InputError: If the configuration does not fit base or data.
+            TrainingError: If training fails.
+        """
+        settings = merge(to_dict(self.training), suggest(trial, self.space))
+        config = from_dict(self.spec.config, settings, f"trial {trial.number}")
+        config = replace(config, train=replace(config.train, select_by=self.config.objective))
+        trial.set_user_attr("config", _public(to_dict(config)))
+        trial.set_user_attr("seed", config.train.seed)
+        trial.set_user_attr("provenance", provenance())
+        scores: list[float] = []
+
+        def on_epoch(entry: dict[str, Any]) -> None:
+            scores.append(entry["validation"][self.config.objective])
+            trial.set_user_attr("scores", scores)
+            trial.report(scores[-1], entry["epoch"])
+            if trial.should_prune() and entry["epoch"] < config.train.epochs:
+                raise optuna.TrialPruned
+
+        make_accelerator(config.runtime)
+        base = load_base(config.base_model, self.spec.encoder(config))
+        seed_everything(config.train.seed)
+        model = self.spec.build(config, base, self.data.labels)
+        with tempfile.TemporaryDirectory(prefix=".trial_", dir=self.folder) as folder:
+            run = start_run(self.spec, config, self.data, base, savings=Path(folder))
+            fit(model, self.data, config.train, config.runtime, run, on_epoch=on_epoch, cache=self.cache)
+        trial.set_user_attr("parameters", run.record["parameters"])
+        trial.set_user_attr("train_seconds", run.record["train_seconds"])
+        trial.set_user_attr(
+            "micro_f1", run.record["history"][run.record["best"]["epoch"] - 1]["validation"]["micro_f1"]
+        )
+        return float(run.record["best"]["score"])
+
+    # -- what is left of it -------------------------------------------------------------------------------------------
+
+    @property
+    def summary_path(self) -> Path:
+        """The file with all trials."""
+        return self.folder / f"{self.name}.json"
+
+    @property
+    def best_path(self) -> Path:
+        """The file with the best settings."""
+        return self.folder / f"{self.name}_best.json"
+
+    def write(self) -> None:
+        """Writes the summary and, if a trial is complete, the best settings."""
+        trials = self.study.get_trials(deepcopy=False)
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        best = max(complete, key=lambda trial: _value(trial), default=None)
+        write_json(
+            self.summary_path,
+            {
+                "study_name": self.name,
+                "updated": now(),
+                "direction": "maximize",
+                **self.study.user_attrs,
+                "n_trials": self.n_trials,
+                "best_trial": None
+                if best is None
+                else {"number": best.number, "value": best.value, "params": best.params},
+                "all_trials": [_trial_record(trial) for trial in trials],
+            },
+        )
+        if best is not None:
+            write_json(self.best_path, self.best_settings(best))
+
+    def best_settings(self, best: FrozenTrial) -> dict[str, Any]:
+        """The settings that the trial chose, and those given on the sweep's command line, as train.py's ``--config`` takes them.
+
+        Data, base model, runtime and the length of training are left to train.py.
+        """
+        plain = parse_training(self.spec.config, self.spec.name, ["--dataset", self.training.data.dataset])[0]
+        settings = _other(to_dict(self.training), to_dict(plain))
+        for name in ("data", "base_model", "runtime"):
+            settings.pop(name, None)
+        for name in ("epochs", "patience", "select_by"):
+            settings.get("train", {}).pop(name, None)
+        chosen = best.user_attrs["config"]
+        for parameter in self.space:
+            if not isinstance(parameter, Switch):
+                value = chosen
+                for part in parameter.path.split("."):
+                    value = value[part]
+                settings = merge(settings, _nested(parameter.path, value))
+        return settings
+
+
+def _other(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``settings`` has other than ``plain``, nested."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            inner = _other(value, plain[name])
+            if inner:
+                found[name] = inner
+        elif value != plain[name]:
+            found[name] = value
+    return found
+
+
+def _value(trial: FrozenTrial) -> float:
+    return -math.inf if trial.value is None else trial.value
+
+
+def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial as JSON, in the terms of the reference's study files."""
+    attributes = {key: value for key, value in trial.user_attrs.items() if key not in (_ALIVE, _PROCESS)}
+    return {
+        "number": trial.number,
+        "state": trial.state.name,
+        "value": trial.value,
+        "params": trial.params,
+        "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
+        "finished": None if trial.datetime_complete is None else trial.datetime_complete.isoformat(timespec="seconds"),
+        **attributes,
+    }
+
+
+def _public(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without paths of the machine and without what changes no score."""
+    public = dict(config)
+    public["base_model"] = Path(config["base_model"]).name
+    public["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
+    public.pop("runtime")
+    return public
+
+
+def _this_process() -> dict[str, Any]:
+    process = psutil.Process()
+    return {"host": os.uname().nodename, "pid": process.pid, "created": process.create_time()}
+
+
+def _is_dead(trial: FrozenTrial) -> bool:
+    """Whether the process that ran the trial is gone: it is of this machine and no longer there, or has long shown no sign of life."""
+    owner, alive = trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_ALIVE)
+    if alive is None or owner is None:
+        return False
+    if time.time() - alive > DEAD_AFTER:
+        return True
+    if owner["host"] != os.uname().nodename:
+        return False
+    try:
+        return psutil.Process(owner["pid"]).create_time() != owner["created"]
+    except psutil.NoSuchProcess:
+        return True
+
+
+@contextlib.contextmanager
+def _signs_of_life(trial: Trial) -> Iterator[None]:
+    """Notes every few seconds that the trial is running."""
+    over = threading.Event()
+
+    def note() -> None:
+        while not over.wait(SIGN_OF_LIFE):
+            trial.set_user_attr(_ALIVE, time.time())
+
+    thread = threading.Thread(target=note, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+# -- entry ------------------------------------------------------------------------------------------------------------
+
+
+def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Sequence[str] | None = None) -> Path:
+    """Runs a sweep from the command line and returns the path of its summary.
+
+    Args:
+        spec: The approach.
+        spaces: What is searched, by the names that ``--space`` takes.
+        argv: Arguments; those of the process if not given.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    description = (
+        f"{TuneConfig.__doc__}\nSpaces of {spec.title}: {', '.join(spaces)}. For train.py's options see its --help."
+    )
+    config, rest = tyro.cli(
+        TuneConfig,
+        args=arguments,
+        description=description,
+        return_unknown_args=True,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if config.space not in spaces:
+        raise InputError(f"--space {config.space}: {spec.title} has {', '.join(spaces)}")
+    training, resume = parse_training(spec.config, spec.name, rest)
+    if resume:
+        raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
+    worker = int(os.environ.get(_WORKER, "0"))
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if config.workers > 1 and _WORKER not in os.environ:
+        # Workers read one store of features instead of computing one each.
+        training = replace(training, runtime=replace(training.runtime, feature_cache=_shared(training.runtime)))
+        sweep = Sweep(spec, spaces[config.space], config, training)
+        _run_workers(spec, config, arguments, training.runtime.feature_cache)
+    else:
+        sweep = Sweep(spec, spaces[config.space], config, training, worker)
+        sweep.run()
+    with sweep.lock:
+        sweep.write()
+    best = max((t for t in sweep.study.trials if t.state == TrialState.COMPLETE), key=_value, default=None)
+    if best is None:
+        raise TrainingError(f"no trial of study {sweep.name!r} is complete; their errors are in {sweep.summary_path}")
+    logger.info("best: trial %d, %s %.4f; %s", best.number, config.objective, _value(best), sweep.best_path)
+    return sweep.summary_path
+
+
+_WORKER = "GLINER_ADAPTATION_WORKER"
+
+
+def _shared(runtime: Any) -> str:
+    return "off" if runtime.feature_cache == "off" else "disk"
+
+
+def _run_workers(spec: ApproachSpec[Any], config: TuneConfig, arguments: Sequence[str], feature_cache: str) -> None:
+    """Starts the workers and waits for them.
+
+    Raises:
+        TrainingError: If one of them failed.
+    """
+    threads = str(max(1, torch.get_num_threads() // config.workers))
+    command = [sys.executable, "-m", f"{spec.name}.tune", *arguments, "--feature-cache", feature_cache]
+    workers = [
+        subprocess.Popen(command, env=os.environ | {_WORKER: str(number + 1), "OMP_NUM_THREADS": threads})
+        for number in range(config.workers)
+    ]
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+                worker.wait()
+    if any(codes):
+        raise TrainingError(f"workers of the sweep ended with exit codes {codes}")

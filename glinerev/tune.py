@@ -1,0 +1,31 @@
+"""Searches SP-GLiNER's settings: ``python -m glinerev.tune --dataset bc5cdr --trials 20``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.script import run_script
+from common.tuning import Float, Switch, run_tuning
+from glinerev.model import SPEC
+
+SPACES = {
+    "training": (
+        Float("prompt_encoder_lr", 1e-4, 1e-2, log=True),
+        Float("downstream_lr", 1e-6, 1e-3, log=True),
+        Float("train.warmup_ratio", 0.0, 0.2),
+        Float("word_dropout", 0.0, 0.5),
+        Switch("use_focal"),
+        Float("focal_gamma", 2.0, 5.0, when="use_focal"),
+        Float("focal_alpha", 0.25, 0.75, when="use_focal"),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Runs or goes on with a sweep and returns the path of its summary."""
+    return run_tuning(SPEC, SPACES, argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

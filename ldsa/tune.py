@@ -1,0 +1,30 @@
+"""Searches LDSA's settings: ``python -m ldsa.tune --dataset bc5cdr --trials 25``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.script import run_script
+from common.tuning import Choice, Float, run_tuning
+from ldsa.model import SPEC
+
+SPACES = {
+    "training": (
+        Float("learning_rate", 1e-6, 1e-3, log=True),
+        Float("train.weight_decay", 1e-6, 1e-1, log=True),
+        Float("token.temperature", 0.01, 1.5, log=True),
+        Choice("train.batch_size", (8, 16, 32, 64)),
+        Float("train.warmup_ratio", 0.0, 0.3),
+        Float("train.max_grad_norm", 0.5, 2.0),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Runs or goes on with a sweep and returns the path of its summary."""
+    return run_tuning(SPEC, SPACES, argv)
+
+
+if __name__ == "__main__":
+    run_script(main)
