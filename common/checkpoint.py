@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -83,6 +84,23 @@ class Run:
     resumed: bool = False
     main_process: bool = field(default=True, repr=False)
     """Only the main process of several writes."""
+    lock: FileLock = field(init=False, repr=False)
+    """Held while a process trains the run."""
+
+    def __post_init__(self) -> None:
+        self.lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+
+    def claim(self) -> None:
+        """Takes the run for this process.
+
+        Raises:
+            InputError: If another process is training it.
+        """
+        try:
+            if self.main_process:
+                self.lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"run {self.path} is being trained by another process") from None
 
     def update(self, **values: Any) -> None:
         """Sets fields of the record and writes it."""
@@ -154,6 +172,7 @@ def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, sav
     # The processes of one run share the folder that the main one makes.
     shared = [new_run_dir(savings or spec.savings, data.name) if state.is_main_process else None]
     run = Run(broadcast_object_list(shared)[0], {}, main_process=state.is_main_process)
+    run.claim()
     run.update(
         format_version=FORMAT_VERSION,
         status="running",
@@ -223,7 +242,9 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, wh
         raise InputError(f"--resume: run {path} was started differently: {'; '.join(changed)}")
     logger.info("resuming %s", path)
     main_process = PartialState().is_main_process
-    return Run(path, record | {"config": to_dict(config)}, resumed=True, main_process=main_process)
+    run = Run(path, record | {"config": to_dict(config)}, resumed=True, main_process=main_process)
+    run.claim()
+    return run
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -163,12 +163,16 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     if unknown:
         raise InputError(f"{where}: unknown settings {unknown}; known are {sorted(hints)}")
     arguments: dict[str, Any] = {}
+    defaults = {field.name: field.default for field in dataclasses.fields(typing.cast(Any, cls))}
     for name, value in values.items():
         kind = hints[name]
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {name} must be an object, got {value!r}")
-            arguments[name] = from_dict(typing.cast(type, kind), value, f"{where}: {name}")
+            # A group that is given in part keeps this class's defaults, which may differ from those of the group's own class.
+            default = defaults.get(name)
+            full = merge(to_dict(default), value) if dataclasses.is_dataclass(default) else value
+            arguments[name] = from_dict(typing.cast(type, kind), full, f"{where}: {name}")
             continue
         if not _fits(value, kind):
             raise InputError(f"{where}: {name} must be {_kind_name(kind)}, got {value!r}")

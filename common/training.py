@@ -223,6 +223,8 @@ class Recorder:
         except TrainingError:
             self.run.update(**self.report("failed"))
             raise
+        finally:
+            self.run.lock.release()
 
     def _interrupted(self) -> None:
         self.run.update(**self.report("interrupted"))

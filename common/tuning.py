@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 SpaceName = Literal["training", "architecture"]
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
-"""Of the median pruner."""
+"""Of the median pruner: complete trials before it starts, and epochs of each trial that it leaves alone."""
 SIGN_OF_LIFE, DEAD_AFTER = 15.0, 120.0
 """Seconds between a running trial's signs of life, and without one until it counts as killed."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -255,7 +255,7 @@ class Sweep:
                 direction="maximize",
                 load_if_exists=True,
                 sampler=optuna.samplers.TPESampler(seed=training.train.seed + worker, multivariate=True, group=True),
-                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS),
+                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
             )
             self._begin(storage)
 
