@@ -30,7 +30,7 @@ from common.losses import (
     token_cross_entropy,
     token_focal_loss,
 )
-from common.spans import OUTSIDE, ScoredSpan, Span, touching_pairs
+from common.spans import OUTSIDE, ScoredSpan, Span
 from common.text_model import TEXT_BRANCH, TextModel
 
 logger = logging.getLogger(__name__)
@@ -204,15 +204,15 @@ class TokenModel(TextModel):
 
     def unreachable(self, encoded: Encoded) -> dict[str, int]:
         """Gold spans that the gold classes do not decode to: behind the cut, fused with a neighbour, or on a word without sub-word."""
-        gold = encoded.sentence.spans
-        lost = set(gold) - set(self.oracle(encoded))
-        touching = {span for pair in touching_pairs(gold) for span in pair}
+        lost = set(encoded.sentence.spans) - set(self.oracle(encoded))
         truncated = {span for span in lost if span.end >= encoded.n_words}
-        fused = (lost - truncated) & touching
+        with_subword = set(encoded.word_index.tolist())
+        unread = {span for span in lost - truncated if not with_subword.issuperset(range(span.start + 1, span.end + 2))}
+        # What is left can only have fused with its neighbour.
         return {
             "truncation": len(truncated),
-            "touching": len(fused),
-            "no sub-word": len(lost) - len(truncated) - len(fused),
+            "touching": len(lost) - len(truncated) - len(unread),
+            "no sub-word": len(unread),
         }
 
     # -- forward ------------------------------------------------------------------------------------------------------

@@ -185,8 +185,11 @@ class SpanLevel(SpanScorer):
             RuntimeError: If the model is in training mode, where dropout would change the scores.
         """
         self._check_evaluation_mode()
-        probabilities = self.logits(batch).softmax(dim=-1)
-        best = nn.functional.one_hot(probabilities.argmax(dim=-1), probabilities.shape[-1]).bool()
+        logits = self.logits(batch)
+        probabilities = logits.softmax(dim=-1)
+        # Words without any sub-word have no direction and score 0 everywhere: they are no entity.
+        classes = logits.argmax(dim=-1).where(logits.any(dim=-1), self.labels.outside_id)
+        best = nn.functional.one_hot(classes, logits.shape[-1]).bool()
         scores = probabilities.logit().masked_fill(~best, float("-inf"))[..., : len(self.labels)]
         return self._decode(batch, scores, threshold=0.0)
 
@@ -205,6 +208,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> TokenLevel | SpanLeve
     if config.level == "span":
         spans = SpanLevel(base, labels, config)
         spans.parts = (part,)
+        spans.eval()
         return spans
     tokens = TokenLevel(base, labels, config)
     tokens.declare([part])

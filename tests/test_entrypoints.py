@@ -20,6 +20,14 @@ import full_finetune.train
 import glinerev.export
 import glinerev.test
 import glinerev.train
+import injection_bi.test
+import injection_bi.train
+import injection_cross.test
+import injection_cross.train
+import ldsa.test
+import ldsa.train
+import softprompt_base.test
+import softprompt_base.train
 import zeroshot_baseline.test
 from common.checkpoint import RUN_FILE, WEIGHTS_FILE
 from common.config import parse_training
@@ -43,6 +51,14 @@ SCRIPTS = {
     "glinerev.export": glinerev.export.main,
     "full_finetune.train": full_finetune.train.main,
     "full_finetune.test": full_finetune.test.main,
+    "ldsa.train": ldsa.train.main,
+    "ldsa.test": ldsa.test.main,
+    "softprompt_base.train": softprompt_base.train.main,
+    "softprompt_base.test": softprompt_base.test.main,
+    "injection_bi.train": injection_bi.train.main,
+    "injection_bi.test": injection_bi.test.main,
+    "injection_cross.train": injection_cross.train.main,
+    "injection_cross.test": injection_cross.test.main,
 }
 
 
@@ -125,7 +141,14 @@ CASES = {
     "full_finetune bi": ("full_finetune", "bi-bert", []),
     "full_finetune cross": ("full_finetune", "cross-deberta", ["--encoder", "cross", "--labels", "descriptions"]),
     "full_finetune gliner": ("full_finetune", "bi-bert", ["--trainer", "gliner"]),
+    "ldsa": ("ldsa", "bi-deberta", ["--scheme", "bio", "--temperature", "0.2"]),
+    "softprompt_base": ("softprompt_base", "bi-bert", ["--variant", "focal", "--gamma", "2"]),
+    "injection_bi": ("injection_bi", "bi-bert", ["--pooling", "conv1d_strided", "--prompt-length", "5"]),
+    "injection_cross token": ("injection_cross", "cross-deberta", ["--prompt-length", "4", "--train-embedding-table"]),
+    "injection_cross span": ("injection_cross", "cross-bert", ["--prompt-length", "4", "--level", "span"]),
 }
+WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross")
+"""They take the best class."""
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -147,11 +170,11 @@ def test_train_then_test(dataset_path, gliner_folder, output, case):
     assert result["threshold"] == record["threshold"]
     assert result["dataset_sha256"] == record["dataset"]["sha256"]
 
-    other = SCRIPTS[f"{approach}.test"](
-        [*arguments, "--checkpoint", str(run), "--split", "validation", "--threshold", "0.02"]
-    )
+    threshold = None if approach in WITHOUT_THRESHOLD else 0.02
+    chosen = [] if threshold is None else ["--threshold", str(threshold)]
+    other = SCRIPTS[f"{approach}.test"]([*arguments, "--checkpoint", str(run), "--split", "validation", *chosen])
     result = check_result(other, folder, "validation")
-    assert result["threshold"] == 0.02
+    assert result["threshold"] == threshold
     # The test leaves the checkpoint as it was.
     assert read_json(run / RUN_FILE) == record
 
@@ -206,7 +229,8 @@ def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder
     done = process([script, "--dataset", str(dataset_path), "--base-model", "./base", *FIT], tmp_path, output)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    (run,) = (output / "glinerev" / "savings").iterdir()
+    # Beside it lies the file that is locked while it trains.
+    (run,) = (path for path in (output / "glinerev" / "savings").iterdir() if path.is_dir())
     assert {path.name for path in run.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
     assert str(run) in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "output"]
@@ -230,7 +254,8 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
     base = ["--base-model", str(gliner_folder("bi-bert"))]
     done = process([*launch, "glinerev.train", *data, *base, *FIT], PROJECT_ROOT, output)
     assert done.returncode == 0, done.stderr
-    (run,) = (output / "glinerev" / "savings").iterdir()
+    # Beside it lies the file that is locked while it trains.
+    (run,) = (path for path in (output / "glinerev" / "savings").iterdir() if path.is_dir())
     record = read_json(run / RUN_FILE)
     # 40 sentences in batches of 8 are 5 batches: 3 for each process, the sixth being a repeated one.
     assert (record["processes"], record["status"], record["steps"]) == (2, "finished", 3)
@@ -273,6 +298,10 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
             {"--encoder", "--trainer", "--encoder-lr", "--others-lr", "--select-by", "--precision"},
         ),
         ("full_finetune.test", {"--dataset", "--checkpoint", "--split", "--threshold"}),
+        ("ldsa.train", {"--learning-rate", "--temperature", "--scheme", "--base-model"}),
+        ("softprompt_base.train", {"--variant", "--table-lr", "--projection-lr", "--gamma", "--beta", "--scheme"}),
+        ("injection_bi.train", {"--pooling", "--prompt-length", "--prompt-encoder-lr", "--train-embedding-table"}),
+        ("injection_cross.train", {"--level", "--pooling", "--prompt-length", "--dropout", "--learning-rate"}),
     ],
 )
 def test_help(script, options, capsys):
@@ -332,6 +361,9 @@ def places(dataset_path, gliner_folder, tmp_path):
         ]
         return glinerev.train.main(arguments)
 
+    def trained_ldsa() -> Path:
+        return ldsa.train.main(["--dataset", str(dataset_path), *FIT, "--base-model", str(gliner_folder("bi-bert"))])
+
     def full() -> Path:
         folder = tmp_path / "full"
         folder.mkdir()
@@ -359,6 +391,7 @@ def places(dataset_path, gliner_folder, tmp_path):
         "group_text": lambda: settings("group_text", '{"train": 3}'),
         "out_of_range": lambda: settings("out_of_range", '{"train": {"epochs": 0}}'),
         "trained": trained,
+        "trained_ldsa": trained_ldsa,
     }  # fmt: skip
 
 
@@ -387,6 +420,11 @@ WRONG = [
     (SP_TRAIN, "--dataset {tiny} --base-model {no_weights}", r"'.*no_weights'"),
     (SP_TRAIN, "--dataset {tiny} --base-model {bad_config}", r"'.*bad_config' could not be loaded"),
     (SP_TRAIN, "--dataset {tiny} --base-model {truncated}", r"'.*truncated' could not be loaded"),
+    ("ldsa.train", "--dataset {tiny} --base-model {cross}", r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi"),
+    ("injection_cross.train", "--dataset {tiny} --base-model {bi}", r"BiEncoderSpanGLiNER; the cross-encoder approaches"),
+    # prompts
+    ("injection_bi.train", f"{ON_TINY} --prompt-length 64", r"--prompt-length 64 and two special tokens need 66 positions"),
+    ("injection_cross.train", "--dataset {tiny} --base-model {cross} --prompt-length 64", r"take 256 of the 96 positions"),
     # device
     (SP_TRAIN, f"{ON_TINY} --device cpu --precision fp16", r"precision fp16 needs a GPU"),
     # configuration files
@@ -412,6 +450,7 @@ WRONG = [
     (SP_TRAIN, f"{ON_TINY} --resume latest", r"--resume latest: no unfinished run of glinerev on tiny"),
     (SP_TRAIN, f"{ON_TINY} --resume {{empty}}", r"run\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --resume {{trained}}", r"run .* is finished"),
+    ("ldsa.test", "--dataset {tiny} --checkpoint {trained_ldsa} --threshold 0.5", r"--threshold: LDSA takes the best class"),
     (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
     (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
 ]  # fmt: skip
@@ -463,6 +502,11 @@ def test_wrong_input_is_one_line_and_status_2(script, line, message, places, cap
         (FT_TRAIN, f"{ON_TINY} --encoder-lr 0", "encoder_lr must be positive, got 0.0"),
         (SP_TRAIN, f"{ON_TINY} --warmup-ratio 2", "warmup_ratio must be between 0 and 1"),
         (ZERO, f"{ON_TINY} --eval-batch-size 0", "eval_batch_size must be at least 1, got 0"),
+        ("injection_cross.train", f"{ON_TINY} --level span --scheme bio", "--scheme bio is of --level token"),
+        ("injection_cross.train", f"{ON_TINY} --pooling mean", "mean"),
+        ("injection_bi.train", f"{ON_TINY} --prompt-length 0", "prompt_length must be at least 1, got 0"),
+        ("softprompt_base.train", f"{ON_TINY} --beta 1", "beta must be at least 0 and less than 1, got 1.0"),
+        ("ldsa.train", f"{ON_TINY} --temperature 0", "temperature must be positive, got 0.0"),
         (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --no-head", "nothing to train: --no-prompt-encoder and --no-head"),
     ],
 )

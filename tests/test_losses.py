@@ -2,6 +2,7 @@
 
 import math
 from decimal import Decimal, localcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_class_balanced_weights_add_up_and_fall_with_the_count(counts, beta):
     assert [weight == 0 for weight in weights.tolist()] == [count == 0 for count in counts]
     occurring = sorted((count, weight) for count, weight in zip(counts, weights.tolist(), strict=True) if count)
     falling = [weight for _, weight in occurring]
-    assert all(right <= left * (1 + 1e-6) for left, right in zip(falling, falling[1:], strict=False))
+    assert all(right <= left * (1 + 1e-6) for left, right in pairwise(falling))
 
 
 @given(some_counts)
@@ -337,5 +338,4 @@ def test_certain_answers_have_a_finite_loss_and_gradient(gamma, dtype):
 def test_a_larger_gamma_lowers_the_loss_over_classes():
     logits, targets = token_case()
     losses = [token_focal_loss(logits, targets, gamma=gamma).item() for gamma in GAMMAS]
-    assert losses == sorted(losses, reverse=True)
-    assert losses[-1] < losses[0] / 1.2
+    assert losses == sorted(set(losses), reverse=True)

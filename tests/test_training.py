@@ -17,6 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 import common.training
 import full_finetune.model
 import glinerev.model
+import injection_bi.model
 from common.batching import evaluation_batches, training_batches
 from common.checkpoint import RUN_FILE, WEIGHTS_FILE, find_checkpoint, load_tensors
 from common.config import DataConfig, TrainConfig
@@ -27,10 +28,12 @@ from common.evaluation import flat
 from common.features import FeatureCache
 from common.files import read_json, write_json
 from common.metrics import best_threshold, count_spans, span_scores
+from common.prompts import PromptConfig
 from common.spans import ScoredSpan, Span
+from common.token_model import TokenConfig
 from common.training import Recorder, schedule_factor
 
-SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
+SP, FT, SP_BI = glinerev.model.SPEC, full_finetune.model.SPEC, injection_bi.model.SPEC
 
 
 def digest(tensors) -> str:
@@ -271,10 +274,13 @@ RESUMABLE = [
     (SP, "bi-bert", {}),
     (SP, "bi-deberta", {"rest_lr": 1e-4}),
     (FT, "cross-bert", {"encoder": "cross"}),
+    (SP_BI, "bi-bert", {"prompts": PromptConfig("conv1d", 4), "token": TokenConfig(scheme="bio")}),
 ]
 
 
-@pytest.mark.parametrize(("spec", "base", "settings"), RESUMABLE, ids=["cached", "all trained", "cross"])
+@pytest.mark.parametrize(
+    ("spec", "base", "settings"), RESUMABLE, ids=["cached", "all trained", "cross", "token family"]
+)
 def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
     made = trial(spec, base, train={"epochs": 3}, **settings)
     whole = made.train()[1]
