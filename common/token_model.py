@@ -43,7 +43,7 @@ Weighting = Literal["none", "inverse_frequency", "class_balanced"]
 class TokenConfig:
     """How sub-words are classified."""
 
-    temperature: float = 0.1
+    temperature: float = 0.05
     """Cosines are divided by it before the softmax."""
     scheme: TokenScheme = "io"
     """io: one class for each type, touching entities of one type fuse; bio: a begin class more for each type."""
@@ -56,7 +56,7 @@ class TokenConfig:
 class FocalConfig:
     """Focal loss with class-balanced weights."""
 
-    gamma: float = 3.0
+    gamma: float = 2.0
     """Focusing exponent; 0 is cross-entropy."""
     beta: float = 0.9999
     """Class-balanced weights: 0 weighs all classes alike, towards 1 they become inverse frequencies."""

@@ -1,0 +1,48 @@
+"""The settings files of the corpora: each loads, says where every value is from, and reaches the configuration."""
+
+import pytest
+
+from common.config import ORIGIN, parse_training, to_dict
+from common.files import read_json
+from common.paths import PROJECT_ROOT
+from common.registry import spec
+
+FILES = sorted(PROJECT_ROOT.glob("*/configs/*.json"))
+TOKEN_FAMILY = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
+
+
+def leaves(settings, prefix=""):
+    """Dotted paths and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def test_the_token_family_has_a_file_for_each_benchmark():
+    found = {(path.parent.parent.name, path.stem) for path in FILES}
+    assert {(name, corpus) for name in TOKEN_FAMILY for corpus in ("bc5cdr", "jnlpba")} <= found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.parent.name}/{path.stem}")
+def test_every_value_has_an_origin_and_is_used(path):
+    settings = read_json(path)
+    origin = settings.pop(ORIGIN)
+    values = dict(leaves(settings))
+    assert set(origin) == set(values)
+    assert all(text == "ours" or text.startswith("thesis") for text in origin.values())
+    name = path.parent.parent.name
+    config = to_dict(parse_training(spec(name).config, name, ["--dataset", path.stem])[0])
+    assert dict(leaves(config)) | values == dict(leaves(config))
+
+
+def test_a_part_of_a_group_keeps_the_approachs_other_defaults(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text('{"train": {"batch_size": 3}, "prompts": {"prompt_length": 5}}')
+    approach = spec("injection_bi")
+    config = parse_training(approach.config, approach.name, ["--dataset", "mine", "--config", str(file)])[0]
+    plain = parse_training(approach.config, approach.name, ["--dataset", "mine"])[0]
+    assert (config.train.batch_size, config.prompts.prompt_length) == (3, 5)
+    assert config.train.epochs == plain.train.epochs == 25
+    assert config.prompts.pooling == plain.prompts.pooling == "attention"
