@@ -55,6 +55,7 @@ WARM_UP_STEPS = 2
 SIZES = (1000, 4000, 16000)
 LABELS = (2, 6, 30)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
+_KINDS_OF_BASE: tuple[Encoder, ...] = ("bi", "cross")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Config:
     """Bi-encoder GLiNER."""
     cross_base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER."""
-    sentences: int = 480
+    sentences: int = 320
     """Training sentences of the measures without stored features, GLiNER's among them."""
     batch_size: int = 16
     """Sentences in a batch where both sides have the same settings."""
@@ -372,47 +373,29 @@ class Bench:
     def training(self) -> None:
         """Every approach against ``train_model`` on the same kind of base: the same settings, and each side at its best."""
         size, n = self.config.batch_size, self.config.sentences
-        for encoder in ("bi", "cross"):
+        same = precision_name(make_accelerator(RuntimeConfig()))
+        for encoder in _KINDS_OF_BASE:
             theirs = {
                 (precision, batch): self.measure(
-                    "gliner train",
-                    encoder,
-                    precision=precision,
-                    batch_size=batch,
-                    sentences=n,
+                    "gliner train", encoder, precision=precision, batch_size=batch, sentences=n
                 )
-                for precision in PRECISIONS
-                for batch in (size, 2 * size)
+                for precision, batch in sorted({("fp32", size), (same, size), (same, 2 * size)})
             }
             best = max(theirs.values(), key=lambda side: side["sentences_per_second"])
             for approach in TRAINED:
                 if encoder not in _encoders(approach):
                     continue
                 title = f"{spec(approach).title}, {encoder}"
-                sentences = None if approach in FROZEN_TEXT else n
-                for precision in PRECISIONS:
-                    ours = self.measure(
-                        "train",
-                        encoder,
-                        approach=approach,
-                        precision=precision,
-                        batch_size=size,
-                        sentences=sentences,
-                    )
-                    self.row(f"training, same settings, {precision}", title, ours, theirs[precision, size])
-                ours = self.measure(
-                    "train",
-                    encoder,
-                    approach=approach,
-                    precision="auto",
-                    batch_size=None,
-                    sentences=sentences,
-                )
+                settings: dict[str, Any] = {"approach": approach, "precision": same}
+                settings["sentences"] = None if approach in FROZEN_TEXT else n
+                ours = self.measure("train", encoder, **settings, batch_size=size)
+                self.row("training, same settings", title, ours, theirs[same, size])
+                ours = self.measure("train", encoder, **settings, batch_size=None)
                 self.row("training, each at its best", title, ours, best)
 
     def evaluation(self) -> None:
         """The base model on the whole test split against ``model.evaluate``."""
-        for encoder in ("bi", "cross"):
+        for encoder in _KINDS_OF_BASE:
             for precision in PRECISIONS:
                 settings: dict[str, Any] = {"precision": precision, "batch_size": 32, "sentences": None}
                 ours = self.measure("evaluate", encoder, **settings)

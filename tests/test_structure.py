@@ -47,7 +47,7 @@ def libraries() -> set[str]:
     return (set(sys.stdlib_module_names) - {"test"}) | set(importlib.metadata.packages_distributions())
 
 
-KNOWS_ALL = {"common/registry.py", "common/demo.py", "common/benchmark.py"}
+KNOWS_ALL = {"common/registry.py", "common/demo.py", "common/benchmark.py", "common/study.py"}
 
 every_file = pytest.mark.parametrize("path", FILES, ids=name_of)
 every_approach_file = pytest.mark.parametrize("path", APPROACH_FILES, ids=name_of)

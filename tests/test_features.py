@@ -1,0 +1,146 @@
+"""The store of frozen features: what its key depends on, where it lives, and that it changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import RUNTIME, predictions, spans_of
+
+import glinerev.model
+import injection_bi.model
+import ldsa.model
+import softprompt_base.model
+from common.data import make_sentence
+from common.device import make_accelerator
+from common.evaluation import flat, predict_split
+from common.features import FeatureCache
+from common.prompts import PromptConfig
+
+PROMPTS = {"prompts": PromptConfig(prompt_length=4)}
+CACHED = {
+    "LDSA": (ldsa.model.SPEC, {}),
+    "SP-Base": (softprompt_base.model.SPEC, {}),
+    "SP-Bi": (injection_bi.model.SPEC, PROMPTS),
+    "SP-GLiNER": (glinerev.model.SPEC, {}),
+}
+DISK = replace(RUNTIME, feature_cache="disk")
+
+
+@pytest.fixture
+def model(trial):
+    return trial(*_row("SP-Base")).model()
+
+
+def _row(name):
+    return CACHED[name][0], "bi-bert"
+
+
+def stored(cache, model, sentences):
+    return cache.encode(model, sentences, make_accelerator(cache.runtime), "x")
+
+
+@pytest.mark.parametrize("name", CACHED)
+@pytest.mark.parametrize("runtime", [RUNTIME, DISK], ids=["memory", "disk"])
+def test_stored_features_give_the_predictions_of_the_whole_model(trial, name, runtime):
+    spec, settings = CACHED[name]
+    made = trial(spec, "bi-bert", **settings)
+    model, _ = made.train()
+    split = stored(FeatureCache(runtime), model, made.data.test)
+    assert split.store is not None
+    found = flat(predict_split(model, split, runtime, make_accelerator(runtime)))
+    assert [sorted(spans) for spans in found] == spans_of(predictions(model, made.data.test))
+
+
+@pytest.mark.parametrize("name", CACHED)
+def test_training_on_disk_and_in_memory_is_the_same(trial, name):
+    spec, settings = CACHED[name]
+    histories = []
+    for runtime in (RUNTIME, DISK, replace(RUNTIME, feature_memory_mb=0)):
+        _, run = trial(spec, "bi-bert", runtime=runtime, **settings).train()
+        histories.append([(entry["train_loss"], entry["validation"]["macro_f1"]) for entry in run.record["history"]])
+    assert histories[0] == histories[1] == histories[2]
+
+
+def test_rows_are_the_frozen_parts_output(model, data):
+    split = stored(FeatureCache(RUNTIME), model, data.test)
+    part = model.frozen_part()
+    for index in (0, 1, 5):
+        batch = model.collate([split.encoded[index]])
+        with torch.no_grad():
+            expected = part.compute(batch)[0].half()
+        torch.testing.assert_close(split.store.padded([index])[0], expected, atol=2e-3, rtol=2e-3)
+    padded = split.store.padded([2, 1])
+    assert not padded[0, split.lengths[2] :].any()
+
+
+def test_one_cache_computes_equal_splits_once(trial, data, monkeypatch):
+    cache = FeatureCache(RUNTIME)
+    first = stored(cache, trial(*_row("SP-Base")).model(), data.test)
+    monkeypatch.setattr(cache, "_compute", lambda *_: pytest.fail("computed again"))
+    # Another approach that reads the same rows of the same text.
+    second = stored(cache, trial(*_row("LDSA")).model(), data.test)
+    assert second.store is first.store
+    assert (first.seconds > 0, second.seconds) == (True, 0.0)
+
+
+def test_files_are_found_again_and_are_whole(model, data, output, monkeypatch):
+    first = stored(FeatureCache(DISK), model, data.test)
+    files = list((output / "features").glob("*.float16"))
+    assert [file.stat().st_size for file in files] == [first.store.rows.numel() * 2]
+    again = FeatureCache(DISK)
+    monkeypatch.setattr(again, "_compute", lambda *_: pytest.fail("computed again"))
+    second = stored(again, model, data.test)
+    assert torch.equal(second.store.rows, first.store.rows)
+    assert second.seconds == 0.0
+
+
+def test_an_interrupted_computation_leaves_no_file(model, data, output, monkeypatch):
+    cache = FeatureCache(DISK)
+
+    def interrupted(rows, *_):
+        rows[:3] = 1.0
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cache, "_compute", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stored(cache, model, data.test)
+    assert not [path for path in (output / "features").iterdir() if path.suffix != ".lock"]
+    monkeypatch.undo()
+    assert stored(FeatureCache(DISK), model, data.test).store is not None
+
+
+def keys(cache, model, sentences):
+    stored(cache, model, sentences)
+    return set(cache._stores)
+
+
+def test_the_key_changes_with_all_that_the_features_depend_on(trial, data):
+    made = trial(*_row("SP-Base"))
+    plain = keys(FeatureCache(RUNTIME), made.model(), data.test)
+    assert keys(FeatureCache(RUNTIME), made.model(), data.test) == plain
+    other_text = [*data.test[:-1], make_sentence(["fever", "was", "seen"], [])]
+    weights = made.model()
+    with torch.no_grad():
+        next(weights.core.token_rep_layer.bert_layer.parameters()).flatten()[0] += 1e-3
+    words = trial(glinerev.model.SPEC, "bi-bert").model()
+    first = trial(glinerev.model.SPEC, "bi-bert", subword_pooling="first").model()
+    found = [
+        plain,
+        keys(FeatureCache(RUNTIME), made.model(), data.test[:-1]),
+        keys(FeatureCache(RUNTIME), made.model(), other_text),
+        keys(FeatureCache(RUNTIME), weights, data.test),
+        keys(FeatureCache(RUNTIME), words, data.test),
+        keys(FeatureCache(RUNTIME), first, data.test),
+        keys(FeatureCache(replace(RUNTIME, precision="bf16")), made.model(), data.test),
+    ]
+    assert len(set.union(*found)) == len(found)
+
+
+def test_what_is_trained_is_not_in_the_key(trial, data):
+    made = trial(*_row("LDSA"))
+    trained, _ = made.train()
+    assert keys(FeatureCache(RUNTIME), trained, data.test) == keys(FeatureCache(RUNTIME), made.model(), data.test)
+
+
+def test_off_stores_nothing(model, data):
+    assert stored(FeatureCache(replace(RUNTIME, feature_cache="off")), model, data.test).store is None
