@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from common.data import Dataset, Sentence
 from common.errors import InputError
 from common.evaluation import Evaluation
@@ -47,18 +49,21 @@ def write_result(
         The path of the JSON file.
     """
     result = dict(record) | evaluation.report
-    stem = f"{record['dataset']}_{timestamp()}"
-    suffix = 1
-    while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():
-        suffix += 1
-    stem += "" if suffix == 1 else f"-{suffix}"
-    path = folder / f"{stem}.json"
-    with atomic_text(predictions_path(path)) as stream:
-        for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
-            stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
-    write_json(path, result)
-    with atomic_text(path.with_suffix(".md")) as stream:
-        stream.write(render(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two tests that end in the same second must not take the same name.
+    with FileLock(folder / ".lock"):
+        stem = f"{record['dataset']}_{timestamp()}"
+        suffix = 1
+        while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():
+            suffix += 1
+        stem += "" if suffix == 1 else f"-{suffix}"
+        path = folder / f"{stem}.json"
+        with atomic_text(predictions_path(path)) as stream:
+            for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
+                stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
+        write_json(path, result)
+        with atomic_text(path.with_suffix(".md")) as stream:
+            stream.write(render(result))
     logger.info("result: %s", path)
     return path
 
