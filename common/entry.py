@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list
 
 from common.backbone import load_base
-from common.checkpoint import ApproachSpec, Run, find_checkpoint, load_checkpoint, resume_run, start_run
+from common.checkpoint import WEIGHTS_FILE, ApproachSpec, Run, find_checkpoint, load_checkpoint, resume_run, start_run
 from common.config import RuntimeConfig, TestConfig, parse, parse_training
 from common.data import Dataset, Split, dataset_dir, load_dataset
 from common.device import as_trained, make_accelerator, precision_name, provenance, seed_everything
@@ -91,6 +91,7 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
                 "epochs": len(record["history"]),
                 "checkpoint": checkpoint.path.name,
+                "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,
             },
         ),
         split=config.split,

@@ -128,7 +128,7 @@ def span_scores(counts: SpanCounts) -> SpanScores:
     )
 
 
-def _resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> NDArray[np.float64]:
+def resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> NDArray[np.float64]:
     """Micro and macro F1 of each run on the same bootstrap samples of sentences, shape ``(runs, 2, n_resamples)``."""
     n_sentences = len(counts[0])
     generator = np.random.default_rng(seed)
@@ -161,7 +161,7 @@ def bootstrap_intervals(
     """
     if not len(counts):
         raise ValueError("no sentences to resample")
-    samples = _resampled_f1([counts], n_resamples, seed)[0]
+    samples = resampled_f1([counts], n_resamples, seed)[0]
     tail = (1 - level) / 2
     low, high = np.quantile(samples, [tail, 1 - tail], axis=1)
     return {name: (float(low[index]), float(high[index])) for index, name in enumerate(("micro_f1", "macro_f1"))}
@@ -190,7 +190,7 @@ def paired_bootstrap(
     """
     if first.types != second.types or not np.array_equal(first.gold, second.gold):
         raise ValueError("the two runs were not scored on the same sentences, types and gold spans")
-    samples = _resampled_f1([first, second], n_resamples, seed)
+    samples = resampled_f1([first, second], n_resamples, seed)
     deltas = samples[0] - samples[1]
     scores = [span_scores(counts) for counts in (first, second)]
     observed = (scores[0].micro.f1 - scores[1].micro.f1, scores[0].macro.f1 - scores[1].macro.f1)

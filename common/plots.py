@@ -1,0 +1,374 @@
+"""Figures of the tables for print: F1 against cost, few-shot curves, bars for each type. The same data give the same bytes.
+
+The functions draw plain points and know no result file; ``common.tables`` makes the points.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from common.errors import InputError
+from common.files import atomic_path
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9,
+    "figure.titlesize": 11,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "hatch.linewidth": 0.6,
+    # TrueType stays text in the PDF; publishers refuse matplotlib's default.
+    "pdf.fonttype": 42,
+}
+_styled = mpl.rc_context(STYLE)
+
+FORMATS = ("pdf", "png")
+DPI = 300
+PANEL_HEIGHT, WIDTH = 3.1, 8.0
+
+# Okabe and Ito's palette: told apart with any colour vision. Shapes and hatches tell the same again in grey print.
+_LOOKS = (
+    ("#8C8C8C", "v"), ("#56B4E9", "o"), ("#009E73", "s"), ("#E69F00", "^"), ("#D55E00", "D"), ("#0072B2", "P"), ("#000000", "X"),
+    ("#CC79A7", "*"), ("#F0E442", "p"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, order=True)
+class Series:
+    """An approach with its kind of encoder and its base: one entry of a legend."""
+
+    order: int
+    """Place of the approach: its colour and its marker."""
+    cross: bool
+    """Drawn hollow, hatched or dashed."""
+    base: int
+    """Place of the base among those of its kind; all but the first are drawn paler."""
+    label: str
+
+    @property
+    def color(self) -> str:
+        """Colour of the approach."""
+        return _LOOKS[self.order % len(_LOOKS)][0]
+
+    @property
+    def alpha(self) -> float:
+        """How opaque it is drawn."""
+        return (1.0, 0.55, 0.3)[min(self.base, 2)]
+
+    @property
+    def marker(self) -> dict[str, Any]:
+        """Options of its markers."""
+        return {
+            "marker": _LOOKS[self.order % len(_LOOKS)][1],
+            "color": self.color,
+            "markerfacecolor": "white" if self.cross else self.color,
+            "markersize": 6,
+            "markeredgewidth": 1.1,
+            "alpha": self.alpha,
+        }
+
+    @property
+    def level(self) -> dict[str, Any]:
+        """Options of a line across the axes."""
+        style = "--" if self.cross else "-."
+        return {"color": self.color, "alpha": self.alpha, "linestyle": style, "linewidth": 1.2}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A score of a series."""
+
+    x: float | None
+    """Cost or number of sentences; None if it costs nothing, which is drawn as a level."""
+    f1: float
+    low: float | None = None
+    """Lower end of the 95 % interval, if there is one."""
+    high: float | None = None
+    mark: str = ""
+    """Written beside the point; a marked point is not comparable in cost and no part of the best."""
+
+
+Panel = Mapping[Series, Sequence[Point]]
+"""The points of a pair of axes."""
+
+
+@_styled
+def cost_figure(
+    panels: Mapping[str, Panel], xlabel: str, ylabel: str = "macro F1", marks: Mapping[str, str] | None = None
+) -> Figure | None:
+    """F1 against a cost on a logarithmic axis, one panel for each title; the steps are the best F1 for at most that cost.
+
+    Args:
+        panels: Points by title; those without a point that costs something are left out.
+        xlabel: What the cost is.
+        ylabel: What the score is.
+        marks: What each mark says, for the legend.
+
+    Returns:
+        None if nothing is left.
+    """
+    panels = {title: panel for title, panel in panels.items() if _xs(panel)}
+    return _figure(panels, xlabel, ylabel, _draw_cost, marks or {}) if panels else None
+
+
+@_styled
+def few_shot_figure(panels: Mapping[str, Panel], ylabel: str = "macro F1") -> Figure | None:
+    """F1 against the number of training sentences, one panel for each title.
+
+    Args:
+        panels: Points by title; those in which no series has two numbers of sentences are left out: there is no curve.
+        ylabel: What the score is.
+
+    Returns:
+        None if nothing is left.
+    """
+    panels = {title: panel for title, panel in panels.items() if any(len(_xs({s: p})) > 1 for s, p in panel.items())}
+    return _figure(panels, "training sentences", ylabel, _draw_curves, {}) if panels else None
+
+
+def _xs(panel: Panel) -> list[float]:
+    return sorted({point.x for points in panel.values() for point in points if point.x})
+
+
+def _figure(
+    panels: Mapping[str, Panel],
+    xlabel: str,
+    ylabel: str,
+    draw: Callable[[Axes, Panel], None],
+    marks: Mapping[str, str],
+) -> Figure:
+    columns = min(2, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    width = WIDTH if columns == 2 else 5.2
+    figure = Figure(figsize=(width, PANEL_HEIGHT * rows + 0.9), layout="constrained")
+    for index, (title, panel) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.set(title=textwrap.fill(title, 52), xscale="log", xlabel=xlabel, ylabel=ylabel)
+        axes.grid(which="minor", visible=False)
+        draw(axes, panel)
+        # Room for the notes beside the points at the edge.
+        axes.margins(x=0.12, y=0.1)
+        _count_axis(axes)
+    series = sorted({series for panel in panels.values() for series in panel})
+    used = {point.mark for panel in panels.values() for points in panel.values() for point in points}
+    said = [f"{mark} {text}" for mark, text in marks.items() if mark in used]
+    _legend(figure, [_handle(item, _level(item, panels.values())) for item in series], said)
+    return figure
+
+
+def _level(series: Series, panels: Iterable[Panel]) -> bool:
+    """Whether a series is drawn as a level alone."""
+    return all(point.x is None for panel in panels for point in panel.get(series, ()))
+
+
+def _handle(series: Series, level: bool) -> Line2D:
+    options: dict[str, Any] = series.level if level else series.marker | {"linestyle": "none"}
+    return Line2D([], [], label=series.label, **options)
+
+
+def _draw_levels(axes: Axes, panel: Panel) -> None:
+    for series, points in panel.items():
+        for point in points:
+            if point.x is None:
+                axes.axhline(point.f1, zorder=1, **series.level)
+
+
+def _draw_cost(axes: Axes, panel: Panel) -> None:
+    _draw_levels(axes, panel)
+    for series, points in panel.items():
+        for point in points:
+            if point.x is not None:
+                _draw_points(axes, series, [point], linestyle="none")
+                axes.annotate(point.mark, (point.x, point.f1), (5, 2), textcoords="offset points")
+    front: list[tuple[float, float]] = []
+    comparable = [p for points in panel.values() for p in points if not p.mark]
+    for x, f1 in sorted((p.x, p.f1) for p in comparable if p.x is not None):
+        if front and x == front[-1][0]:
+            front.pop()
+        if not front or f1 > front[-1][1]:
+            front.append((x, f1))
+    if front:
+        axes.step(*zip(*front, strict=True), where="post", color="#BBBBBB", linewidth=1.0, zorder=1)
+
+
+def _draw_curves(axes: Axes, panel: Panel) -> None:
+    _draw_levels(axes, panel)
+    for series, points in panel.items():
+        trained = sorted((point for point in points if point.x is not None), key=lambda point: point.x or 0)
+        if trained:
+            _draw_points(axes, series, trained, linestyle="--" if series.cross else "-")
+    axes.xaxis.set_major_locator(FixedLocator(_apart(_xs(panel))))
+
+
+def _apart(xs: Sequence[float]) -> list[float]:
+    """Those of some sorted places whose numbers do not touch on a logarithmic axis; the last is in."""
+    span = math.log(xs[-1] / xs[0])
+    kept = [xs[-1]]
+    for x in reversed(xs[:-1]):
+        if math.log(kept[-1] / x) > span / 8:
+            kept.append(x)
+    return kept[::-1]
+
+
+def _draw_points(axes: Axes, series: Series, points: Sequence[Point], *, linestyle: str) -> ErrorbarContainer:
+    errors = [
+        [point.f1 - point.low if point.low is not None else 0.0 for point in points],
+        [point.high - point.f1 if point.high is not None else 0.0 for point in points],
+    ]
+    # A percentile interval need not hold the score of the whole split.
+    errors = [[max(0.0, error) for error in side] for side in errors]
+    return axes.errorbar(
+        [point.x or math.nan for point in points],
+        [point.f1 for point in points],
+        yerr=errors,
+        linestyle=linestyle,
+        linewidth=1.2,
+        elinewidth=1.0,
+        zorder=3,
+        **series.marker,
+    )
+
+
+def _count_axis(axes: Axes) -> None:
+    """Ticks at 1, 2 and 5 where powers of ten alone would be one or two, written as 50, 1k, 20M."""
+    if not isinstance(axes.xaxis.get_major_locator(), FixedLocator):
+        low, high = axes.get_xlim()
+        decades = math.log10(high / low)
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1.0,) if decades > 3.2 else (1.0, 3.0) if decades > 1.2 else (1, 2, 5))
+        )
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: short_number(x)))
+
+
+def short_number(x: float) -> str:
+    """A number in three digits: ``50``, ``4.56k``, ``20M``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= size * 0.9995:
+            return f"{x / size:.3g}{letter}"
+    return f"{x:.3g}"
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The scores of a series by type."""
+
+    f1: Mapping[str, float]
+    sd: Mapping[str, float]
+    """Standard deviation over seeds, where there are several."""
+
+
+@_styled
+def types_figure(
+    title: str, types: Mapping[str, str], bars: Mapping[Series, Bars], marks: Mapping[str, str] | None = None
+) -> Figure | None:
+    """Bars of each type's F1.
+
+    Args:
+        title: Title of the figure.
+        types: What stands under the bars of each type.
+        bars: Scores; a type that a series has no score of has no bar.
+        marks: What each mark in the names of the series says, for the legend.
+
+    Returns:
+        None if there is no bar.
+    """
+    types = {name: text for name, text in types.items() if any(name in item.f1 for item in bars.values())}
+    if not types:
+        return None
+    figure = Figure(figsize=(WIDTH, PANEL_HEIGHT + 0.9), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.84 / len(bars)
+    for place, (series, item) in enumerate(bars.items()):
+        for index, name in enumerate(types):
+            if name not in item.f1:
+                continue
+            x = index + (place - (len(bars) - 1) / 2) * width
+            axes.bar(x, item.f1[name], 0.9 * width, **_bar_look(series))
+            if item.sd.get(name):
+                axes.errorbar(x, item.f1[name], yerr=item.sd[name], color="#444444", elinewidth=0.9)
+            if item.f1[name] < 0.0005:
+                # No bar is a missing score; this one is a real nought.
+                axes.annotate("0", (x, 0), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=7)
+    axes.set(title=title, ylabel="F1", ylim=(0, 1), xlim=(-0.5, len(types) - 0.5))
+    axes.set_xticks(range(len(types)), list(types.values()))
+    axes.tick_params(axis="x", length=0)
+    axes.grid(axis="x", visible=False)
+    said = [f"{mark} {text}" for mark, text in (marks or {}).items() if any(mark in series.label for series in bars)]
+    _legend(figure, [Patch(label=series.label, **_bar_look(series)) for series in bars], said)
+    return figure
+
+
+def _bar_look(series: Series) -> dict[str, Any]:
+    face = "white" if series.cross else series.color
+    hatch = "////" if series.cross else ""
+    return {"facecolor": face, "edgecolor": series.color, "hatch": hatch, "linewidth": 0.8, "alpha": series.alpha}
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D | Patch], said: Sequence[str]) -> None:
+    """A legend below the panels, where it hides nothing, headed by what the marks mean."""
+    # An inch holds some 16 characters; a handle and its gaps are half an inch. Columns are as wide as their longest entry.
+    widest = max(0.6 + len(str(handle.get_label())) / 16 for handle in handles)
+    columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
+    rows = math.ceil(len(handles) / columns)
+    # The panels keep their height.
+    figure.set_figheight(figure.get_figheight() + 0.18 * max(0, rows + bool(said) - 2))
+    figure.legend(
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=math.ceil(len(handles) / rows),
+        title="; ".join(said) or None,
+        title_fontsize=8,
+    )
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Writes a figure as PDF and as PNG; the same figure gives the same bytes.
+
+    Args:
+        figure: Figure to write.
+        stem: Path without its suffix.
+
+    Raises:
+        InputError: If it cannot be written there.
+
+    Returns:
+        The files.
+    """
+    # Its account of every font runs to hundreds of lines.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    paths = []
+    for suffix in FORMATS:
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        # Dates and versions of the tool would differ from one day and machine to the next.
+        metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
+        try:
+            with mpl.rc_context(STYLE), atomic_path(path) as temporary:
+                figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        paths.append(path)
+    return paths
