@@ -37,7 +37,7 @@ _BI, _CROSS = ("--base-model", "demo-bi"), ("--base-model", "demo-cross")
 CELLS = (
     Cell("zero-shot, bi", "zeroshot_baseline", ("--encoder", "bi", *_BI)),
     Cell("zero-shot, cross", "zeroshot_baseline", ("--encoder", "cross", *_CROSS)),
-    Cell("LDSA", "ldsa", (*_BI, "--epochs", "4")),
+    Cell("LDSA", "ldsa", (*_BI, "--epochs", "6", "--batch-size", "32")),
     Cell("SP-Base", "softprompt_base", (*_BI, "--epochs", "10")),
     Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "3", "--prompt-length", "8")),
     Cell("SP-Bi", "injection_bi", (*_BI, "--epochs", "10", "--batch-size", "32", "--prompt-length", "16")),

@@ -14,12 +14,12 @@ class Config:
     """Training of LDSA."""
 
     data: DataConfig
-    train: TrainConfig = TrainConfig(epochs=15, batch_size=32, patience=5)
+    train: TrainConfig = TrainConfig(epochs=15, batch_size=128, patience=5)
     runtime: RuntimeConfig = RuntimeConfig()
     token: TokenConfig = TokenConfig(temperature=0.02)
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     """Peak learning rate of the label encoder and its projection."""
 
     def __post_init__(self) -> None:
