@@ -31,17 +31,17 @@ class Cell:
 
 
 # The demo bases are barely pretrained: they want larger steps than a published model.
-_FULL = ("--epochs", "3", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
+_FULL = ("--epochs", "2", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
 _BI, _CROSS = ("--base-model", "demo-bi"), ("--base-model", "demo-cross")
 
 CELLS = (
     Cell("zero-shot, bi", "zeroshot_baseline", ("--encoder", "bi", *_BI)),
     Cell("zero-shot, cross", "zeroshot_baseline", ("--encoder", "cross", *_CROSS)),
-    Cell("LDSA", "ldsa", (*_BI, "--epochs", "6", "--batch-size", "32")),
+    Cell("LDSA", "ldsa", (*_BI, "--epochs", "3", "--batch-size", "32")),
     Cell("SP-Base", "softprompt_base", (*_BI, "--epochs", "10")),
-    Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "3", "--prompt-length", "8")),
-    Cell("SP-Bi", "injection_bi", (*_BI, "--epochs", "10", "--batch-size", "32", "--prompt-length", "16")),
-    Cell("SP-GLiNER", "glinerev", (*_BI, "--epochs", "5")),
+    Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "1", "--prompt-length", "4")),
+    Cell("SP-Bi", "injection_bi", (*_BI, "--epochs", "5", "--batch-size", "32", "--prompt-length", "8")),
+    Cell("SP-GLiNER", "glinerev", (*_BI, "--epochs", "4")),
     Cell("Full-FT, bi", "full_finetune", ("--encoder", "bi", *_BI, *_FULL)),
     Cell("Full-FT, cross", "full_finetune", ("--encoder", "cross", *_CROSS, *_FULL)),
 )
