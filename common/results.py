@@ -51,7 +51,7 @@ def write_result(
     result = dict(record) | evaluation.report
     folder.mkdir(parents=True, exist_ok=True)
     # Two tests that end in the same second must not take the same name.
-    with FileLock(folder / ".lock"):
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
         stem = f"{record['dataset']}_{timestamp()}"
         suffix = 1
         while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():

@@ -219,6 +219,7 @@ def test_ctrl_c_keeps_its_best_checkpoint(trial, monkeypatch, caplog):
 def test_it_cannot_resume(trial, gliner_folder, dataset_path):
     made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 1, "patience": 0})
     run = made.start()
+    run.lock.release()
     options = ["--dataset", str(dataset_path), "--base-model", made.config.base_model, "--trainer", "gliner"]
     options += [
         "--epochs",

@@ -279,7 +279,7 @@ def test_a_changed_option_does_its_cells_again_and_the_old_result_leaves_the_tab
     with caplog.at_level("INFO"):
         run(*options_file(tmp_path, ldsa=["--learning-rate", "0.01"]))
     assert scripts.trained == [("ldsa", 1), ("injection_bi", 1), ("ldsa", 1)]
-    assert "other settings than before: configuration.learning_rate: 0.0001 != 0.01" in caplog.text
+    assert "other settings than before: configuration.learning_rate: 0.0003 != 0.01" in caplog.text
     assert len(list((folder / "results").glob("*.json"))) == 2
     assert read_result(next((folder / "results").glob("tiny_ldsa_*.json")))["created"] == "3"
     assert read_result(next((folder / "superseded").glob("*.json")))["created"] == "1"

@@ -525,7 +525,7 @@ def test_descriptions_are_means_over_their_own_sub_words(trial):
 
 
 def test_sp_base_starts_where_ldsa_does(trial, data):
-    table, described = trial(SP_BASE, "bi-bert").model(), trial(LDSA, "bi-bert").model()
+    table, described = (trial(spec, "bi-bert", token=TokenConfig(0.1)).model() for spec in (SP_BASE, LDSA))
     batch = described.collate(described.encode(data.test[:6]))
     with torch.no_grad():
         torch.testing.assert_close(table.table.weight, described.label_vectors())
