@@ -31,7 +31,7 @@ class Cell:
 
 
 # The demo bases are barely pretrained: they want larger steps than a published model.
-_FULL = ("--epochs", "2", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
+_FULL = ("--epochs", "2", "--train-size", "400", "--encoder-lr", "1e-4", "--others-lr", "1e-3")
 _BI, _CROSS = ("--base-model", "demo-bi"), ("--base-model", "demo-cross")
 
 CELLS = (
@@ -39,7 +39,7 @@ CELLS = (
     Cell("zero-shot, cross", "zeroshot_baseline", ("--encoder", "cross", *_CROSS)),
     Cell("LDSA", "ldsa", (*_BI, "--epochs", "3", "--batch-size", "32")),
     Cell("SP-Base", "softprompt_base", (*_BI, "--epochs", "10")),
-    Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "1", "--prompt-length", "4")),
+    Cell("SP-Cross", "injection_cross", (*_CROSS, "--epochs", "1", "--prompt-length", "4", "--train-size", "300")),
     Cell("SP-Bi", "injection_bi", (*_BI, "--epochs", "5", "--batch-size", "32", "--prompt-length", "8")),
     Cell("SP-GLiNER", "glinerev", (*_BI, "--epochs", "4")),
     Cell("Full-FT, bi", "full_finetune", ("--encoder", "bi", *_BI, *_FULL)),
