@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-import matplotlib as mpl
 import numpy as np
 import optuna
 import sqlalchemy
@@ -56,7 +55,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.config import from_dict, parse, require, to_dict
 from common.errors import InputError
-from common.files import atomic_path, read_json
+from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, save, styled
+from common.files import read_json
 from common.paths import check_name
 from common.script import run_script
 
@@ -65,11 +65,6 @@ logger = logging.getLogger(__name__)
 Format = Literal["pdf", "png"]
 Direction = Literal["minimize", "maximize"]
 Importance = Literal["default", "fanova"]
-
-# Okabe and Ito's palette: told apart with any colour vision. Shapes and hatches tell the same again in grey print.
-BLUE, SKY, GREEN, ORANGE, VERMILION, BLACK, GREY = (
-    "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#000000", "#8C8C8C",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,31 +86,6 @@ STATES = {
 }
 """Every state that is drawn; waiting trials have nothing to draw."""
 
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "figure.titlesize": 11,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    # Real numbers at the ticks: "+9.99e-1" beside an axis is easily missed.
-    "axes.formatter.useoffset": False,
-    "hatch.linewidth": 0.6,
-    # TrueType stays text in the PDF; publishers refuse matplotlib's default.
-    "pdf.fonttype": 42,
-}
-_styled = mpl.rc_context(STYLE)
-
-WIDTH = 8.0
-DPI = 300
 MAX_BARS, MAX_AXES, N_TOP = 15, 8, 3
 _LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
 _FEW_VALUES = 5
@@ -833,7 +803,7 @@ def draw_importances(axes: Axes, view: View) -> None:
     axes.set_title("Importance of the parameters")
 
 
-@_styled
+@styled
 def standard_figure(view: View) -> Figure:
     """History and parameter importances; the history alone if Optuna finds no importances."""
     if view.shares:
@@ -927,7 +897,7 @@ def _number_axis(axes: Axes, scale: Scale) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-@_styled
+@styled
 def summary_figure(view: View, count: int = 3) -> Figure | None:
     """History and the ``count`` most important parameters; None if completed trials have no parameters."""
     names = view.ranked[:count]
@@ -948,7 +918,7 @@ def summary_figure(view: View, count: int = 3) -> Figure | None:
     return figure
 
 
-@_styled
+@styled
 def parallel_figure(view: View) -> Figure | None:
     """Parallel coordinates of the most important parameters and the objective; None if completed trials have no parameters."""
     names = view.ranked[:MAX_AXES]
@@ -1041,7 +1011,7 @@ _TICK: dict[str, Any] = {
 }
 
 
-@_styled
+@styled
 def intermediate_figure(view: View) -> Figure | None:
     """Reported values by step; pruned trials are dashed and end in a cross. None if no trial reported any."""
     curves = {
@@ -1088,7 +1058,7 @@ def _within(values: Iterable[float], limits: tuple[float, float]) -> bool:
     return all(limits[0] <= value <= limits[1] for value in values)
 
 
-@_styled
+@styled
 def timeline_figure(view: View) -> Figure | None:
     """When each trial ran, since the first began; None if no times were kept."""
     trials = [trial for trial in view.trials if trial.datetime_start is not None and trial.state in STATES]
@@ -1129,20 +1099,6 @@ def _bar_handle(style: StateStyle, count: int) -> Patch:
 
 
 # -------------------------------------------------------------------------------------------------------------- the script
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format of its suffix; the same study gives the same bytes.
-
-    Raises:
-        InputError: If it cannot be written there.
-    """
-    metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}
-    try:
-        with mpl.rc_context(STYLE), atomic_path(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=metadata)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def draw_figures(view: View, settings: FigureSet) -> dict[str, Figure]:
@@ -1221,8 +1177,6 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         InputError: If a setting or a study is wrong; nothing has been written then.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Tells of every table of every font that goes into a PDF.
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
     asked = parse(Config, argv)
     sets: list[FigureSet] = [asked]
     if asked.config is not None:

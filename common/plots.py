@@ -5,7 +5,6 @@ The functions draw plain points and know no result file; ``common.tables`` makes
 
 from __future__ import annotations
 
-import logging
 import math
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -21,38 +19,13 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from common.errors import InputError
-from common.files import atomic_path
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9,
-    "figure.titlesize": 11,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.6,
-    "hatch.linewidth": 0.6,
-    # TrueType stays text in the PDF; publishers refuse matplotlib's default.
-    "pdf.fonttype": 42,
-}
-_styled = mpl.rc_context(STYLE)
+from common import figures
+from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, YELLOW, styled
 
 FORMATS = ("pdf", "png")
-DPI = 300
-PANEL_HEIGHT, WIDTH = 3.1, 8.0
-
-# Okabe and Ito's palette: told apart with any colour vision. Shapes and hatches tell the same again in grey print.
+PANEL_HEIGHT = 3.1
 _LOOKS = (
-    ("#8C8C8C", "v"), ("#56B4E9", "o"), ("#009E73", "s"), ("#E69F00", "^"), ("#D55E00", "D"), ("#0072B2", "P"), ("#000000", "X"),
-    ("#CC79A7", "*"), ("#F0E442", "p"),
+    (GREY, "v"), (SKY, "o"), (GREEN, "s"), (ORANGE, "^"), (VERMILION, "D"), (BLUE, "P"), (BLACK, "X"), (PURPLE, "*"), (YELLOW, "p"),
 )  # fmt: skip
 
 
@@ -115,7 +88,7 @@ Panel = Mapping[Series, Sequence[Point]]
 """The points of a pair of axes."""
 
 
-@_styled
+@styled
 def cost_figure(
     panels: Mapping[str, Panel], xlabel: str, ylabel: str = "macro F1", marks: Mapping[str, str] | None = None
 ) -> Figure | None:
@@ -134,7 +107,7 @@ def cost_figure(
     return _figure(panels, xlabel, ylabel, _draw_cost, marks or {}) if panels else None
 
 
-@_styled
+@styled
 def few_shot_figure(panels: Mapping[str, Panel], ylabel: str = "macro F1") -> Figure | None:
     """F1 against the number of training sentences, one panel for each title.
 
@@ -281,7 +254,7 @@ class Bars:
     """Standard deviation over seeds, where there are several."""
 
 
-@_styled
+@styled
 def types_figure(
     title: str, types: Mapping[str, str], bars: Mapping[Series, Bars], marks: Mapping[str, str] | None = None
 ) -> Figure | None:
@@ -346,7 +319,7 @@ def _legend(figure: Figure, handles: Sequence[Line2D | Patch], said: Sequence[st
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Writes a figure as PDF and as PNG; the same figure gives the same bytes.
+    """Writes a figure in each of :data:`FORMATS`.
 
     Args:
         figure: Figure to write.
@@ -358,17 +331,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     Returns:
         The files.
     """
-    # Its account of every font runs to hundreds of lines.
-    logging.getLogger("fontTools").setLevel(logging.WARNING)
-    paths = []
-    for suffix in FORMATS:
-        path = stem.with_name(f"{stem.name}.{suffix}")
-        # Dates and versions of the tool would differ from one day and machine to the next.
-        metadata = {"CreationDate": None} if suffix == "pdf" else {"Software": None}
-        try:
-            with mpl.rc_context(STYLE), atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=DPI, metadata=metadata)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-        paths.append(path)
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in FORMATS]
+    for path in paths:
+        figures.save(figure, path)
     return paths

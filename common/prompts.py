@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from common.config import require, require_share
 from common.errors import InputError
 
 Pooling = Literal["adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided"]
-POOLINGS: tuple[Pooling, ...] = ("adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided")
+POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 ATTENTION_HEADS = 4
 
@@ -100,17 +100,17 @@ class PromptPooler(nn.Module):
         prompt_length: P.
 
     Raises:
-        ValueError: If the mode is unknown or attention's heads do not divide the width.
+        InputError: If attention's heads do not divide the width.
     """
 
     def __init__(self, mode: Pooling, width: int, prompt_length: int) -> None:
         super().__init__()
         self.mode, self.prompt_length = mode, prompt_length
-        if mode not in POOLINGS:
-            raise ValueError(f"unknown pooling {mode!r}; known are {list(POOLINGS)}")
         if mode == "attention":
             if width % ATTENTION_HEADS:
-                raise ValueError(f"attention pooling has {ATTENTION_HEADS} heads, which do not divide width {width}")
+                raise InputError(
+                    f"--pooling attention has {ATTENTION_HEADS} heads, which do not divide the encoder's width of {width}"
+                )
             self.queries = nn.Parameter(0.02 * torch.randn(prompt_length, width))
             self.attention = nn.MultiheadAttention(width, ATTENTION_HEADS, batch_first=True)
         elif mode == "conv1d":

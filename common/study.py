@@ -39,13 +39,13 @@ from common.data import ENCODERS, LABEL2DESC_FILE, MANIFEST_FILE, Encoder, datas
 from common.entry import prepare_run
 from common.errors import InputError, TrainingError
 from common.files import atomic_path, read_json, write_json
+from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import PROJECT_ROOT, now, output_root
 from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
 from common.results import predictions_path, read_result
 from common.script import run_script
 from common.training import fit
-from common.tuning import _is_dead, _signs_of_life, _this_process
 from dataset_generation.generate import DEMOS, GenerateConfig, generate
 from zeroshot_baseline.config import Config as ZeroShotConfig
 
@@ -287,41 +287,34 @@ def configuration(cell: Cell) -> Any:
 
 
 class CellFile:
-    """What the study's folder says of a cell.
-
-    It has its attributes as a sweep's trials have theirs, so that the same watch keeps and reads its signs of life.
-    """
+    """What the study's folder says of a cell."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.user_attrs: dict[str, Any] = read_json(path) if path.is_file() else {}
+        self.values: dict[str, Any] = read_json(path) if path.is_file() else {}
+        # The thread that gives signs of life writes too.
         self._writing = threading.Lock()
 
-    def set_user_attr(self, name: str, value: Any) -> None:
-        """Sets one attribute, from the thread of the watch too."""
-        self.update(**{name: value})
-
     def update(self, **values: Any) -> None:
-        """Sets attributes and writes the file."""
+        """Sets values and writes the file."""
         with self._writing:
-            self.user_attrs = self.user_attrs | values
-            write_json(self.path, self.user_attrs)
+            self.values = self.values | values
+            write_json(self.path, self.values)
 
     def replace(self, **values: Any) -> None:
         """Starts the file anew."""
         with self._writing:
-            self.user_attrs = values
+            self.values = values
             write_json(self.path, values)
 
     def get(self, name: str) -> Any:
-        """An attribute, None if the file has none of the name."""
-        return self.user_attrs.get(name)
+        """A value, None if the file has none of the name."""
+        return self.values.get(name)
 
     @property
     def running(self) -> bool:
         """Whether a process that seems alive is at work on it."""
-        watched: Any = self
-        return self.get("state") == "running" and not _is_dead(watched)
+        return self.get("state") == "running" and not is_dead(self.get("process"), self.get("alive"))
 
     @property
     def running_elsewhere(self) -> bool:
@@ -329,7 +322,7 @@ class CellFile:
 
         On this machine the lock alone says it; on some network folders a lock says nothing of other machines.
         """
-        return self.running and self.get("process")["host"] != _this_process()["host"]
+        return self.running and self.get("process")["host"] != this_process()["host"]
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
@@ -644,7 +637,6 @@ class Study:
         """Does one cell, whose lock this process has."""
         start = time.perf_counter()
         begun = False
-        watched: Any = file
         try:
             settings = self.settings(cell, self.revision(cell))
             if self.is_done(cell, file, settings):
@@ -652,13 +644,13 @@ class Study:
                 return "kept"
             self._begin(head, cell, file, settings)
             begun = True
-            with _signs_of_life(watched):
+            with signs_of_life(lambda alive: file.update(alive=alive)):
                 self._collect(cell, self._tested(cell, file))
         except (InputError, TrainingError, torch.OutOfMemoryError) as error:
             logger.error("%s: failed: %s", head, error)
             # Without the data or the base model here, a result that another machine has made is as good as it was.
             if begun or file.get("state") != "done":
-                ending = {"ended": now(), "seconds": time.perf_counter() - start, "process": _this_process()}
+                ending = {"ended": now(), "seconds": time.perf_counter() - start, "process": this_process()}
                 file.update(id=cell.id, title=cell.title, state="failed", error=str(error), **ending)
             return "failed"
         except KeyboardInterrupt:
@@ -686,7 +678,7 @@ class Study:
         expected = "" if estimate is None else f", about {duration(estimate)}"
         logger.info("%s: %s%s", head, "going on" if kept else "starting", expected)
         file.replace(
-            id=cell.id, title=cell.title, state="running", started=now(), process=_this_process(), alive=time.time(),
+            id=cell.id, title=cell.title, state="running", started=now(), process=this_process(), alive=time.time(),
             hash=digest, settings=settings, **kept,
         )  # fmt: skip
 

@@ -96,6 +96,33 @@ class ClassLoss:
         return token_focal_loss(logits, targets, gamma=self.gamma, weights=weights)
 
 
+class WeightedLoss(nn.Module):
+    """A class loss with the weights of its classes, 1 until :meth:`count` has seen the training data.
+
+    The weights are no part of a checkpoint: only training needs them, and it counts anew.
+
+    Args:
+        loss: The loss.
+        names: Name of each class, for the log.
+    """
+
+    def __init__(self, loss: ClassLoss, names: Sequence[str]) -> None:
+        super().__init__()
+        self.loss, self.names = loss, tuple(names)
+        self.weights: Tensor
+        self.register_buffer("weights", torch.ones(len(names)), persistent=False)
+
+    def count(self, counts: Tensor) -> None:
+        """Sets the weights from the occurrences of each class, shape ``(K,)``."""
+        self.weights = self.loss.weights(counts).to(self.weights.device)
+        weighed = zip(self.names, counts.tolist(), self.weights.tolist(), strict=True)
+        logger.info("class weights: %s", ", ".join(f"{name} {weight:.3f} ({n:,})" for name, n, weight in weighed))
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of logits ``(N, K)`` and targets ``(N,)``, a scalar."""
+        return self.loss(logits, targets, self.weights)
+
+
 def cosine_logits(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
     """Cosines over temperature, in float32 whatever the autocast: a low temperature multiplies what half precision rounds off.
 
@@ -152,10 +179,9 @@ class TokenModel(TextModel):
 
     def __init__(self, base: Base, labels: LabelSet, config: TokenConfig, loss: ClassLoss, width: int) -> None:
         super().__init__(base, labels)
-        self.temperature, self.scheme, self.loss = config.temperature, config.scheme, loss
-        self.n_classes = len(labels) + 1 + (len(labels) if config.scheme == "bio" else 0)
-        self.class_weights: Tensor
-        self.register_buffer("class_weights", torch.ones(self.n_classes), persistent=False)
+        self.temperature, self.scheme = config.temperature, config.scheme
+        begins = [f"begin {name}" for name in labels.names] if config.scheme == "bio" else []
+        self.loss = WeightedLoss(loss, [*labels.names, OUTSIDE, *begins])
         self.begin_offset = nn.Parameter(torch.zeros(width)) if config.scheme == "bio" else None
 
     def representations(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -189,11 +215,7 @@ class TokenModel(TextModel):
     def begin_training(self, encoded: Sequence[Encoded]) -> None:
         """Computes the class weights from all sub-words of the training sentences."""
         targets = torch.cat([item.targets for item in encoded])
-        counts = torch.bincount(targets[targets != IGNORED], minlength=self.n_classes)
-        self.class_weights = self.loss.weights(counts).to(self.class_weights.device)
-        names = [*self.labels.names, OUTSIDE, *(f"begin {name}" for name in self.labels.names)][: self.n_classes]
-        weighed = zip(names, counts.tolist(), self.class_weights.tolist(), strict=True)
-        logger.info("class weights: %s", ", ".join(f"{name} {weight:.3f} ({n:,})" for name, n, weight in weighed))
+        self.loss.count(torch.bincount(targets[targets != IGNORED], minlength=len(self.loss.names)))
 
     def oracle(self, encoded: Encoded) -> list[Span]:
         """The spans that the gold classes themselves decode to."""
@@ -229,7 +251,7 @@ class TokenModel(TextModel):
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of a batch over its sub-words, a scalar in float32."""
-        return self.loss(self.logits(batch).flatten(0, 1), batch.targets.flatten(), self.class_weights)
+        return self.loss(self.logits(batch).flatten(0, 1), batch.targets.flatten())
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
@@ -295,8 +317,9 @@ class BiTokenModel(TokenModel):
     """
 
     def __init__(self, base: Base, labels: LabelSet, config: TokenConfig, loss: ClassLoss) -> None:
+        # Raises before anything of the base is changed.
+        base.part("label encoder")
         hidden = base.config.hidden_size
-        self.label_encoder_width: int = base.part("label encoder").model.config.hidden_size
         if not base.has("label projection"):
             projection = nn.Linear(hidden, hidden)
             nn.init.eye_(projection.weight)
@@ -313,7 +336,7 @@ class BiTokenModel(TokenModel):
         """Mean of the label encoder's last hidden states over the sub-words of each description, shape ``(C + 1, E)``."""
         tokens = self.base.gliner.data_processor.labels_tokenizer(
             list(self.labels.label2desc.values()), return_tensors="pt", truncation=True, padding="longest"
-        ).to(self.class_weights.device)
+        ).to(self.loss.weights.device)
         layer = self.core.token_rep_layer
         hidden = layer.labels_encoder(tokens["input_ids"], attention_mask=tokens["attention_mask"])
         return layer.mean_pooling(hidden, tokens["attention_mask"])

@@ -9,24 +9,21 @@ The score of a trial is the best validation score of its epochs, the score by wh
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import math
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import psutil
 import torch
 import tyro
 from filelock import FileLock
@@ -42,6 +39,7 @@ from common.device import make_accelerator, provenance, seed_everything
 from common.errors import InputError, TrainingError
 from common.features import FeatureCache
 from common.files import write_json
+from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import check_name, now, output_root
 from common.training import fit
 
@@ -50,8 +48,6 @@ logger = logging.getLogger(__name__)
 SpaceName = Literal["training", "architecture"]
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
 """Of the median pruner: complete trials before it starts, and epochs of each trial that it leaves alone."""
-SIGN_OF_LIFE, DEAD_AFTER = 15.0, 120.0
-"""Seconds between a running trial's signs of life, and without one until it counts as killed."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 _ALIVE, _PROCESS = "alive", "process"
 
@@ -73,16 +69,6 @@ class Float:
 
 
 @dataclass(frozen=True)
-class Integer:
-    """A whole setting."""
-
-    path: str
-    low: int
-    high: int
-    when: str | None = None
-
-
-@dataclass(frozen=True)
 class Choice:
     """A setting with a few values."""
 
@@ -99,7 +85,7 @@ class Switch:
     on_by_default: bool = False
 
 
-Parameter = Float | Integer | Choice | Switch
+Parameter = Float | Choice | Switch
 Space = Sequence[Parameter]
 
 
@@ -121,8 +107,6 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
             continue
         if isinstance(parameter, Float):
             value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-        elif isinstance(parameter, Integer):
-            value = trial.suggest_int(name, parameter.low, parameter.high)
         else:
             value = trial.suggest_categorical(name, list(parameter.options))
         settings = merge(settings, _nested(parameter.path, value))
@@ -298,14 +282,14 @@ class Sweep:
             if len(counted) >= self.n_trials:
                 return None
             trial = self.study.ask()
-            trial.set_user_attr(_PROCESS, _this_process())
+            trial.set_user_attr(_PROCESS, this_process())
             trial.set_user_attr(_ALIVE, time.time())
             return trial
 
     def _take_over(self) -> None:
         """Marks trials of killed processes as failed and queues them again."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if _is_dead(trial):
+            if is_dead(trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_ALIVE)):
                 self._retry(trial)
 
     def _retry(self, trial: FrozenTrial) -> None:
@@ -320,7 +304,7 @@ class Sweep:
         """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
         start = time.perf_counter()
         try:
-            with _signs_of_life(trial):
+            with signs_of_life(partial(trial.set_user_attr, _ALIVE)):
                 score = self._train(trial)
         except optuna.TrialPruned:
             self._tell(trial, start, state=TrialState.PRUNED)
@@ -397,8 +381,7 @@ class Sweep:
     def write(self) -> None:
         """Writes the summary and, if a trial is complete, the best settings."""
         trials = self.study.get_trials(deepcopy=False)
-        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-        best = max(complete, key=lambda trial: _value(trial), default=None)
+        best = best_of(trials)
         write_json(
             self.summary_path,
             {
@@ -450,8 +433,10 @@ def _other(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, A
     return found
 
 
-def _value(trial: FrozenTrial) -> float:
-    return -math.inf if trial.value is None else trial.value
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """The complete trial with the highest score, the first of several; None if none is complete."""
+    complete = (trial for trial in trials if trial.state == TrialState.COMPLETE)
+    return max(complete, key=lambda trial: trial.values[0], default=None)
 
 
 def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
@@ -475,44 +460,6 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
     public["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
     public.pop("runtime")
     return public
-
-
-def _this_process() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": os.uname().nodename, "pid": process.pid, "created": process.create_time()}
-
-
-def _is_dead(trial: FrozenTrial) -> bool:
-    """Whether the process that ran the trial is gone: it is of this machine and no longer there, or has long shown no sign of life."""
-    owner, alive = trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_ALIVE)
-    if alive is None or owner is None:
-        return False
-    if time.time() - alive > DEAD_AFTER:
-        return True
-    if owner["host"] != os.uname().nodename:
-        return False
-    try:
-        return psutil.Process(owner["pid"]).create_time() != owner["created"]
-    except psutil.NoSuchProcess:
-        return True
-
-
-@contextlib.contextmanager
-def _signs_of_life(trial: Trial) -> Iterator[None]:
-    """Notes every few seconds that the trial is running."""
-    over = threading.Event()
-
-    def note() -> None:
-        while not over.wait(SIGN_OF_LIFE):
-            trial.set_user_attr(_ALIVE, time.time())
-
-    thread = threading.Thread(target=note, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 # -- entry ------------------------------------------------------------------------------------------------------------
@@ -554,10 +501,10 @@ def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Seque
         sweep.run()
     with sweep.lock:
         sweep.write()
-    best = max((t for t in sweep.study.trials if t.state == TrialState.COMPLETE), key=_value, default=None)
+    best = best_of(sweep.study.trials)
     if best is None:
         raise TrainingError(f"no trial of study {sweep.name!r} is complete; their errors are in {sweep.summary_path}")
-    logger.info("best: trial %d, %s %.4f; %s", best.number, config.objective, _value(best), sweep.best_path)
+    logger.info("best: trial %d, %s %.4f; %s", best.number, config.objective, best.values[0], sweep.best_path)
     return sweep.summary_path
 
 

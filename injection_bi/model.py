@@ -5,7 +5,7 @@ Legend: C types, P prompt vectors of a label, E width of the label encoder.
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.approach import TrainedPart
 from common.backbone import Base
@@ -43,7 +43,7 @@ class SPBi(BiTokenModel):
         )
 
     @property
-    def _embedding(self):
+    def _embedding(self) -> nn.Embedding:
         return self.base.part("label encoder").model.get_input_embeddings()
 
     def label_vectors(self) -> Tensor:

@@ -20,9 +20,9 @@ from common.errors import InputError
 from common.labels import LabelSet
 from common.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
 from common.span_head import span_mask
-from common.spans import ScoredSpan
+from common.spans import OUTSIDE, ScoredSpan
 from common.text_model import SpanScorer
-from common.token_model import ClassLoss, TokenModel, cosine_logits
+from common.token_model import ClassLoss, TokenModel, WeightedLoss, cosine_logits
 from injection_cross.config import Config
 
 logger = logging.getLogger(__name__)
@@ -136,9 +136,8 @@ class SpanLevel(SpanScorer):
     def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
         super().__init__(base, labels)
         self.injected = InjectedPrompts(base, labels, config)
-        self.temperature, self.loss = config.token.temperature, ClassLoss.focal(config.focal)
-        self.class_weights: Tensor
-        self.register_buffer("class_weights", torch.ones(len(labels) + 1), persistent=False)
+        self.temperature = config.token.temperature
+        self.loss = WeightedLoss(ClassLoss.focal(config.focal), [*labels.names, OUTSIDE])
 
     def _limit(self) -> int:
         return self.injected.text_limit
@@ -149,8 +148,7 @@ class SpanLevel(SpanScorer):
         n_words = torch.tensor([item.n_words for item in encoded])
         spans = sum(int((n_words - width).clamp(min=0).sum()) for width in range(self.max_width))
         entities[self.labels.outside_id] = spans - int(entities.sum())
-        self.class_weights = self.loss.weights(entities).to(self.class_weights.device)
-        logger.info("class weights: %s (%s spans)", self.class_weights.tolist(), entities.tolist())
+        self.loss.count(entities)
 
     def logits(self, batch: Batch) -> Tensor:
         """Class scores of all spans, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence mean anything."""
@@ -175,7 +173,7 @@ class SpanLevel(SpanScorer):
         *where, classes = batch.targets.T
         targets[tuple(where)] = classes
         mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
-        return self.loss(logits[mask], targets[mask], self.class_weights)
+        return self.loss(logits[mask], targets[mask])
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> list[list[ScoredSpan]]:

@@ -20,6 +20,7 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 
 import optuna_plots
+from common import figures
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 from optuna_plots import FigureSet, View, draw_figures, load_view, main, running_best, scale_of, study_from_json
@@ -43,8 +44,8 @@ SPACE = {
 @pytest.fixture(autouse=True)
 def coarse_pictures(monkeypatch):
     """Printing resolution takes time."""
-    assert optuna_plots.DPI == 300
-    monkeypatch.setattr(optuna_plots, "DPI", 50)
+    assert figures.DPI == 300
+    monkeypatch.setattr(figures, "DPI", 50)
 
 
 def make_study(trials=24, *, direction="maximize", storage=None, name="sp", seed=0, shift=0.0, space=SPACE):

@@ -20,6 +20,7 @@ from common.config import parse, parse_training
 from common.data import load_dataset
 from common.errors import InputError, TrainingError
 from common.files import read_json, write_json
+from common.liveness import DEAD_AFTER
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
@@ -477,7 +478,7 @@ def test_a_cell_that_another_machine_is_at_is_passed_over_until_that_is_long_sil
     assert "1 done, 0 done before, 0 failed, 1 at work in other processes" in capsys.readouterr().out
     run("--dry-run")
     assert "running on elsewhere, process 1" in capsys.readouterr().out
-    write_json(path, read_json(path) | {"alive": time.time() - 2 * common.tuning.DEAD_AFTER})
+    write_json(path, read_json(path) | {"alive": time.time() - 2 * DEAD_AFTER})
     assert run() == 0
     assert "2 cells: 1 done, 1 done before" in capsys.readouterr().out
     assert len(scripts.trained) == 2, "the result was there"

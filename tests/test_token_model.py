@@ -150,7 +150,7 @@ def test_a_word_without_its_beginning_still_opens_a_span_in_bio(trial):
     model = trial(LDSA, "bi-bert", **BIO).model()
     classes = torch.tensor([[OUTSIDE_ID, 0, 0, 1, OUTSIDE_ID]])
     assert word_spans(classes, N_TYPES).tolist() == [[0, 1, 2, 0], [0, 3, 3, 1]]
-    assert model.n_classes == 2 * N_TYPES + 1
+    assert len(model.loss.names) == 2 * N_TYPES + 1
 
 
 # -- targets and decoding ---------------------------------------------------------------------------------------------
@@ -194,8 +194,8 @@ def with_classes(model, monkeypatch, seed: int = 0):
     def logits(batch):
         generator = torch.Generator().manual_seed(seed)
         first = first_subwords(batch.inputs["words_mask"])
-        classes = torch.randint(model.n_classes, first.shape, generator=generator)
-        return 20.0 * F.one_hot(torch.where(first, batch.targets, classes), model.n_classes)
+        classes = torch.randint(len(model.loss.names), first.shape, generator=generator)
+        return 20.0 * F.one_hot(torch.where(first, batch.targets, classes), len(model.loss.names))
 
     monkeypatch.setattr(model, "logits", logits)
 
@@ -234,10 +234,10 @@ def test_a_score_is_the_mean_probability_of_the_type(tagger, monkeypatch):
     """Over words, not sub-words; in BIO a word is of its type whether it begins it or goes on."""
     sentence = make_sentence(["over-expressed", "IL-2", "binds"], [Span(0, 1, "protein")])
     batch = tagger.collate(tagger.encode([sentence]))
-    logits = torch.randn(*batch.targets.shape, tagger.n_classes, generator=torch.Generator().manual_seed(0))
+    logits = torch.randn(*batch.targets.shape, len(tagger.loss.names), generator=torch.Generator().manual_seed(0))
     first = first_subwords(batch.inputs["words_mask"])
     chosen = torch.where(first, batch.targets, 1)
-    logits += 6 * F.one_hot(chosen, tagger.n_classes)
+    logits += 6 * F.one_hot(chosen, len(tagger.loss.names))
     monkeypatch.setattr(tagger, "logits", lambda _: logits)
     ((found,),) = tagger.predict(batch)
     probabilities = logits.softmax(-1)[first]
@@ -445,7 +445,7 @@ def test_class_weights_come_from_the_training_sentences_alone_and_are_logged(tri
     weights = []
     for validation in (made.data.validation, only_fever):
         model, _ = made.but(data=replace(made.data, validation=validation)).train()
-        weights.append(model.class_weights)
+        weights.append(model.loss.weights)
     assert torch.equal(*weights)
 
     counts: Counter[int] = Counter()
@@ -465,7 +465,7 @@ def test_class_weights_come_from_the_training_sentences_alone_and_are_logged(tri
     )
     assert f"class weights: {logged}" in caplog.messages
     # They follow from the data and are no part of a checkpoint.
-    assert "class_weights" not in model.state_dict()
+    assert not [key for key in model.state_dict() if "weights" in key]
 
 
 def test_bio_weighs_begins_by_themselves(trial, data, caplog):
@@ -476,9 +476,9 @@ def test_bio_weighs_begins_by_themselves(trial, data, caplog):
     counts = torch.bincount(torch.cat([item.targets[item.targets >= 0] for item in encoded]), minlength=2 * N_TYPES + 1)
     spans = Counter(span.label for item in encoded for span in item.sentence.spans if span.end < item.n_words)
     assert counts[N_TYPES + 1 :].tolist() == [spans[name] for name in LABELS.names]
-    assert model.class_weights.tolist() == pytest.approx((counts.sum() / (len(counts) * counts)).tolist())
+    assert model.loss.weights.tolist() == pytest.approx((counts.sum() / (len(counts) * counts)).tolist())
     (message,) = [message for message in caplog.messages if message.startswith("class weights: ")]
-    assert f"begin disease {model.class_weights[-1]:.3f} ({spans['disease']:,})" in message
+    assert f"begin disease {model.loss.weights[-1]:.3f} ({spans['disease']:,})" in message
 
 
 def losses_of(model, batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -498,7 +498,7 @@ def test_the_loss_is_the_documented_one_over_all_sub_words(trial, data, name):
     batch = model.collate(model.encode(data.test[:9]))
     log_p, targets = losses_of(model, batch)
     assert len(targets) == sum(int((item.word_index > 0).sum()) for item in batch.encoded)
-    weights = model.class_weights[targets]
+    weights = model.loss.weights[targets]
     gamma = {"LDSA": None, "SP-Base v1": None}.get(name, options.get("focal", FocalConfig()).gamma)
     if gamma is None:
         expected = -(weights * log_p).sum() / weights.sum()
@@ -798,7 +798,7 @@ def test_every_span_of_a_sentence_is_an_example_and_padding_is_none(span_level, 
     seen = []
     loss = span_level.loss
     monkeypatch.setattr(
-        span_level, "loss", lambda logits, targets, weights: seen.append(targets) or loss(logits, targets, weights)
+        loss, "forward", lambda logits, targets: seen.append(targets) or loss.loss(logits, targets, loss.weights)
     )
     for mode in (True, False):
         span_level.train(mode)
@@ -841,8 +841,8 @@ def test_class_weights_of_spans_count_all_spans(span_level, data, caplog):
     outside = sum(spans_inside(item.n_words) for item in encoded) - sum(entities.values())
     counts = [*(entities[name] for name in LABELS.names), outside]
     expected = class_balanced_weights(torch.tensor(counts), 0.9)
-    torch.testing.assert_close(span_level.class_weights, expected)
-    assert any("class weights" in message and str(outside) in message for message in caplog.messages)
+    torch.testing.assert_close(span_level.loss.weights, expected)
+    assert any("class weights" in message and f"({outside:,})" in message for message in caplog.messages)
 
 
 def test_of_overlapping_spans_the_most_probable_stays(span_level, monkeypatch):

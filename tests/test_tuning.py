@@ -13,19 +13,18 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from conftest import RUNTIME
 from optuna.trial import TrialState
 
 import common.tuning
 from common.config import from_dict, merge, parse_training, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
+from common.liveness import DEAD_AFTER, this_process
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import TRAINED, spec
 from common.tuning import (
     Choice,
     Float,
-    Integer,
     Sweep,
     Switch,
     TuneConfig,
@@ -81,7 +80,7 @@ def test_a_space_holds_the_default_configuration(approach_space):
         value = parameters.get(name_of(parameter))
         if isinstance(parameter, Choice):
             assert value in parameter.options
-        elif isinstance(parameter, Float | Integer) and parameter.when is None:
+        elif isinstance(parameter, Float) and parameter.when is None:
             assert parameter.low <= value <= parameter.high
     trial = optuna.trial.FixedTrial(parameters)
     assert from_dict(type(config), merge(to_dict(config), suggest(trial, space)), "x") == config
@@ -245,7 +244,7 @@ def test_a_dead_processs_trial_is_tried_again_and_counts_once(sweep, scored):
     made = sweep(trials=2)
     trial = made._next()
     lost = suggest(trial, made.space)
-    trial.set_user_attr("process", common.tuning._this_process() | {"created": 0.0})
+    trial.set_user_attr("process", this_process() | {"created": 0.0})
     alive = made._next()
     assert alive.number == 1, "the dead trial was queued again and taken"
     assert suggest(alive, made.space) == lost
@@ -261,9 +260,11 @@ def test_another_machines_trial_is_dead_only_after_long_silence(sweep):
     made = sweep(trials=2)
     trial = made._next()
     trial.set_user_attr("process", {"host": "elsewhere", "pid": 1, "created": 0.0})
-    assert not common.tuning._is_dead(made.study.trials[0])
-    trial.set_user_attr("alive", time.time() - 2 * common.tuning.DEAD_AFTER)
-    assert common.tuning._is_dead(made.study.trials[0])
+    made._take_over()
+    assert states(made) == ["RUNNING"]
+    trial.set_user_attr("alive", time.time() - 2 * DEAD_AFTER)
+    made._take_over()
+    assert states(made)[0] == "FAIL"
 
 
 def test_ctrl_c_queues_the_running_trial_again(sweep, scored):
@@ -411,5 +412,10 @@ def test_an_unknown_space_names_those_there_are(dataset_path, gliner_folder):
 def test_runtime_is_no_part_of_what_is_compared(sweep, scored):
     scored(lambda number, config: [0.5])
     made = sweep(trials=1)
-    made.training = replace(made.training, runtime=replace(RUNTIME, eval_batch_size=3))
-    assert "runtime" not in made.context["settings"]
+    made.run()
+    slower = replace(made.training, runtime=replace(made.training.runtime, eval_batch_size=3))
+    Sweep(made.spec, made.space, made.config, slower).run()
+    assert states(made) == ["COMPLETE"]
+    other = replace(slower, train=replace(slower.train, batch_size=3))
+    with pytest.raises(InputError, match=r"started differently.*batch_size"):
+        Sweep(made.spec, made.space, made.config, other)
