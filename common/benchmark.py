@@ -36,7 +36,7 @@ from common.device import (
 from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split
 from common.features import EncodedSplit
-from common.files import atomic_text, read_json, write_json
+from common.files import put_between_markers, read_json, write_json, write_text
 from common.labels import LabelSet
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT, now
 from common.published import DEFAULT_BASE
@@ -76,6 +76,10 @@ class Config:
     """Where the rows go; the table is written beside it."""
     scaling: bool = True
     """Also measure how time grows with sentences and labels."""
+    readme: Path | None = None
+    """Markdown file that gets the tables, between <!-- speed --> and <!-- /speed -->."""
+    show: Path | None = None
+    """A JSON file of an earlier run: makes the tables of it, and measures nothing."""
     profile: str | None = None
     """An approach: shows where the time of its training goes, and measures nothing else."""
 
@@ -369,6 +373,8 @@ class Bench:
             {"measure": measure, "approach": approach, "ours": sides[0], "gliner": sides[1], "ratio": ratio}
             | {"memory_ratio": memory, **more}
         )
+        # A run that is stopped has what it measured.
+        self.write()
 
     def training(self) -> None:
         """Every approach against ``train_model`` on the same kind of base: the same settings, and each side at its best."""
@@ -418,8 +424,8 @@ class Bench:
                 figures = self.measure("train", "bi", **settings, sentences=SIZES[0], labels=n)
                 self.row(f"{n} labels, {SIZES[0]} sentences", spec(approach).title, figures, None)
 
-    def write(self) -> str:
-        """Writes the rows and their table; returns the table."""
+    def write(self) -> dict[str, Any]:
+        """Writes the rows and their tables; returns what the JSON file says."""
         record = {
             "created": now(),
             "dataset": Path(self.config.dataset).name,
@@ -432,10 +438,8 @@ class Bench:
             "rows": self.rows,
         }
         write_json(self.config.output, record)
-        table = render(record)
-        with atomic_text(self.config.output.with_suffix(".md")) as stream:
-            stream.write(table)
-        return table
+        write_text(self.config.output.with_suffix(".md"), render(record))
+        return record
 
 
 def _encoders(approach: str) -> tuple[Encoder, ...]:
@@ -445,28 +449,33 @@ def _encoders(approach: str) -> tuple[Encoder, ...]:
 
 
 def render(record: dict[str, Any]) -> str:
-    """The rows as a Markdown table."""
-    lines = [
-        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB ours / GLiNER's | features s | batch, precision |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    """The rows as two Markdown tables: beside GLiNER's own, and by the number of sentences and of labels."""
+    head = "Data {dataset}, bases {bi} and {cross}, {threads} threads, {machine}.".format(
+        dataset=record["dataset"], **record["base_models"], threads=record["threads"],
+        machine=record["provenance"]["machine"].get("gpu") or "CPU",
+    )  # fmt: skip
+    tables = [
+        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s | ours: batch, precision | GLiNER's own |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |\n",
+        "| measure | approach | sentences/s | s/epoch | features, s | peak MiB |\n| --- | --- | ---: | ---: | ---: | ---: |\n",
     ]
     for row in record["rows"]:
         ours, gliner = row["ours"], row["gliner"]
-        theirs = "" if gliner is None else f"{gliner['sentences_per_second']:,.0f}"
-        memory = f"{ours['peak_memory_mb']:,.0f}" + ("" if gliner is None else f" / {gliner['peak_memory_mb']:,.0f}")
-        settings = f"{ours['batch_size']}, {ours['precision']}"
-        if gliner is not None and (gliner["batch_size"], gliner["precision"]) != (
-            ours["batch_size"],
-            ours["precision"],
-        ):
-            settings += f" / {gliner['batch_size']}, {gliner['precision']}"
-        features = ours.get("feature_seconds")
-        lines.append(
-            f"| {row['measure']} | {row['approach']} | {ours['sentences_per_second']:,.0f} | {theirs} "
-            f"| {'' if row['ratio'] is None else format(row['ratio'], '.1f')} | {memory} "
-            f"| {format(features, '.0f') if features else ''} | {settings} |"
-        )
-    return "\n".join(lines) + "\n"
+        features = format(ours["feature_seconds"], ".0f") if ours.get("feature_seconds") else "-"
+        if gliner is None:
+            cells = [f"{ours['sentences_per_second']:,.0f}", f"{ours['seconds_per_epoch']:.1f}", features]
+            cells += [f"{ours['peak_memory_mb']:,.0f}"]
+        else:
+            sides = (ours, gliner)
+            cells = [*(_speed(side) for side in sides), f"{row['ratio']:.1f}"]
+            cells += [f"{side['peak_memory_mb']:,.0f}" for side in sides]
+            cells += [features, *(f"{side['batch_size']}, {side['precision']}" for side in sides)]
+        tables[gliner is None] += f"| {row['measure']} | {row['approach']} | {' | '.join(cells)} |\n"
+    return "\n".join([head, "", *tables])
+
+
+def _speed(side: dict[str, Any]) -> str:
+    return format(side["sentences_per_second"], ",.0f" if side["sentences_per_second"] >= 100 else ".1f")
 
 
 def profile(config: Config) -> str:
@@ -480,18 +489,26 @@ def profile(config: Config) -> str:
     return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60)
 
 
+def measure(config: Config) -> dict[str, Any]:
+    """Measures everything that is asked for and returns what the JSON file says."""
+    bench = Bench(config)
+    bench.training()
+    bench.evaluation()
+    if config.scaling:
+        bench.scaling()
+    return bench.write()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Measures, writes and prints."""
     config = parse(Config, argv)
     if config.profile is not None:
         print(profile(config))
         return
-    bench = Bench(config)
-    bench.training()
-    bench.evaluation()
-    if config.scaling:
-        bench.scaling()
-    print(bench.write())
+    tables = render(read_json(config.show) if config.show is not None else measure(config))
+    if config.readme is not None:
+        put_between_markers(config.readme, "speed", tables)
+    print(tables)
 
 
 if __name__ == "__main__":

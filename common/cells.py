@@ -21,13 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common import plots, thesis
-from common.compare import read_counts
 from common.data import Encoder
 from common.errors import InputError
 from common.files import read_json
 from common.metrics import N_RESAMPLES, Difference, SpanCounts, resampled_f1, span_scores
 from common.paths import output_root
-from common.results import predictions_path, read_result
+from common.results import counts_path, read_counts, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +86,9 @@ class Run:
         return self.get("speed", "sentences")
 
     @property
-    def has_predictions(self) -> bool:
-        """Whether the predicted spans lie beside it."""
-        return predictions_path(self.path).is_file()
+    def has_counts(self) -> bool:
+        """Whether the counts of its sentences lie beside it."""
+        return counts_path(self.path).is_file()
 
     @property
     def machine(self) -> str:
@@ -129,8 +128,8 @@ def read_runs(places: Sequence[Path], dataset: str | None = None) -> list[Run]:
     """
     newest: dict[tuple[str, Any], Run] = {}
     runs = [run for place in places for run in _runs_in(place) if dataset in (None, run.dataset)]
-    # A copy with its predictions beside it tells more than one without.
-    for run in sorted(runs, key=lambda run: (run.result["created"], run.has_predictions, str(run.path))):
+    # A copy with its counts beside it tells more than one without.
+    for run in sorted(runs, key=lambda run: (run.result["created"], run.has_counts, str(run.path))):
         older = newest.get(key := (run.identity, run.result["seed"]))
         if older is not None and older.result["created"] != run.result["created"]:
             logger.info("%s: not used, %s is newer and has the same settings and seed", older.path, run.path)
@@ -194,7 +193,7 @@ class Estimate:
 
 INTERVALS = (
     "95 % intervals by their kind. run: bootstrap over the sentences of the one run; mean: bootstrap over sentences of the mean over "
-    "seeds; t: t interval over seeds, where the predictions of a seed are missing."
+    "seeds; t: t interval over seeds, where the counts of a seed's sentences are missing."
 )
 
 
@@ -289,16 +288,16 @@ class Resampled:
 
 
 def resample(runs: Iterable[Run]) -> dict[Path, Resampled]:
-    """Bootstrap samples of the runs that have their predictions beside them."""
+    """Bootstrap samples of the runs that have their counts beside them."""
     groups: dict[tuple[tuple[str, ...], bytes], list[tuple[Path, SpanCounts]]] = {}
     for run in runs:
-        if not run.has_predictions or run.get("labels") is None:
+        if not run.has_counts:
             continue
         counts = read_counts(run.path)
         scores = span_scores(counts)
         found = (scores.micro.f1, scores.macro.f1)
         if not len(counts) or not np.allclose(found, [f1_of(run, metric) for metric in METRICS], rtol=0, atol=1e-6):
-            logger.warning("%s: not used, does not give the scores of the result", predictions_path(run.path))
+            logger.warning("%s: not used, does not give the scores of the result", counts_path(run.path))
             continue
         groups.setdefault((counts.types, counts.gold.tobytes()), []).append((run.path, counts))
     resampled: dict[Path, Resampled] = {}
@@ -398,7 +397,7 @@ class Corpus:
         return Estimate(mean, sd, max(0.0, mean - reach), min(1.0, mean + reach), "t")
 
     def samples(self, cell: Cell) -> tuple[int, NDArray[np.float64]] | None:
-        """Group and samples of a cell's mean F1 over its seeds; None if the predictions of a seed are missing or differ in sentences."""
+        """Group and samples of a cell's mean F1 over its seeds; None if the counts of a seed are missing or of other sentences."""
         found = [self.resampled.get(run.path) for run in cell.runs]
         members = [item for item in found if item is not None]
         if len(members) < len(found) or len({item.group for item in members}) > 1:
@@ -406,7 +405,7 @@ class Corpus:
         return members[0].group, np.mean([item.f1 for item in members], axis=0)
 
     def difference(self, first: Cell | None, second: Cell | None) -> dict[Metric, Difference] | None:
-        """Paired bootstrap over sentences of the mean F1 over seeds of ``first - second``; None where predictions are missing."""
+        """Paired bootstrap over sentences of the mean F1 over seeds of ``first - second``; None where counts are missing."""
         if first is None or second is None:
             return None
         samples = self.samples(first), self.samples(second)

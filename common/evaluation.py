@@ -18,7 +18,7 @@ from common.batching import evaluation_batches
 from common.config import RuntimeConfig
 from common.data import Sentence
 from common.features import EncodedSplit
-from common.metrics import bootstrap_intervals, count_spans, error_report, span_scores, token_report
+from common.metrics import SpanCounts, bootstrap_intervals, count_spans, error_report, span_scores, token_report
 from common.spans import ScoredSpan
 
 _WARM_UP_BATCHES = 3
@@ -82,6 +82,7 @@ class Evaluation:
     """A scored split."""
 
     predictions: list[list[ScoredSpan]]
+    counts: SpanCounts
     report: dict[str, Any]
     """``scores``, ``intervals``, ``errors``, ``token_report``, ``unreachable_gold`` and ``speed`` of a result file."""
 
@@ -108,6 +109,7 @@ def evaluate(
     counts = count_spans(gold, found, model.labels.names)
     return Evaluation(
         predictions=predictions,
+        counts=counts,
         report={
             "scores": span_scores(counts).as_dict(),
             "intervals": {name: list(interval) for name, interval in bootstrap_intervals(counts).items()},

@@ -42,6 +42,12 @@ def atomic_text(path: Path) -> Iterator[IO[str]]:
         yield stream
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    with atomic_text(path) as stream:
+        stream.write(text)
+
+
 def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
     """Writes one JSON value atomically, with a final newline; NaN and infinity are refused."""
     with atomic_text(path) as stream:
@@ -88,3 +94,17 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def put_between_markers(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between ``<!-- name -->`` and ``<!-- /name -->`` in a Markdown file.
+
+    Raises:
+        InputError: If the file does not have the two markers, in order.
+    """
+    markers = f"<!-- {name} -->", f"<!-- /{name} -->"
+    head, start, rest = path.read_text(encoding="utf-8").partition(markers[0])
+    _, end, tail = rest.partition(markers[1])
+    if not (start and end):
+        raise InputError(f"{path}: needs the lines {markers[0]} and {markers[1]}")
+    write_text(path, f"{head}{start}\n{text}{end}{tail}")

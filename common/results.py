@@ -1,19 +1,22 @@
-"""Result files: one JSON for each test run, its Markdown page and its predictions."""
+"""Result files: one JSON for each test run, its Markdown page, its predictions and the counts of its sentences."""
 
 from __future__ import annotations
 
 import json
 import logging
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from common.data import Dataset, Sentence
 from common.errors import InputError
 from common.evaluation import Evaluation
-from common.files import atomic_text, read_json, write_json
+from common.files import atomic_path, atomic_text, read_json, write_json, write_text
+from common.metrics import SpanCounts
 from common.paths import now, timestamp
 from common.spans import ScoredSpan
 
@@ -37,7 +40,7 @@ REQUIRED = (
 def write_result(
     folder: Path, record: Mapping[str, Any], evaluation: Evaluation, sentences: Sequence[Sentence]
 ) -> Path:
-    """Writes ``<dataset>_<timestamp>.json``, ``.md`` and ``_predictions.jsonl``.
+    """Writes ``<dataset>_<timestamp>.json``, ``.md``, ``_predictions.jsonl`` and ``_counts.npz``.
 
     Args:
         folder: ``<approach>/test_results``.
@@ -61,9 +64,9 @@ def write_result(
         with atomic_text(predictions_path(path)) as stream:
             for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
                 stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
+        write_counts(path, evaluation.counts)
         write_json(path, result)
-        with atomic_text(path.with_suffix(".md")) as stream:
-            stream.write(render(result))
+        write_text(path.with_suffix(".md"), render(result))
     logger.info("result: %s", path)
     return path
 
@@ -71,6 +74,39 @@ def write_result(
 def predictions_path(result: Path) -> Path:
     """The file with a result's predictions, one sentence a line."""
     return result.with_name(f"{result.stem}_predictions.jsonl")
+
+
+def counts_path(result: Path) -> Path:
+    """The file with the counts of each test sentence: what intervals and comparisons need, without a word of the corpus."""
+    return result.with_name(f"{result.stem}_counts.npz")
+
+
+def companions(result: Path) -> tuple[Path, ...]:
+    """The files of a result, its JSON file last: where that is, the others are."""
+    return predictions_path(result), counts_path(result), result.with_suffix(".md"), result
+
+
+def write_counts(result: Path, counts: SpanCounts) -> None:
+    """Writes the counts of a result; the same counts give the same bytes."""
+    with atomic_path(counts_path(result)) as temporary, temporary.open("wb") as stream:
+        planes = (counts.true_positives, counts.predicted, counts.gold)
+        np.savez_compressed(stream, types=np.array(counts.types), counts=np.stack(planes).astype(np.uint16))
+
+
+def read_counts(result: Path) -> SpanCounts:
+    """The counts of a result.
+
+    Raises:
+        InputError: If the file is missing or something else.
+    """
+    path = counts_path(result)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return SpanCounts(tuple(file["types"].tolist()), *file["counts"].astype(np.int64))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; it belongs beside {result.name}") from None
+    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: is no file of counts: {error}") from error
 
 
 def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:

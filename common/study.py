@@ -1,6 +1,6 @@
 """The whole study, cell by cell: ``python -m common.study --dataset jnlpba bc5cdr --approaches all --seeds 42 43 44``.
 
-    <study>/results/<cell>.json       what test.py wrote, with its page (.md) and its predictions (_predictions.jsonl)
+    <study>/results/<cell>.json       what test.py wrote, with its page, its predictions and its counts
     <study>/cells/<cell>.json         state of a cell: whose it is, its settings, its run folder, its time or its error
     <study>/superseded/               results that had other settings, data or weights than the newest
     <study>/tables/                   what common.tables makes of the results
@@ -16,6 +16,7 @@ import gc
 import hashlib
 import importlib
 import io
+import itertools
 import json
 import logging
 import shutil
@@ -43,7 +44,7 @@ from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import PROJECT_ROOT, now, output_root
 from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
-from common.results import predictions_path, read_result
+from common.results import companions, read_result
 from common.script import run_script
 from common.training import fit
 from dataset_generation.generate import DEMOS, GenerateConfig, generate
@@ -62,6 +63,7 @@ CHEAPEST_FIRST = (
     "injection_cross",
     "full_finetune",
 )
+FEW = "few-shot"
 FEW_SHOT = ("glinerev", "full_finetune", "ldsa", "injection_bi")
 OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
 """What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
@@ -95,7 +97,8 @@ class StudyConfig:
     controls: bool = False
     """Also SP-GLiNER's head alone, prompt alone and post_norm, the token family's BIO scheme, and zero-shot with descriptions."""
     config: Path | None = None
-    """JSON file of options by approach, as {"glinerev": ["--epochs", "8"]}; for all cells of the approach."""
+    """JSON file of options by approach, as {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
+    for all cells of the approach, for those on one data set, for those on few sentences; the later one wins."""
     output: Path | None = None
     """The study's folder; study/ among the project's output if not given."""
     device: Literal["auto", "cpu", "cuda"] | None = None
@@ -224,7 +227,7 @@ def make_plan(config: StudyConfig) -> list[Cell]:
     Raises:
         InputError: If ``--config`` is no file of options by approach.
     """
-    options = read_options(config.config) if config.config else {}
+    options = read_options(config.config, config.dataset) if config.config else Options({}, {})
     cells: dict[str, Cell] = {}
     for approach in CHEAPEST_FIRST:
         rows: list[tuple[str, tuple[str, ...], int | None]] = []
@@ -239,29 +242,60 @@ def make_plan(config: StudyConfig) -> list[Cell]:
         for encoder in encoders_of(approach):
             base_model = config.base_model if encoder == "bi" else config.cross_base_model
             for variant, more, size in rows:
-                given = (*options.get(approach, ()), *more, *last, *config.overrides)
-                for seed in seeds:
-                    for dataset in config.dataset:
-                        cell = Cell(approach, encoder, base_model, dataset, seed, variant, size, given)
-                        cells.setdefault(cell.id, cell)
+                for seed, dataset in itertools.product(seeds, config.dataset):
+                    given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
+                    cell = Cell(approach, encoder, base_model, dataset, seed, variant, size, given)
+                    cells.setdefault(cell.id, cell)
     return list(cells.values())
 
 
-def read_options(path: Path) -> dict[str, tuple[str, ...]]:
-    """The options by approach in a file.
+@dataclass(frozen=True)
+class Options:
+    """Further options of train.py and test.py."""
+
+    by_approach: Mapping[str, tuple[str, ...]]
+    """For all cells of an approach."""
+    by_condition: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """For those on a data set, or under :data:`FEW`, by approach."""
+
+    def of(self, approach: str, dataset: str, train_size: int | None) -> tuple[str, ...]:
+        """The options of a cell, those that win last."""
+        places = [self.by_approach, self.by_condition.get(dataset_dir(dataset).name, {})]
+        places += [self.by_condition.get(FEW, {})] * (train_size is not None)
+        return tuple(option for place in places for option in place.get(approach, ()))
+
+
+def read_options(path: Path, datasets: Iterable[str]) -> Options:
+    """The options in a file.
+
+    Args:
+        path: JSON file.
+        datasets: The data sets of the study.
 
     Raises:
         InputError: If it is no such file, or an option is the study's to say.
     """
     values = read_json(path)
+    require(isinstance(values, dict), f"{path}: expected an object of options by approach")
+    conditions = {FEW, *(dataset_dir(name).name for name in datasets)}
+    unknown = [name for name in values if name not in (*CHEAPEST_FIRST, *conditions)]
+    require(not unknown, f"{path}: {unknown} are none of {[*CHEAPEST_FIRST, *sorted(conditions)]}")
+    plain = {name: value for name, value in values.items() if name in CHEAPEST_FIRST}
+    inner = {name: value for name, value in values.items() if name not in CHEAPEST_FIRST}
+    return Options(
+        _read_lists(plain, str(path)), {name: _read_lists(value, f"{path}: {name}") for name, value in inner.items()}
+    )
+
+
+def _read_lists(values: Any, where: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(values, dict) or not set(values) <= set(CHEAPEST_FIRST):
-        raise InputError(f"{path}: expected an object of options by approach; approaches are {list(CHEAPEST_FIRST)}")
+        raise InputError(f"{where}: expected an object of options by approach; approaches are {list(CHEAPEST_FIRST)}")
     for approach, options in values.items():
         if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-            raise InputError(f"{path}: {approach}: expected a list of strings, got {options!r}")
+            raise InputError(f"{where}: {approach}: expected a list of strings, got {options!r}")
         for option in options:
             if option.partition("=")[0].replace("_", "-") in OWN_OPTIONS:
-                raise InputError(f"{path}: {approach}: {option} is for the study to say")
+                raise InputError(f"{where}: {approach}: {option} is for the study to say")
     return {approach: tuple(options) for approach, options in values.items()}
 
 
@@ -526,7 +560,7 @@ class Study:
 
     def is_done(self, cell: Cell, file: CellFile, settings: Mapping[str, Any]) -> bool:
         """Whether the folder has the whole result of a cell with the same settings."""
-        whole = all(path.is_file() for path in _with_companions(self.result_path(cell)))
+        whole = all(path.is_file() for path in companions(self.result_path(cell)))
         return whole and file.get("state") == "done" and file.get("hash") == digest_of(settings)
 
     # -- the plan as text ---------------------------------------------------------------------------------------------
@@ -685,7 +719,7 @@ class Study:
     def _put_aside(self, cell: Cell, digest: str) -> None:
         """Moves a result of other settings out of the folder that tables are made from."""
         target = self.folder / "superseded" / f"{cell.id}_{digest[:6]}.json"
-        for old, new in zip(_with_companions(self.result_path(cell)), _with_companions(target), strict=True):
+        for old, new in zip(companions(self.result_path(cell)), companions(target), strict=True):
             if old.is_file():
                 new.parent.mkdir(parents=True, exist_ok=True)
                 old.replace(new)
@@ -693,7 +727,7 @@ class Study:
     def _tested(self, cell: Cell, file: CellFile) -> Path:
         """The result that test.py wrote, from before if there is one."""
         before = file.get("result")
-        if before is not None and all(path.is_file() for path in _with_companions(Path(before))):
+        if before is not None and all(path.is_file() for path in companions(Path(before))):
             return Path(before)
         arguments = cell.arguments
         if cell.seed is not None:
@@ -726,7 +760,7 @@ class Study:
 
     def _collect(self, cell: Cell, result: Path) -> None:
         """Copies a result into the study's folder, the JSON file last: what has one is whole."""
-        pairs = zip(_with_companions(result), _with_companions(self.result_path(cell)), strict=True)
+        pairs = zip(companions(result), companions(self.result_path(cell)), strict=True)
         for source, target in pairs:
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
@@ -751,11 +785,6 @@ class Study:
 def _is_missing(directory: Path) -> bool:
     """Whether a data set has to be generated; its last two files tell, of which data sets of other tools have only the first."""
     return not any((directory / name).is_file() for name in (LABEL2DESC_FILE, MANIFEST_FILE))
-
-
-def _with_companions(result: Path) -> tuple[Path, Path, Path]:
-    """The files of a result, its JSON file last."""
-    return predictions_path(result), result.with_suffix(".md"), result
 
 
 def run_status(run: Path) -> str | None:

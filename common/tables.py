@@ -40,16 +40,13 @@ from common.cells import (
     with_sd,
 )
 from common.config import differences, parse, require
-from common.errors import InputError
-from common.files import atomic_text
+from common.files import put_between_markers, write_text
 from common.metrics import Difference
 from common.paths import output_root
-from common.results import read_result
 from common.script import run_script
 
 logger = logging.getLogger(__name__)
 
-MARKERS = ("<!-- results -->", "<!-- /results -->")
 _N_TEXT_COLUMNS = 5
 COLUMNS = (
     "data set", "approach", "variant", "base", "seed", "trained on", "epochs", "micro F1", "micro 95 %", "macro F1", "macro 95 %",
@@ -380,7 +377,9 @@ def _missing_notes(corpus: Corpus) -> list[str]:
     groups = {row.label: corpus.samples(cell) for row, cell in corpus.shown}
     why = {
         "for want of results": [row.label for row in corpus.rows if row.cell is None],
-        "for want of predictions beside the result files": [label for label, found in groups.items() if found is None],
+        "for want of counts (_counts.npz) beside the result files": [
+            label for label, found in groups.items() if found is None
+        ],
     }
     notes = [f"Missing {reason}: {', '.join(labels)}." for reason, labels in why.items() if labels]
     if len({found[0] for found in groups.values() if found is not None}) > 1:
@@ -469,7 +468,7 @@ def _control_row(corpus: Corpus, pair: _Pair) -> tuple[list[str], dict[str, Any]
         }
         record |= _difference_values(f"{metric}_", deltas[metric] if deltas else None)
         if deltas is None and ours is not None and other is not None:
-            # Without predictions the difference is known and its interval is not.
+            # Without counts the difference is known and its interval is not.
             record[f"{metric}_difference"] = ours.mean - other.mean
             texts.append(f"{_points(ours.mean - other.mean)} [{MISSING}]")
         else:
@@ -712,54 +711,17 @@ def write_document(document: Document, folder: Path) -> None:
         "tex": latex(document),
     }
     for suffix, text in texts.items():
-        write_comparison(text, folder / f"{document.name}.{suffix}")
+        write_text(folder / f"{document.name}.{suffix}", text)
 
 
-def comparison(paths: Sequence[Path]) -> str:
-    """The list of runs as a Markdown table, one row for each result, best micro F1 of a data set last.
-
-    Args:
-        paths: Result files.
-
-    Raises:
-        InputError: If there is none, or one is no result file.
-    """
-    if not paths:
-        raise InputError("no results to compare")
-    document = runs_table([Run(path, read_result(path)) for path in paths])
-    return markdown_table(document.sections[0])
-
-
-def readme_block(main: Document, runs: Document) -> str:
-    """The main table of each data set, its notes, and the list of runs folded away."""
+def overview(main: Document) -> str:
+    """The main table of each data set and its notes."""
     parts = []
     for section in main.sections:
         own = [note for note in section.notes if note not in MAIN_NOTES]
         parts.append(f"**{section.title}**\n\n{markdown_table(section)}\n" + "".join(f"- {note}\n" for note in own))
     parts.append("On all of them:\n\n" + "".join(f"- {note}\n" for note in MAIN_NOTES))
-    table = markdown_table(runs.sections[0])
-    parts.append(f"<details>\n<summary>All runs</summary>\n\n{table}\n</details>\n")
     return "\n".join(parts)
-
-
-def put_between_markers(path: Path, table: str) -> None:
-    """Replaces what stands between the results markers of a Markdown file.
-
-    Raises:
-        InputError: If the file does not have the two markers, in order.
-    """
-    text = path.read_text(encoding="utf-8")
-    head, start, rest = text.partition(MARKERS[0])
-    _, end, tail = rest.partition(MARKERS[1])
-    if not (start and end):
-        raise InputError(f"{path}: needs the lines {MARKERS[0]} and {MARKERS[1]}")
-    write_comparison(f"{head}{start}\n{table}{end}{tail}", path)
-
-
-def write_comparison(table: str, path: Path) -> None:
-    """Writes a table atomically."""
-    with atomic_text(path) as stream:
-        stream.write(table)
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -865,10 +827,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for document in (main_document, *(build(found) for build in builders), runs_document):
         write_document(document, folder)
     write_figures(found, folder)
-    block = readme_block(main_document, runs_document)
+    shown, listed = overview(main_document), markdown_table(runs_document.sections[0])
     if config.readme is not None:
-        put_between_markers(config.readme, block)
-    print(block)
+        folded = f"<details>\n<summary>All runs</summary>\n\n{listed}\n</details>\n"
+        put_between_markers(config.readme, "results", f"{shown}\n{folded}")
+    print(f"{shown}\nAll runs:\n\n{listed}")
     logger.info("tables and figures: %s", folder)
 
 

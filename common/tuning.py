@@ -226,6 +226,7 @@ class Sweep:
             "approach": spec.name,
             "space": config.space,
             "objective": config.objective,
+            "metric": f"validation {config.objective.replace('_f1', ' F1')}",
             "dataset": self.data.name,
             "dataset_sha256": self.data.sha256,
             "base_model": load_base(training.base_model, spec.encoder(training)).revision,
@@ -343,12 +344,9 @@ class Sweep:
         trial.set_user_attr("config", _public(to_dict(config)))
         trial.set_user_attr("seed", config.train.seed)
         trial.set_user_attr("provenance", provenance())
-        scores: list[float] = []
 
         def on_epoch(entry: dict[str, Any]) -> None:
-            scores.append(entry["validation"][self.config.objective])
-            trial.set_user_attr("scores", scores)
-            trial.report(scores[-1], entry["epoch"])
+            trial.report(entry["validation"][self.config.objective], entry["epoch"])
             if trial.should_prune() and entry["epoch"] < config.train.epochs:
                 raise optuna.TrialPruned
 
@@ -440,15 +438,18 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as JSON, in the terms of the reference's study files."""
+    """A trial as JSON, in the terms that ``common.studies`` reads."""
     attributes = {key: value for key, value in trial.user_attrs.items() if key not in (_ALIVE, _PROCESS)}
     return {
         "number": trial.number,
         "state": trial.state.name,
         "value": trial.value,
         "params": trial.params,
-        "started": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
-        "finished": None if trial.datetime_complete is None else trial.datetime_complete.isoformat(timespec="seconds"),
+        "intermediate_values": trial.intermediate_values,
+        "datetime_start": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
+        "datetime_complete": None
+        if trial.datetime_complete is None
+        else trial.datetime_complete.isoformat(timespec="seconds"),
         **attributes,
     }
 

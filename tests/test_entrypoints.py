@@ -37,7 +37,7 @@ from common.files import read_json, write_json
 from common.labels import LabelSet
 from common.metrics import bootstrap_intervals, count_spans, span_scores
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.results import REQUIRED, read_result
+from common.results import REQUIRED, companions, read_counts, read_result
 from common.script import run_script
 from common.spans import Span
 from glinerev.config import Config
@@ -63,10 +63,10 @@ SCRIPTS = {
 
 
 def check_result(path: Path, folder: Path, split: str = "test") -> dict:
-    """The three files of a result, and that its figures are those of its predictions."""
+    """The files of a result, and that its figures are those of its predictions."""
     stem = path.stem
     assert re.fullmatch(r"tiny_\d{8}_\d{6}(-\d+)?", stem)
-    assert {file.name for file in folder.iterdir()} >= {f"{stem}.json", f"{stem}.md", f"{stem}_predictions.jsonl"}
+    assert set(folder.iterdir()) >= set(companions(path))
     result = read_result(path)
     assert set(REQUIRED) <= set(result)
 
@@ -76,6 +76,10 @@ def check_result(path: Path, folder: Path, split: str = "test") -> dict:
     gold = [[Span(*span) for span in row["ner"]] for row in rows]
     found = [[Span(*span[:3]) for span in row["predicted"]] for row in rows]
     counts = count_spans(gold, found, LABELS.names)
+    kept = read_counts(path)
+    assert (kept.types, counts.types) == (LABELS.names, LABELS.names)
+    for plane in ("true_positives", "predicted", "gold"):
+        assert (getattr(kept, plane) == getattr(counts, plane)).all()
     assert result["scores"] == span_scores(counts).as_dict()
     assert result["intervals"] == {name: list(ends) for name, ends in bootstrap_intervals(counts).items()}
     assert set(result["scores"]["per_type"]) == set(LABELS.names)
@@ -117,7 +121,7 @@ def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
     )  # fmt: skip
     folder = output / "zeroshot_baseline" / "test_results"
     assert path.parent == folder
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 4
     result = check_result(path, folder)
     assert (result["approach"], result["seed"], result["threshold"]) == ("zeroshot_baseline", None, 0.45)
     assert labels in result["variant"]
@@ -131,7 +135,7 @@ def test_two_results_in_one_second_are_two(dataset_path, gliner_folder, output, 
     arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
     paths = [zeroshot_baseline.test.main(arguments) for _ in range(2)]
     assert [path.name for path in paths] == ["tiny_20260102_030405.json", "tiny_20260102_030405-2.json"]
-    assert len(list(paths[0].parent.iterdir())) == 6
+    assert len(list(paths[0].parent.iterdir())) == 8
 
 
 CASES = {

@@ -23,7 +23,8 @@ import optuna_plots
 from common import figures
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
-from optuna_plots import FigureSet, View, draw_figures, load_view, main, running_best, scale_of, study_from_json
+from common.studies import infer_distribution, study_from_json
+from optuna_plots import FigureSet, View, draw_figures, load_view, main, running_best, scale_of
 
 DATA = PROJECT_ROOT / "tests" / "data"
 ALL_TRIALS, TRIALS = DATA / "optuna_all_trials.json", DATA / "optuna_trials.json"
@@ -363,13 +364,13 @@ def test_one_runaway_value_does_not_flatten_the_others():
     ],
 )
 def test_inferred_ranges(values, expected):
-    assert optuna_plots.infer_distribution("x", values) == expected
+    assert infer_distribution("x", values) == expected
 
 
 @pytest.mark.parametrize("name", ["lr", "lr_mlp", "others_lr", "learning_rate", "prompt_encoder_lr"])
 def test_learning_rates_are_logarithmic(name):
-    assert optuna_plots.infer_distribution(name, [1e-4, 2e-4, 3e-4]).log
-    assert not optuna_plots.infer_distribution("lrs", [1e-4, 2e-4, 3e-4]).log
+    assert infer_distribution(name, [1e-4, 2e-4, 3e-4]).log
+    assert not infer_distribution("lrs", [1e-4, 2e-4, 3e-4]).log
 
 
 def test_ticks_stay_on_the_axis():

@@ -15,17 +15,18 @@ from conftest import write_dataset
 import common.data
 import common.study
 import common.training
+from common import demo
 from common.checkpoint import WEIGHTS_FILE
-from common.config import parse, parse_training
-from common.data import load_dataset
+from common.config import parse, parse_training, to_dict
+from common.data import dataset_dir, load_dataset
 from common.errors import InputError, TrainingError
 from common.files import read_json, write_json
 from common.liveness import DEAD_AFTER
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
-from common.results import predictions_path, read_result
-from common.study import CHEAPEST_FIRST, ZERO_SHOT, Pace, Study, StudyConfig, duration, main, make_plan
+from common.results import companions, read_result
+from common.study import CHEAPEST_FIRST, ZERO_SHOT, Pace, Study, StudyConfig, configuration, duration, main, make_plan
 
 ON_CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -43,6 +44,18 @@ def said(cell, option):
 def options_file(tmp_path, **options):
     write_json(tmp_path / "options.json", options)
     return ["--config", str(tmp_path / "options.json")]
+
+
+def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
+    config = parse(StudyConfig, demo.ARGUMENTS)
+    cells = make_plan(config)
+    assert {cell.approach for cell in cells} == set(CHEAPEST_FIRST)
+    assert {dataset_dir(cell.dataset).name for cell in cells} == set(demo.CORPORA)
+    asked = read_json(demo.OPTIONS)
+    for cell in cells:
+        settings = to_dict(configuration(cell))
+        if "--epochs" in asked.get(cell.approach, ()):
+            assert settings["train"]["epochs"] == int(said(cell, "--epochs"))
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------
@@ -130,13 +143,34 @@ def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp
     assert epochs == {2}
 
 
+def test_options_for_one_data_set_and_for_few_sentences(tmp_path):
+    options = options_file(
+        tmp_path,
+        ldsa=["--epochs", "8", "--batch-size", "7"],
+        bc5cdr={"ldsa": ["--epochs", "3"], "zeroshot_baseline": ["--threshold", "0.3"]},
+        **{"few-shot": {"ldsa": ["--batch-size", "4", "--epochs", "20"]}},
+    )
+    cells = planned("--approaches", "ldsa", "--seeds", "42", "--train-sizes", "50", *options)
+    found = {
+        (cell.dataset, cell.train_size): (config.train.epochs, config.train.batch_size)
+        for cell in cells
+        for config in [configuration(cell)]
+    }
+    assert found == {
+        ("jnlpba", None): (8, 7), ("bc5cdr", None): (3, 7), ("jnlpba", 50): (20, 4), ("bc5cdr", 50): (20, 4),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"glinerev": ["--seed", "3"]}, "glinerev: --seed is for the study to say"),
         ({"glinerev": ["--train_size=3"]}, "glinerev: --train_size=3 is for the study to say"),
         ({"glinerev": "--epochs 3"}, "expected a list of strings"),
-        ({"gliner": []}, "expected an object of options by approach"),
+        ({"gliner": []}, r"\['gliner'\] are none of \['zeroshot_baseline', .*'few-shot', 'x'\]"),
+        ({"y": {}}, r"\['y'\] are none of"),
+        ({"x": {"gliner": []}}, "x: expected an object of options by approach"),
+        ({"few-shot": {"glinerev": ["--seed", "3"]}}, "few-shot: glinerev: --seed is for the study to say"),
         ({"glinerev": ["--epoch", "3"]}, "options of glinerev are not right"),
         ({"full_finetune": ["--trainer", "gliner"]}, "trains by --trainer common"),
     ],
@@ -218,8 +252,8 @@ class Scripts:
         keys = ("variant", "dataset", "base_model", "seed", "parameters", "speed", "config", "provenance")
         record = {key: {} for key in keys} | {"created": str(len(self.tested)), "approach": approach}
         write_json(path, record | {"scores": {"micro": {"f1": 0.5}}})
-        path.with_suffix(".md").touch()
-        predictions_path(path).touch()
+        for companion in companions(path)[:-1]:
+            companion.touch()
         return path
 
 
@@ -252,7 +286,7 @@ def test_every_cell_is_done_once_and_the_tables_are_made(run, scripts, folder, c
     assert [approach for approach, _ in scripts.tested] == [ZERO_SHOT] * 2 + ["ldsa"] * 2 + ["injection_bi"] * 2
     assert set(states(folder).values()) == {"done"}
     assert len(list((folder / "results").glob("*.json"))) == 6
-    assert len(list((folder / "results").iterdir())) == 18
+    assert len(list((folder / "results").iterdir())) == 24
     assert run.tables == [["--results", str(folder / "results"), "--output", str(folder / "tables")]]
     record = read_json(next((folder / "cells").glob("tiny_ldsa_bi_s1_*.json")))
     assert record["seconds"] >= 0
@@ -284,7 +318,7 @@ def test_a_changed_option_does_its_cells_again_and_the_old_result_leaves_the_tab
     assert len(list((folder / "results").glob("*.json"))) == 2
     assert read_result(next((folder / "results").glob("tiny_ldsa_*.json")))["created"] == "3"
     assert read_result(next((folder / "superseded").glob("*.json")))["created"] == "1"
-    assert len(list((folder / "superseded").iterdir())) == 3
+    assert len(list((folder / "superseded").iterdir())) == 4
 
 
 def test_runtime_and_places_change_no_hash(run, scripts, tmp_path, dataset):
@@ -418,7 +452,7 @@ def test_a_kill_at_any_point_costs_no_finished_step(run, scripts, monkeypatch, f
     assert (len(scripts.trained), len(scripts.resumed), len(scripts.tested)) == (trained, resumed, tested)
     assert set(states(folder).values()) == {"done"}
     assert all(read(path) for path in (folder / "results").glob("*.json"))
-    assert len(list((folder / "results").iterdir())) == 6, "nothing unfinished is left"
+    assert len(list((folder / "results").iterdir())) == 8, "nothing unfinished is left"
 
 
 def test_ctrl_c_leaves_the_cell_to_go_on_with(run, scripts, folder, capsys):

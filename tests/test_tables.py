@@ -18,14 +18,13 @@ from common import compare, tables, thesis
 from common.cells import corpora, read_runs
 from common.config import DataConfig
 from common.errors import InputError
+from common.files import put_between_markers
 from common.metrics import bootstrap_intervals, count_spans, paired_bootstrap, span_scores
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import TRAINED, spec
-from common.results import predictions_path
+from common.results import counts_path, write_counts
 from common.spans import Span
 from common.tables import (
-    MARKERS,
-    comparison,
     controls_table,
     differences_table,
     escape_latex,
@@ -35,7 +34,7 @@ from common.tables import (
     main_table,
     markdown,
     markdown_table,
-    put_between_markers,
+    runs_table,
     types_table,
     unreachable_table,
 )
@@ -74,6 +73,10 @@ def write(path, day=2, **changes):
     return path
 
 
+def list_of_runs(*paths):
+    return markdown_table(runs_table(read_runs(paths)).sections[0])
+
+
 def scored(micro, macro=None):
     return {"micro": {"f1": micro}, "macro": {"f1": micro if macro is None else macro}}
 
@@ -88,13 +91,12 @@ def full(encoder="bi", **changes):
 
 
 def predicted(path, predicted_spans, gold_spans, types=TYPES, **changes):
-    """A result with its predictions; spans are of (start, end, type) triples."""
+    """A result with its counts; spans are of (start, end, type) triples."""
     gold, found = ([[Span(*span) for span in spans] for spans in side] for side in (gold_spans, predicted_spans))
     counts = count_spans(gold, found, types)
     intervals = {name: list(ends) for name, ends in bootstrap_intervals(counts).items()}
     write(path, labels=list(types), scores=span_scores(counts).as_dict(), intervals=intervals, **changes)
-    lines = [json.dumps({"ner": g, "predicted": [[*s, 0.9] for s in p]}) for g, p in zip(gold, found, strict=True)]
-    predictions_path(path).write_text("\n".join(lines) + "\n")
+    write_counts(path, counts)
     return path
 
 
@@ -124,7 +126,7 @@ def cells_of(document):
 
 
 def test_row_by_hand(tmp_path):
-    table = comparison([write(tmp_path / "a.json")])
+    table = list_of_runs(write(tmp_path / "a.json"))
     assert table.splitlines()[2] == (
         "| mine | glinerev | residual | owner/base | 42 | 4,560 | 5 | 0.8123 | 0.800-0.820 | 0.7005 | 0.690-0.710 "
         "| 105 | 10.50 | 10.00 | 12.3 | 8.4 | 800 CPU | bf16 | 100 |"
@@ -136,7 +138,7 @@ def test_rows_rise_with_micro_f1_inside_a_data_set(tmp_path):
     other = write(tmp_path / "b.json", variant="other corpus", dataset="a corpus")
     worse = write(tmp_path / "c.json", variant="worse")
     last = write(tmp_path / "d.json", variant="of the thesis", dataset="bc5cdr")
-    rows = comparison([better, other, worse, last]).splitlines()[2:]
+    rows = list_of_runs(better, other, worse, last).splitlines()[2:]
     assert [row.split(" | ")[2] for row in rows] == ["of the thesis", "other corpus", "worse", "better"]
 
 
@@ -147,7 +149,7 @@ def test_a_result_of_an_older_version_lacks_what_it_lacks(tmp_path):
         del old[name]
     old["parameters"], old["speed"] = {"total": 10, "trainable": 1}, {}
     path.write_text(json.dumps(old))
-    assert comparison([path]).splitlines()[2] == (
+    assert list_of_runs(path).splitlines()[2] == (
         "| mine | glinerev | residual | owner/base | 42 | - | - | 0.8123 | missing | 0.7005 | missing "
         "| 1 | 10.00 | - | - | - | - | missing | missing |"
     )
@@ -182,7 +184,7 @@ def test_where_a_run_was_made_is_no_setting(tmp_path):
     assert paths_of(read_runs([first, second, longer])) == {second, longer}
 
 
-def test_of_two_copies_the_one_with_predictions_counts(tmp_path, caplog):
+def test_of_two_copies_the_one_with_its_counts_is_read(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     with_them = predicted(tmp_path / "a.json", noisy(0, 0.8), GOLD)
     copied = tmp_path / "b.json"
@@ -196,7 +198,7 @@ def test_a_file_that_is_no_result_is_named(tmp_path, caplog):
     path.parent.mkdir()
     path.write_text('{"approach": "glinerev"}')
     with pytest.raises(InputError, match=r"x\.json: is no result file, it lacks \['created', 'variant'"):
-        comparison([path])
+        list_of_runs(path)
     with pytest.raises(InputError, match=r"x\.json: is no result file"):
         read_runs([path.parent])
     with pytest.raises(InputError, match="missing: no such file or folder"):
@@ -219,7 +221,7 @@ def test_other_settings_are_set_aside(tmp_path, caplog):
     row = rows_of(main_table([corpus_of(tmp_path)]).sections[0])["SP-GLiNER"]
     assert (row["micro F1"], row["seeds"]) == ("0.5425 ± 0.0007", "2")
     assert f"{other}: only in the list of runs" in caplog.text
-    assert len(comparison(sorted(tmp_path.glob("*.json"))).splitlines()) == 2 + 3
+    assert len(list_of_runs(tmp_path).splitlines()) == 2 + 3
 
 
 def test_the_validation_split_is_only_in_the_list_of_runs(tmp_path):
@@ -301,12 +303,12 @@ def test_interval_of_the_mean_over_seeds_resamples_sentences(tmp_path):
     assert ([estimate.low, estimate.high], estimate.sd, estimate.kind) == (pytest.approx(one), 0, "mean")
 
 
-def test_predictions_that_do_not_give_the_scores_are_not_used(tmp_path, caplog):
+def test_counts_that_do_not_give_the_scores_are_not_used(tmp_path, caplog):
     predicted(tmp_path / "a.json", GOLD, GOLD)
     path = predicted(tmp_path / "b.json", noisy(0, 0.7), GOLD, seed=43)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"scores": scored(0.5)}))
     assert rows_of(main_table([corpus_of(tmp_path)]).sections[0])["SP-GLiNER"]["interval"] == "t"
-    assert "b_predictions.jsonl: not used, does not give the scores of the result" in caplog.text
+    assert "b_counts.npz: not used, does not give the scores of the result" in caplog.text
 
 
 def test_runs_on_fewer_sentences_are_marked_and_give_way(tmp_path):
@@ -398,7 +400,7 @@ def test_differences_are_those_of_the_paired_bootstrap(tmp_path):
     assert rows["Full-FT (bi)"]["SP-GLiNER"] == "missing"
     assert rows["Full-FT (bi)"]["Full-FT (bi)"] == ""
     notes = document.sections[0].notes
-    assert "Missing for want of predictions beside the result files: SP-GLiNER." in notes
+    assert "Missing for want of counts (_counts.npz) beside the result files: SP-GLiNER." in notes
     assert any(
         note.startswith("Missing for want of results: Zero-shot (bi), Zero-shot (cross), LDSA") for note in notes
     )
@@ -509,7 +511,7 @@ def test_latex_tables_are_whole(tmp_path):
 
 def test_markdown_cells_keep_bars(tmp_path):
     path = write(tmp_path / "a.json", variant="a|b")
-    assert r"| a\|b |" in comparison([path])
+    assert r"| a\|b |" in list_of_runs(path)
 
 
 def make_results(folder):
@@ -536,10 +538,10 @@ def test_the_same_results_give_the_same_bytes(tmp_path, capsys):
     # Another process hashes strings in another way, and files are found in another order under other names.
     for path in (tmp_path / "results").iterdir():
         path.rename(path.with_name(f"x{path.name[::-1].partition('.')[0]}_{path.name}"))
-    for path in (tmp_path / "results").glob("*_predictions.jsonl"):
-        stem = path.name.removesuffix("_predictions.jsonl").rpartition("_")[2]
+    for path in (tmp_path / "results").glob("*_counts.npz"):
+        stem = path.name.removesuffix("_counts.npz").rpartition("_")[2]
         (result,) = (tmp_path / "results").glob(f"*_{stem}.json")
-        path.rename(predictions_path(result))
+        path.rename(counts_path(result))
     subprocess.run(
         [sys.executable, "-m", "common.tables", *arguments, str(tmp_path / "second")],
         check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": "7"}, cwd=PROJECT_ROOT,
@@ -636,34 +638,24 @@ def test_the_controls_are_those_of_the_code():
 # ------------------------------------------------------------------------------------------------------------ compare
 
 
-def predictions(path, gold, found):
-    write(path, labels=list(TYPES))
-    lines = [
-        json.dumps({"tokenized_text": ["w"] * 9, "ner": ner, "predicted": [[*span, 0.9] for span in spans]})
-        for ner, spans in zip(gold, found, strict=True)
-    ]
-    predictions_path(path).write_text("\n".join(lines) + "\n")
-    return path
-
-
 def test_compare_two_results(tmp_path, capsys):
-    gold = [[[0, 0, "chemical"], [2, 3, "disease"]]] * 60
-    better = predictions(tmp_path / "a.json", gold, gold)
-    worse = predictions(tmp_path / "b.json", gold, [spans[:1] for spans in gold])
+    gold = [[(0, 0, "chemical"), (2, 3, "disease")]] * 60
+    better = predicted(tmp_path / "a.json", gold, gold)
+    worse = predicted(tmp_path / "b.json", [spans[:1] for spans in gold], gold)
     compare.main([str(better), str(worse)])
     # micro F1: 1 against 2 * 60 / (60 + 120) = 2/3; macro F1: 1 against 1/2.
     assert capsys.readouterr().out.splitlines() == [
         "micro_f1: first - second = +33.33 points, 95 % interval [+33.33, +33.33], p = 0.002",
         "macro_f1: first - second = +50.00 points, 95 % interval [+50.00, +50.00], p = 0.002",
     ]
-    other = predictions(tmp_path / "c.json", gold[:1], gold[:1])
+    other = predicted(tmp_path / "c.json", gold[:1], gold[:1])
     with pytest.raises(InputError, match=r"a\.json and .*c\.json: the two runs were not scored on the same sentences"):
         compare.main([str(better), str(other)])
-    predictions_path(other).write_text('{"ner": []}\n')
-    with pytest.raises(InputError, match=r"c_predictions\.jsonl: line 1 is no prediction record: 'predicted'"):
+    counts_path(other).write_text("no counts")
+    with pytest.raises(InputError, match=r"c_counts\.npz: is no file of counts"):
         compare.main([str(better), str(other)])
-    predictions_path(other).unlink()
-    with pytest.raises(InputError, match="the comparison needs the predictions of both results"):
+    counts_path(other).unlink()
+    with pytest.raises(InputError, match=r"c_counts\.npz: no such file; it belongs beside c\.json"):
         compare.main([str(better), str(other)])
 
 
@@ -672,12 +664,14 @@ def test_compare_two_results(tmp_path, capsys):
 
 def test_table_between_markers(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text(f"before\n{MARKERS[0]}\nold\n{MARKERS[1]}\nafter\n")
-    put_between_markers(path, "| new |\n")
-    assert path.read_text() == f"before\n{MARKERS[0]}\n| new |\n{MARKERS[1]}\nafter\n"
-    path.write_text("no markers")
-    with pytest.raises(InputError, match=r"README\.md: needs the lines"):
-        put_between_markers(path, "x")
+    path.write_text("before\n<!-- results -->\nold\n<!-- /results -->\nafter\n<!-- speed -->\n<!-- /speed -->\n")
+    put_between_markers(path, "results", "| new |\n")
+    put_between_markers(path, "speed", "fast\n")
+    assert path.read_text() == (
+        "before\n<!-- results -->\n| new |\n<!-- /results -->\nafter\n<!-- speed -->\nfast\n<!-- /speed -->\n"
+    )
+    with pytest.raises(InputError, match=r"README\.md: needs the lines <!-- other --> and <!-- /other -->"):
+        put_between_markers(path, "other", "x")
 
 
 def test_readme_shows_the_committed_results(tmp_path):

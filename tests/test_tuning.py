@@ -34,6 +34,7 @@ from common.tuning import (
     open_storage,
     suggest,
 )
+from optuna_plots import FigureSet, draw_figures, load_view
 
 QUICK = [
     "--precision",
@@ -167,7 +168,7 @@ def test_the_first_trial_is_the_default_and_the_best_wins(sweep, scored):
     assert summary["best_trial"]["value"] == pytest.approx(0.4)
     first = summary["all_trials"][0]
     assert first["default"] is True
-    assert first["scores"] == [0.1, 0.1, 0.05]
+    assert first["intermediate_values"] == {"1": 0.1, "2": 0.1, "3": 0.05}
     assert {"seed", "config", "seconds", "provenance", "parameters"} <= set(first)
     assert summary["dataset_sha256"] == made.data.sha256
     assert all(item["config"]["train"]["select_by"] == "macro_f1" for item in summary["all_trials"])
@@ -234,7 +235,7 @@ def test_a_sweep_goes_on_where_it_was_and_checks_what_it_goes_on_with(sweep, sco
     assert len(seen) == 5
     assert states(again) == ["COMPLETE"] * 5
     with pytest.raises(
-        InputError, match=r"study 'tiny_training' was started differently: objective: \"macro_f1\" != \"micro_f1\""
+        InputError, match=r"study 'tiny_training' was started differently: .*objective: \"macro_f1\" != \"micro_f1\""
     ):
         sweep(trials=6, objective="micro_f1")
 
@@ -407,6 +408,20 @@ def test_an_unknown_space_names_those_there_are(dataset_path, gliner_folder):
 
     with pytest.raises(InputError, match="--space architecture: SP-GLiNER has training"):
         main(["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), "--space", "architecture"])
+
+
+def test_the_summary_tells_the_figures_what_the_storage_tells_them(sweep, scored):
+    scored(lambda number, config: [0.5, 0.6 + number / 10])
+    made = sweep(trials=3)
+    made.run()
+    stored, summary = (load_view(FigureSet(str(path))) for path in (made.folder / f"{made.name}.db", made.summary_path))
+    for view in (stored, summary):
+        assert (view.name, view.metric, view.maximize) == (made.name, "validation macro F1", True)
+    for one, other in zip(stored.trials, summary.trials, strict=True):
+        for field in ("number", "state", "value", "params", "intermediate_values"):
+            assert getattr(one, field) == getattr(other, field)
+        assert one.datetime_start.replace(microsecond=0) == other.datetime_start
+    assert draw_figures(stored, FigureSet()).keys() == draw_figures(summary, FigureSet()).keys()
 
 
 def test_runtime_is_no_part_of_what_is_compared(sweep, scored):

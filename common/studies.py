@@ -1,0 +1,327 @@
+"""Optuna studies from wherever they are kept: any storage, which is only read, or JSON files.
+
+A JSON file says neither the search space nor, if it is old, the direction: ranges are those of the values tried, the
+direction is the one in which the file's best trial is the best.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import optuna
+import sqlalchemy
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalChoiceType,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from common.config import require
+from common.errors import InputError
+from common.files import read_json
+
+Direction = Literal["minimize", "maximize"]
+
+_LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
+_FEW_VALUES = 5
+
+
+def read_study(source: str, study_name: str | None = None, direction: Direction | None = None) -> tuple[Study, str]:
+    """A study and what to call it in messages.
+
+    Args:
+        source: SQLite file, JSON file, Optuna journal (.log, .journal) or storage URL.
+        study_name: Which study of a storage that holds several.
+        direction: Which values are better, for a JSON file that does not say.
+
+    Raises:
+        InputError: If there is no such study; the message names the file and the value.
+    """
+    if "://" in source:
+        return _from_url(source, study_name)
+    return _from_file(Path(source), study_name, direction)
+
+
+def trials_of(study: Study) -> tuple[FrozenTrial, ...]:
+    """A study's trials by number; those of a JSON file with the numbers and times that they have there."""
+    trials = study.get_trials()
+    for trial in trials:
+        _restore(trial)
+    return tuple(sorted(trials, key=lambda trial: trial.number))
+
+
+def _from_file(path: Path, study_name: str | None, direction: Direction | None) -> tuple[Study, str]:
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, a file is needed")
+    with path.open("rb") as stream:
+        sqlite = stream.read(16) == b"SQLite format 3\0"
+    if sqlite:
+        return _from_sqlite(path, study_name)
+    if path.suffix in (".log", ".journal"):
+        return _from_journal(path, study_name)
+    if path.suffix in (".db", ".sqlite", ".sqlite3"):
+        raise InputError(f"{path}: no SQLite database")
+    study = study_from_json(read_json(path), str(path), direction)
+    if study_name not in (None, study.study_name):
+        raise InputError(f"{path}: no study {study_name!r}; it holds {study.study_name!r}")
+    return study, str(path)
+
+
+def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
+    try:
+        parsed = sqlalchemy.make_url(url)
+    except sqlalchemy.exc.ArgumentError:
+        raise InputError(f"{url.split('://')[0]}://...: no storage URL") from None
+    if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query:
+        path = Path(parsed.database)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        return _from_sqlite(path, study_name)
+    return _from_database(url, parsed.render_as_string(hide_password=True), study_name)
+
+
+def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:
+    # Read-only: a look must neither make the tables of a study in somebody's database nor lock a running sweep.
+    address = f"file:{quote(str(path.absolute()))}?mode=ro"
+    connection = sqlite3.connect(address, uri=True)
+    try:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except sqlite3.Error as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    finally:
+        connection.close()
+    if not {"studies", "trials", "version_info"} <= tables:
+        raise InputError(f"{path}: an SQLite database, but not of Optuna")
+    return _from_database(f"sqlite:///{address}&uri=true", str(path), study_name)
+
+
+def _from_database(url: str, where: str, study_name: str | None) -> tuple[Study, str]:
+    try:
+        return _pick(optuna.storages.RDBStorage(url), where, study_name)
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.StorageInternalError,
+        # An old table layout, a missing driver.
+        RuntimeError,
+        ImportError,
+    ) as error:
+        raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _from_journal(path: Path, study_name: str | None) -> tuple[Study, str]:
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path)))
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path}: no journal of Optuna: {type(error).__name__} {error}") from error
+    return _pick(storage, str(path), study_name)
+
+
+def _pick(storage: optuna.storages.BaseStorage, where: str, study_name: str | None) -> tuple[Study, str]:
+    names = sorted(optuna.get_all_study_names(storage))
+    if not names:
+        raise InputError(f"{where}: holds no study")
+    if study_name is None and len(names) > 1:
+        raise InputError(f"{where}: holds {len(names)} studies, --study-name must be one of {names}")
+    if study_name not in (None, *names):
+        raise InputError(f"{where}: no study {study_name!r}; it holds {names}")
+    name = study_name or names[0]
+    return optuna.load_study(study_name=name, storage=storage), f"{where}, study {name!r}"
+
+
+_SOURCE = "json:source"
+"""User attribute of trials from JSON: their number and times there, which Optuna would replace."""
+
+
+def _restore(trial: FrozenTrial) -> None:
+    source = trial.user_attrs.get(_SOURCE)
+    if source is not None:
+        trial.number = source["number"]
+        trial.datetime_start, trial.datetime_complete = map(_time, (source["start"], source["complete"]))
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def study_from_json(values: Any, where: str, direction: Direction | None = None) -> Study:
+    """An in-memory study from a result file of a sweep.
+
+    The trials stand under ``all_trials`` or ``trials``, with ``params``, ``value``, ``state`` (a name, with or without
+    ``TrialState.``, or Optuna's number) and, if they were kept, ``number``, ``intermediate_values``, ``datetime_start`` and
+    ``datetime_complete``. ``direction`` and ``metric`` are read if there.
+
+    Args:
+        values: The parsed file.
+        where: The file, for messages.
+        direction: Direction if the file does not say.
+
+    Raises:
+        InputError: If it is no such file, a trial is broken, or the direction cannot be told.
+    """
+    if not isinstance(values, dict):
+        raise InputError(f"{where}: expected an object with all_trials or trials, got {type(values).__name__}")
+    key = next((key for key in ("all_trials", "trials") if key in values), None)
+    if key is None:
+        raise InputError(f"{where}: neither all_trials nor trials in it; it has {sorted(values)}")
+    entries = values[key]
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"{where}: {key} must be a list of objects")
+    read = [_read_trial(entry, index, f"{where}: {key}[{index}]") for index, entry in enumerate(entries)]
+    for number, count in Counter(trial.number for trial in read).items():
+        require(count == 1, f"{where}: {key} has {count} trials with the number {number}")
+    space = _infer_space([trial.params for trial in read])
+    study = optuna.create_study(
+        direction=_direction(values, read, where, direction),
+        study_name=str(values.get("study_name") or Path(where).stem),
+    )
+    if isinstance(values.get("metric"), str):
+        study.set_user_attr("metric", values["metric"])
+    for trial in read:
+        distributions = {name: space[name] for name in trial.params}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                value=trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+                params={name: _as_drawn(value, space[name]) for name, value in trial.params.items()},
+                distributions=distributions,
+                intermediate_values=trial.intermediate,
+                user_attrs={_SOURCE: {"number": trial.number, "start": trial.start, "complete": trial.complete}},
+            )
+        )
+    return study
+
+
+@dataclass(frozen=True)
+class _JsonTrial:
+    number: int
+    state: TrialState
+    value: float | None
+    params: dict[str, Any]
+    intermediate: dict[int, float]
+    start: str | None
+    complete: str | None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_trial(entry: Mapping[str, Any], index: int, where: str) -> _JsonTrial:
+    value, number = entry.get("value"), entry.get("number", index)
+    require(value is None or _is_number(value), f"{where}: value must be a number or null, got {value!r}")
+    require(isinstance(number, int) and not isinstance(number, bool) and number >= 0, f"{where}: number is {number!r}")
+    default = TrialState.FAIL if value is None else TrialState.COMPLETE
+    state = _state(entry["state"], where) if "state" in entry else default
+    if state == TrialState.COMPLETE:
+        require(value is not None and not math.isnan(value), f"{where}: a complete trial with the value {value!r}")
+    params = entry.get("params", {})
+    require(isinstance(params, dict), f"{where}: params must be an object, got {params!r}")
+    for name, setting in params.items():
+        require(not _is_number(setting) or math.isfinite(setting), f"{where}: {name} is {setting!r}")
+    reported = entry.get("intermediate_values") or {}
+    require(isinstance(reported, dict), f"{where}: intermediate_values must be an object, got {reported!r}")
+    try:
+        intermediate = {int(step): float(score) for step, score in reported.items() if score is not None}
+    except (ValueError, TypeError):
+        raise InputError(f"{where}: intermediate_values must map steps to numbers, got {reported!r}") from None
+    times = entry.get("datetime_start"), entry.get("datetime_complete")
+    for text in times:
+        try:
+            _time(text)
+        except (ValueError, TypeError):
+            raise InputError(f"{where}: no ISO time: {text!r}") from None
+    return _JsonTrial(number, state, None if value is None else float(value), params, intermediate, *times)
+
+
+def _state(value: Any, where: str) -> TrialState:
+    """A state from its name, from ``TrialState.`` and its name, or from its number, as old Optuna wrote it."""
+    text = str(value).removeprefix("TrialState.").upper()
+    names = {state.name: state for state in TrialState} | {str(state.value): state for state in TrialState}
+    if text not in names or isinstance(value, bool):
+        raise InputError(f"{where}: unknown state {value!r}; known are {[state.name for state in TrialState]}")
+    return names[text]
+
+
+def _direction(
+    values: Mapping[str, Any], trials: Iterable[_JsonTrial], where: str, given: Direction | None
+) -> Direction | None:
+    """What the file says, else what was given, else the direction in which the file's best value is the best."""
+    said = values.get("direction")
+    if said is not None:
+        text = str(said).removeprefix("StudyDirection.").lower()
+        known: dict[str, Direction] = {"minimize": "minimize", "1": "minimize", "maximize": "maximize", "2": "maximize"}
+        if text not in known:
+            raise InputError(f"{where}: direction must be minimize or maximize, got {said!r}")
+        return known[text]
+    scores = [
+        t.value for t in trials if t.state == TrialState.COMPLETE and t.value is not None and math.isfinite(t.value)
+    ]
+    if given is not None or not scores:
+        return given
+    trial = values.get("best_trial")
+    best = trial.get("value") if isinstance(trial, dict) else values.get("best_value")
+    if best is None or not _is_number(best):
+        raise InputError(f"{where}: neither a direction nor a best value; give --direction minimize or maximize")
+    lowest, highest = (math.isclose(best, edge, rel_tol=1e-6, abs_tol=1e-12) for edge in (min(scores), max(scores)))
+    if lowest == highest:
+        which = "the lowest and the highest" if lowest else "neither the lowest nor the highest"
+        raise InputError(f"{where}: best value {best} is {which}; give --direction minimize or maximize")
+    return "minimize" if lowest else "maximize"
+
+
+def _infer_space(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:
+    names = dict.fromkeys(name for entry in params for name in entry)
+    return {name: infer_distribution(name, [entry[name] for entry in params if name in entry]) for name in names}
+
+
+def infer_distribution(name: str, values: Sequence[Any]) -> BaseDistribution:
+    """The search range of a parameter, as far as its values tell.
+
+    Numbers that repeat and are few, such as batch sizes, are taken for choices: a draw from a range of numbers seldom repeats.
+
+    Args:
+        name: Name of the parameter; learning rates are logarithmic.
+        values: Its value in each trial that has it.
+    """
+    if not all(map(_is_number, values)):
+        choices = {json.dumps(value): _choice(value) for value in values}
+        return CategoricalDistribution([choices[text] for text in sorted(choices)])
+    low, high, distinct = min(values), max(values), sorted(set(values))
+    if 2 <= len(distinct) <= _FEW_VALUES and 2 * len(distinct) <= len(values):
+        return CategoricalDistribution(distinct)
+    log = low > 0 and (high / low > 100 or _LEARNING_RATE.search(name) is not None)
+    if all(isinstance(value, int) for value in values):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _choice(value: Any) -> CategoricalChoiceType:
+    # Optuna's choices are scalars.
+    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _as_drawn(value: Any, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return _choice(value)
+    return float(value) if isinstance(distribution, FloatDistribution) else value

@@ -1,0 +1,116 @@
+"""The benchmark: what it measures is what it says, and its tables."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+from conftest import SIZES
+
+from common import benchmark
+from common.benchmark import Bench, Config, Measure, child, main, render
+from common.errors import InputError
+from common.files import read_json, write_json
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
+
+
+@pytest.fixture
+def ask(gliner_folder, dataset_path, tmp_path, monkeypatch):
+    """Measures in this process, as a child does."""
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path))
+
+    def measured(kind, base, **settings):
+        options = {"precision": "fp32", "batch_size": 8, "sentences": None} | settings
+        asked = Measure(
+            kind, base.split("-")[0], dataset=str(dataset_path), base_model=str(gliner_folder(base)), **options
+        )
+        write_json(tmp_path / "asked.json", asdict(asked))
+        child([str(tmp_path / "asked.json"), str(tmp_path / "answer.json")])
+        return read_json(tmp_path / "answer.json")
+
+    return measured
+
+
+@pytest.mark.parametrize("approach", ["softprompt_base", "glinerev", "full_finetune"])
+def test_our_training_is_measured(ask, approach):
+    answer = ask("train", "bi-bert", approach=approach)
+    # One epoch's seconds and speed are of the same epoch.
+    assert answer["sentences_per_second"] * answer["seconds_per_epoch"] == pytest.approx(SIZES["train"], rel=1e-6)
+    assert (answer["batch_size"], answer["precision"]) == (8, "fp32")
+    assert answer["peak_memory_mb"] > 0
+    assert (answer["feature_seconds"] > 0) == (approach != "full_finetune")
+
+
+@pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
+def test_gliners_own_training_is_measured(ask, base):
+    answer = ask("gliner train", base, sentences=64)
+    assert answer["sentences_per_second"] > 0
+    assert (answer["batch_size"], answer["precision"]) == (8, "fp32")
+
+
+@pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
+def test_both_evaluations_are_of_the_same_sentences_and_predict_the_same(ask, base):
+    ours, theirs = ask("evaluate", base), ask("gliner evaluate", base)
+    assert len(ours["predictions"]) == SIZES["test"]
+    assert ours["predictions"] == theirs["predictions"]
+
+
+def test_more_sentences_and_labels_than_the_data_has(ask, monkeypatch):
+    seen = []
+    original = benchmark.fit
+    monkeypatch.setattr(benchmark, "fit", lambda model, data, *rest: seen.append(data) or original(model, data, *rest))
+    ask("train", "bi-bert", approach="softprompt_base", sentences=2 * SIZES["train"] + 1, labels=9)
+    ask("train", "bi-bert", approach="softprompt_base", sentences=16, labels=1)
+    more, fewer = seen
+    assert (len(more.train), len(more.labels)) == (2 * SIZES["train"] + 1, 9)
+    assert (len(fewer.train), len(fewer.labels)) == (16, 1)
+    assert {span.label for sentence in fewer.train for span in sentence.spans} == set(fewer.labels.names)
+
+
+@pytest.fixture
+def made_up(monkeypatch, tmp_path):
+    """A run of the benchmark whose figures follow from what is asked."""
+
+    def measured(self, kind, encoder, **settings):
+        speed = 10.0 if kind.startswith("gliner") else 400.0
+        return {
+            "sentences_per_second": speed + (settings["batch_size"] or 0) / 8, "seconds_per_epoch": 1.0, "feature_seconds": 2.0,
+            "peak_memory_mb": 100 * speed, "batch_size": settings["batch_size"] or 5, "precision": settings["precision"],
+            "predictions": [[], [[0, 1, "x"]]] if kind == "evaluate" else [[], []],
+        }  # fmt: skip
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    return tmp_path / "benchmark.json"
+
+
+def test_rows_ratios_and_tables(made_up, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- speed -->\n<!-- /speed -->\n")
+    main(["--dataset", "mine", "--output", str(made_up), "--readme", str(readme)])
+    record = read_json(made_up)
+    rows = {(row["measure"], row["approach"]): row for row in record["rows"]}
+    row = rows["training, same settings", "SP-GLiNER, bi"]
+    assert row["ours"]["batch_size"] == row["gliner"]["batch_size"] == 16
+    assert row["ratio"] == pytest.approx(402 / 12)
+    # GLiNER's best is the larger batch; ours is the approach's own default.
+    best = rows["training, each at its best", "SP-GLiNER, bi"]
+    assert (best["gliner"]["batch_size"], best["ours"]["batch_size"]) == (32, 5)
+    assert {row["sentences_with_other_predictions"] for row in record["rows"] if "evaluation" in row["measure"]} == {1}
+    assert rows["4000 sentences", "SP-Bi"]["ratio"] is None
+    text = made_up.with_suffix(".md").read_text()
+    assert capsys.readouterr().out == text + "\n"
+    assert readme.read_text() == f"<!-- speed -->\n{text}<!-- /speed -->\n"
+    assert "| training, same settings | SP-GLiNER, bi | 402 | 12.0 | 33.5 | 40,000 | 1,000 | 2 | 16, " in text
+    main(["--show", str(made_up)])
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_a_failing_measure_says_what_failed(tmp_path):
+    bench = Bench(Config(dataset="nowhere", output=tmp_path / "x.json"))
+    with pytest.raises(InputError, match=r"failed: .*nowhere"):
+        bench.measure("train", "bi", approach="ldsa", precision="fp32", batch_size=8, sentences=None)
+
+
+def test_readme_shows_the_committed_benchmark():
+    """After a new run: ``python -m common.benchmark --show results/benchmark.json --readme README.md``."""
+    record = json.loads((PROJECT_ROOT / "results" / "benchmark.json").read_text())
+    assert f"<!-- speed -->\n{render(record)}<!-- /speed -->" in (PROJECT_ROOT / "README.md").read_text("utf-8")
