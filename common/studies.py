@@ -85,17 +85,32 @@ def _from_file(path: Path, study_name: str | None, direction: Direction | None) 
     return study, str(path)
 
 
-def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
+def parse_url(url: str) -> sqlalchemy.URL:
+    """A storage URL.
+
+    Raises:
+        InputError: If it is none; the message has nothing of it but its start, for a password may be in it.
+    """
     try:
-        parsed = sqlalchemy.make_url(url)
-    except sqlalchemy.exc.ArgumentError:
-        raise InputError(f"{url.split('://')[0]}://...: no storage URL") from None
+        return sqlalchemy.make_url(url)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        start, scheme, _ = url.partition("://")
+        raise InputError(f"{start}{scheme and '://...'}: no storage URL") from None
+
+
+def shown_url(url: sqlalchemy.URL) -> str:
+    """A storage URL for messages, its password hidden."""
+    return url.render_as_string(hide_password=True)
+
+
+def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
+    parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query:
         path = Path(parsed.database)
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         return _from_sqlite(path, study_name)
-    return _from_database(url, parsed.render_as_string(hide_password=True), study_name)
+    return _from_database(url, shown_url(parsed), study_name)
 
 
 def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+import sqlalchemy
 import torch
 import tyro
 from filelock import FileLock
@@ -41,6 +42,7 @@ from common.features import FeatureCache
 from common.files import write_json
 from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import check_name, now, output_root
+from common.studies import parse_url, shown_url
 from common.training import fit
 
 logger = logging.getLogger(__name__)
@@ -176,22 +178,23 @@ class TuneConfig:
             check_name(self.study, "--study")
 
 
-def open_storage(url: str) -> BaseStorage:
-    """The storage behind ``--storage``.
+def open_storage(url: str) -> tuple[BaseStorage, str]:
+    """The storage behind ``--storage`` and what to call it in messages, without its password.
 
     Raises:
         InputError: If it cannot be opened.
     """
     if url.endswith(".journal"):
         Path(url).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(url))
-    import sqlalchemy.exc
-
+        return JournalStorage(JournalFileBackend(url)), url
+    shown = shown_url(parse_url(url))
     try:
         # Workers of a sweep wait for each other's short transactions.
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None)
+        return RDBStorage(
+            url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
+        ), shown
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        raise InputError(f"--storage {url}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"--storage {shown}: {' '.join(str(error).split())[:300]}") from error
 
 
 # -- one study --------------------------------------------------------------------------------------------------------
@@ -232,17 +235,17 @@ class Sweep:
             "base_model": load_base(training.base_model, spec.encoder(training)).revision,
             "settings": _public(to_dict(training)),
         }
-        storage = config.storage or f"sqlite:///{self.folder / self.name}.db"
         with self.lock:
+            storage, shown = open_storage(config.storage or f"sqlite:///{self.folder / self.name}.db")
             self.study = optuna.create_study(
-                storage=open_storage(storage),
+                storage=storage,
                 study_name=self.name,
                 direction="maximize",
                 load_if_exists=True,
                 sampler=optuna.samplers.TPESampler(seed=training.train.seed + worker, multivariate=True, group=True),
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
             )
-            self._begin(storage)
+            self._begin(shown)
 
     def _begin(self, storage: str) -> None:
         """Fills a new study with its first trials; checks that an old one is of the same kind."""

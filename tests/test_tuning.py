@@ -329,6 +329,12 @@ def test_a_storage_out_of_reach_is_one_clear_error():
         open_storage("nonsense://x")
     with pytest.raises(InputError, match=r"--storage sqlite:////nowhere/at/all\.db: "):
         open_storage("sqlite:////nowhere/at/all.db")
+    with pytest.raises(InputError, match=r"^study\.db: no storage URL"):
+        open_storage("study.db")
+    # Whether the driver or the server is missing: the password is in no message.
+    with pytest.raises(InputError, match=r"--storage postgresql://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
+        open_storage("postgresql://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(caught.value)
 
 
 # -- whole processes --------------------------------------------------------------------------------------------------
