@@ -714,6 +714,35 @@ def write_document(document: Document, folder: Path) -> None:
         write_text(folder / f"{document.name}.{suffix}", text)
 
 
+def glance(main: Document) -> Section:
+    """The main table's scores and costs of all data sets side by side, one row for each approach and base."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for section in main.sections:
+        for row in section.rows.to_dict("records"):
+            name, mark, _ = str(row["approach"]).partition(f" {DAGGER}")
+            texts = rows.setdefault((name, str(row["base"])), {"approach": name, "base": str(row["base"])})
+            texts.setdefault("trained %", row["trained %"])
+            texts |= {
+                f"{section.title} macro F1": row["macro F1"] + mark,
+                f"{section.title} macro 95 %": row["macro 95 %"],
+                f"{section.title} micro F1": row["micro F1"],
+                f"{section.title} macro F1, thesis": row["macro F1 reported by the thesis"],
+                f"{section.title} s/epoch": row["s/epoch"],
+            }
+    frame = pd.DataFrame(list(rows.values()), dtype=object).fillna(MISSING)
+    frame = frame.loc[:, (frame != NONE).any()]
+    notes = (
+        "Strict exact match on the test splits, best epoch by validation, 95 % intervals; s/epoch: training alone.",
+        *(["thesis: reported by the thesis, on other base models."] * any("thesis" in str(name) for name in frame)),
+        *([f"{DAGGER}: trained on a part of the training sentences."] * bool(frame.apply(_has_dagger).any())),
+    )
+    return Section("At a glance", frame, 2, notes)
+
+
+def _has_dagger(texts: pd.Series) -> bool:
+    return any(DAGGER in text for text in texts)
+
+
 def overview(main: Document) -> str:
     """The main table of each data set and its notes."""
     parts = []
@@ -722,6 +751,14 @@ def overview(main: Document) -> str:
         parts.append(f"**{section.title}**\n\n{markdown_table(section)}\n" + "".join(f"- {note}\n" for note in own))
     parts.append("On all of them:\n\n" + "".join(f"- {note}\n" for note in MAIN_NOTES))
     return "\n".join(parts)
+
+
+def readme_block(main: Document, runs: Document) -> str:
+    """The table at a glance; all figures and the list of runs folded away."""
+    folded = (("All figures", overview(main)), ("All runs", markdown_table(runs.sections[0])))
+    details = (f"<details>\n<summary>{title}</summary>\n\n{text}\n</details>\n" for title, text in folded)
+    first = glance(main)
+    return "\n".join([markdown_table(first), "".join(f"- {note}\n" for note in first.notes), *details])
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -827,11 +864,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for document in (main_document, *(build(found) for build in builders), runs_document):
         write_document(document, folder)
     write_figures(found, folder)
-    shown, listed = overview(main_document), markdown_table(runs_document.sections[0])
     if config.readme is not None:
-        folded = f"<details>\n<summary>All runs</summary>\n\n{listed}\n</details>\n"
-        put_between_markers(config.readme, "results", f"{shown}\n{folded}")
-    print(f"{shown}\nAll runs:\n\n{listed}")
+        put_between_markers(config.readme, "results", readme_block(main_document, runs_document))
+    print(f"{overview(main_document)}\nAll runs:\n\n{markdown_table(runs_document.sections[0])}")
     logger.info("tables and figures: %s", folder)
 
 

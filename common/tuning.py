@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -299,10 +300,16 @@ class Sweep:
     def _retry(self, trial: FrozenTrial) -> None:
         """Marks a trial that was cut off as failed and queues its parameters once more; only the new one counts."""
         logger.warning("trial %d was cut off; it is tried again", trial.number)
+        for left in self.folder.glob(f"{self._prefix(trial.number)}*"):
+            shutil.rmtree(left, ignore_errors=True)
         self.study.tell(trial.number, state=TrialState.FAIL)
         parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
         kept = {"default": True} if trial.user_attrs.get("default") else {}
         self.study.enqueue_trial(parameters, user_attrs=kept | {"retry_of": trial.number})
+
+    def _prefix(self, number: int) -> str:
+        """Start of the name of the folder that a trial has while it runs."""
+        return f".{self.name}_trial_{number}_"
 
     def _run(self, trial: Trial) -> None:
         """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
@@ -357,7 +364,7 @@ class Sweep:
         base = load_base(config.base_model, self.spec.encoder(config))
         seed_everything(config.train.seed)
         model = self.spec.build(config, base, self.data.labels)
-        with tempfile.TemporaryDirectory(prefix=".trial_", dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix=self._prefix(trial.number), dir=self.folder) as folder:
             run = start_run(self.spec, config, self.data, base, savings=Path(folder))
             fit(model, self.data, config.train, config.runtime, run, on_epoch=on_epoch, cache=self.cache)
         trial.set_user_attr("parameters", run.record["parameters"])

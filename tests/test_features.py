@@ -10,11 +10,17 @@ import glinerev.model
 import injection_bi.model
 import ldsa.model
 import softprompt_base.model
+from common.backbone import load_base
+from common.config import RuntimeConfig
 from common.data import make_sentence
 from common.device import make_accelerator
 from common.evaluation import flat, predict_split
-from common.features import FeatureCache
+from common.features import EncodedSplit, FeatureCache
+from common.labels import LabelSet
+from common.metrics import count_spans, span_scores
+from common.paths import PROJECT_ROOT
 from common.prompts import PromptConfig
+from dataset_generation.sources import BENCHMARKS, read_local
 
 PROMPTS = {"prompts": PromptConfig(prompt_length=4)}
 CACHED = {
@@ -144,3 +150,24 @@ def test_what_is_trained_is_not_in_the_key(trial, data):
 
 def test_off_stores_nothing(model, data):
     assert stored(FeatureCache(replace(RUNTIME, feature_cache="off")), model, data.test).store is None
+
+
+SHARED = PROJECT_ROOT.parent / "shared"
+
+
+@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the public corpora and bases are not here")
+def test_on_real_sentences_in_half_precision_stored_features_give_the_same_score():
+    types = BENCHMARKS["bc5cdr"].types
+    sentences = read_local(SHARED / "data" / "bc5cdr", known_types=types).splits["test"][:800]
+    base = load_base(str(SHARED / "models" / "gliner-minilm-bi"), "bi")
+    # Before training it scores as the base does.
+    model = glinerev.model.SPEC.build(glinerev.model.SPEC.config(data=None), base, LabelSet(types, types, "other"))
+    runtime = RuntimeConfig(precision="bf16", progress=False)
+    accelerator = make_accelerator(runtime)
+    splits = FeatureCache(runtime).encode(model, sentences, accelerator, "x"), EncodedSplit(model.encode(sentences))
+    assert [split.store is None for split in splits] == [False, True]
+    gold = [sentence.spans for sentence in sentences]
+    found = [flat(predict_split(model, split, runtime, accelerator)) for split in splits]
+    stored_macro, macro = (span_scores(count_spans(gold, spans, types)).macro.f1 for spans in found)
+    assert macro > 0.3
+    assert abs(stored_macro - macro) < 0.002

@@ -160,7 +160,8 @@ def changed_parts(made) -> set[str]:
             None,
         ),
     ],
-    ids=str,
+    # The order of a set differs between processes, and so would the names of the tests.
+    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_controls_train_what_they_say(trial, settings, parts, name):
     made = trial(SPEC, "bi-bert", train={"epochs": 1}, prompt_encoder_lr=1e-2, **settings)

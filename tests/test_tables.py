@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from common import compare, tables, thesis
-from common.cells import corpora, read_runs
+from common.cells import MISSING, corpora, read_runs
 from common.config import DataConfig
 from common.errors import InputError
 from common.files import put_between_markers
@@ -29,6 +29,7 @@ from common.tables import (
     differences_table,
     escape_latex,
     few_shot_table,
+    glance,
     latex,
     main,
     main_table,
@@ -660,6 +661,27 @@ def test_compare_two_results(tmp_path, capsys):
 
 
 # ------------------------------------------------------------------------------------------------------------- README
+
+
+def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
+    write(tmp_path / "a.json", dataset="bc5cdr", scores=scored(0.7, 0.6))
+    write(tmp_path / "b.json", **full(scores=scored(0.8), dataset="bc5cdr", training=trained(4560)))
+    write(tmp_path / "c.json", **full(scores=scored(0.5), dataset="jnlpba", training=trained(14_837)))
+    write(
+        tmp_path / "d.json",
+        dataset="jnlpba",
+        scores=scored(0.4),
+        config={"data": {"train_size": 50}},
+        training=trained(50),
+    )
+    section = glance(main_table(corpora(read_runs([tmp_path]))))
+    rows = {row["approach"]: row for row in section.rows.to_dict("records")}
+    assert (rows["SP-GLiNER"]["BC5CDR macro F1"], rows["SP-GLiNER"]["BC5CDR micro F1"]) == ("0.6000", "0.7000")
+    assert rows["SP-GLiNER"]["JNLPBA macro F1"] == "0.4000 †"
+    assert (rows["Full-FT (bi)"]["JNLPBA macro F1"], rows["Full-FT (bi)"]["BC5CDR macro F1"]) == ("0.5000", "0.8000")
+    assert rows["LDSA"]["BC5CDR macro F1"] == MISSING
+    assert "†: trained on a part of the training sentences." in section.notes
+    assert rows["SP-GLiNER"]["BC5CDR macro F1, thesis"] == "0.8526"
 
 
 def test_table_between_markers(tmp_path):

@@ -396,6 +396,9 @@ def test_a_killed_sweep_goes_on_with_the_same_command(command, output):
     assert [trial.params for trial in retried] == [killed[0].params]
     assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 2
     assert len(trials) == 3
+    assert not list((output / "injection_bi" / "optuna").glob(".tiny_training_trial_*")), (
+        "nothing of the killed one is left"
+    )
 
 
 def running_epochs(output):
