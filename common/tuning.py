@@ -24,6 +24,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import optuna
 import sqlalchemy
 import torch
@@ -243,9 +244,12 @@ class Sweep:
                 study_name=self.name,
                 direction="maximize",
                 load_if_exists=True,
-                sampler=optuna.samplers.TPESampler(seed=training.train.seed + worker, multivariate=True, group=True),
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
             )
+            # Seeded alike, a sweep that goes on would draw its first random trials a second time.
+            seeds = np.random.SeedSequence([training.train.seed, worker, len(self.study.trials)])
+            seed = int(seeds.generate_state(1)[0])
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
             self._begin(shown)
 
     def _begin(self, storage: str) -> None:

@@ -433,6 +433,15 @@ def test_the_summary_tells_the_figures_what_the_storage_tells_them(sweep, scored
     assert draw_figures(stored, FigureSet()).keys() == draw_figures(summary, FigureSet()).keys()
 
 
+def test_a_sweep_that_goes_on_draws_other_trials_than_before(sweep, scored):
+    scored(lambda number, config: [0.5])
+    for trials in (3, 5, 7):
+        made = sweep(trials=trials)
+        made.run()
+    drawn = [json.dumps(trial.params) for trial in made.study.trials]
+    assert len(set(drawn)) == 7
+
+
 def test_runtime_is_no_part_of_what_is_compared(sweep, scored):
     scored(lambda number, config: [0.5])
     made = sweep(trials=1)
