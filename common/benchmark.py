@@ -36,7 +36,7 @@ from common.device import (
 from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split
 from common.features import EncodedSplit
-from common.files import put_between_markers, read_json, write_json, write_text
+from common.files import put_between_markers, read_json, split_at_markers, write_json, write_text
 from common.labels import LabelSet
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT, now
 from common.published import DEFAULT_BASE
@@ -349,7 +349,8 @@ class Bench:
                 text=True,
             )
             if done.returncode:
-                raise InputError(f"{measure} failed: {done.stderr.strip().splitlines()[-1]}")
+                said = done.stderr.strip().splitlines() or ["it said nothing"]
+                raise InputError(f"{measure} failed with exit code {done.returncode}: {said[-1]}")
             figures = read_json(answer)
         logger.info("  %.1f sentences/s, peak %.0f MiB", figures["sentences_per_second"], figures["peak_memory_mb"])
         return figures
@@ -357,7 +358,7 @@ class Bench:
     def row(
         self, measure: str, approach: str, ours: dict[str, Any], gliner: dict[str, Any] | None, **more: Any
     ) -> None:
-        """Adds a row that compares two figures, and one for their peak memory."""
+        """Adds a row that compares two figures, and keeps what there is in case the run is stopped."""
         kept = (
             "sentences_per_second",
             "batch_size",
@@ -373,8 +374,7 @@ class Bench:
             {"measure": measure, "approach": approach, "ours": sides[0], "gliner": sides[1], "ratio": ratio}
             | {"memory_ratio": memory, **more}
         )
-        # A run that is stopped has what it measured.
-        self.write()
+        write_json(self.partial, self.record())
 
     def training(self) -> None:
         """Every approach against ``train_model`` on the same kind of base: the same settings, and each side at its best."""
@@ -424,9 +424,14 @@ class Bench:
                 figures = self.measure("train", "bi", **settings, sentences=SIZES[0], labels=n)
                 self.row(f"{n} labels, {SIZES[0]} sentences", spec(approach).title, figures, None)
 
-    def write(self) -> dict[str, Any]:
-        """Writes the rows and their tables; returns what the JSON file says."""
-        record = {
+    @property
+    def partial(self) -> Path:
+        """The file of a run that is not at its end; an earlier run's output stays until then."""
+        return self.config.output.with_suffix(".partial.json")
+
+    def record(self) -> dict[str, Any]:
+        """What the JSON file says."""
+        return {
             "created": now(),
             "dataset": Path(self.config.dataset).name,
             "base_models": {
@@ -437,8 +442,13 @@ class Bench:
             "provenance": provenance(),
             "rows": self.rows,
         }
+
+    def write(self) -> dict[str, Any]:
+        """Writes the rows and their tables; returns what the JSON file says."""
+        record = self.record()
         write_json(self.config.output, record)
         write_text(self.config.output.with_suffix(".md"), render(record))
+        self.partial.unlink(missing_ok=True)
         return record
 
 
@@ -446,6 +456,18 @@ def _encoders(approach: str) -> tuple[Encoder, ...]:
     if "encoder" in spec(approach).config.__dataclass_fields__:
         return ("bi", "cross")
     return (spec(approach).encoder(None),)
+
+
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """The record of an earlier run.
+
+    Raises:
+        InputError: If the file is none.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"rows", "base_models", "provenance"} <= record.keys():
+        raise InputError(f"{path}: is no file of a benchmark")
+    return record
 
 
 def render(record: dict[str, Any]) -> str:
@@ -471,7 +493,7 @@ def render(record: dict[str, Any]) -> str:
             cells += [f"{side['peak_memory_mb']:,.0f}" for side in sides]
             cells += [features, *(f"{side['batch_size']}, {side['precision']}" for side in sides)]
         tables[gliner is None] += f"| {row['measure']} | {row['approach']} | {' | '.join(cells)} |\n"
-    return "\n".join([head, "", *tables])
+    return "\n".join([head, "", *(table for table in tables if table.count("\n") > 2)])
 
 
 def _speed(side: dict[str, Any]) -> str:
@@ -489,7 +511,7 @@ def profile(config: Config) -> str:
     return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60)
 
 
-def measure(config: Config) -> dict[str, Any]:
+def run_benchmark(config: Config) -> dict[str, Any]:
     """Measures everything that is asked for and returns what the JSON file says."""
     bench = Bench(config)
     bench.training()
@@ -505,7 +527,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.profile is not None:
         print(profile(config))
         return
-    tables = render(read_json(config.show) if config.show is not None else measure(config))
+    if config.readme is not None:
+        # Before hours of measuring, not after.
+        split_at_markers(config.readme, "speed")
+    tables = render(read_benchmark(config.show) if config.show is not None else run_benchmark(config))
     if config.readme is not None:
         put_between_markers(config.readme, "speed", tables)
     print(tables)

@@ -12,7 +12,7 @@ import tyro
 from common.config import parse
 from common.errors import InputError
 from common.metrics import paired_bootstrap
-from common.results import read_counts
+from common.results import read_counts, read_result
 from common.script import run_script
 
 
@@ -30,8 +30,10 @@ def compare(first: Path, second: Path) -> str:
     """A sentence for micro and for macro F1: the difference, its 95 % interval and its p-value.
 
     Raises:
-        InputError: If the counts of one are missing, or the results are not of the same sentences.
+        InputError: If one is no result or lacks its counts, or the results are not of the same sentences.
     """
+    for path in (first, second):
+        read_result(path)
     try:
         differences = paired_bootstrap(read_counts(first), read_counts(second))
     except ValueError as error:

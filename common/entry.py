@@ -1,17 +1,27 @@
-"""The steps that every train.py and every test.py share."""
+"""The steps that every train.py, every test.py and every export.py share."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
-from common.backbone import load_base
-from common.checkpoint import WEIGHTS_FILE, ApproachSpec, Run, find_checkpoint, load_checkpoint, resume_run, start_run
+from common.backbone import Base, load_base
+from common.checkpoint import (
+    WEIGHTS_FILE,
+    ApproachSpec,
+    Run,
+    find_checkpoint,
+    load_checkpoint,
+    resume_run,
+    save_plain,
+    start_run,
+)
 from common.config import RuntimeConfig, TestConfig, parse, parse_training
 from common.data import Dataset, Split, dataset_dir, load_dataset
 from common.device import as_trained, make_accelerator, precision_name, provenance, seed_everything
@@ -130,3 +140,55 @@ def score(
     if accelerator.is_main_process:
         print(render(read_result(path)))
     return path
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Export of a checkpoint as a plain GLiNER folder."""
+
+    output: Path
+    """Folder to write; must be new or empty."""
+    checkpoint: str = "latest"
+    """A run folder, or latest: the newest finished or interrupted run."""
+    dataset: str | None = None
+    """For latest: only runs on this data set."""
+    base_model: str | None = None
+    """Where the base model is now, if it is no longer where it was in training."""
+
+
+def export_plain(
+    spec: ApproachSpec[C],
+    checkpoint: Path,
+    output: Path,
+    base_model: str | None = None,
+    merge: Callable[[Base], None] | None = None,
+) -> None:
+    """Writes a GLiNER folder that ``GLiNER.from_pretrained`` loads without any code of ours.
+
+    It has the adapted model's scores for the labels that it was trained on, and for all others.
+
+    Args:
+        spec: The approach; one whose adapted model is a GLiNER.
+        checkpoint: A run folder.
+        output: Folder to write.
+        base_model: Where the base model is now, if not where it was in training.
+        merge: Turns what the approach has added to the base into weights of the base.
+
+    Raises:
+        InputError: If ``output`` has files already or the checkpoint cannot be loaded.
+    """
+    loaded = load_checkpoint(spec, checkpoint, base_model)
+    if merge is not None:
+        merge(loaded.base)
+    save_plain(loaded, output)
+
+
+def run_export(
+    spec: ApproachSpec[C], argv: Sequence[str] | None = None, merge: Callable[[Base], None] | None = None
+) -> Path:
+    """Exports what the command line names and returns the folder; for the arguments see :func:`export_plain`."""
+    config = parse(ExportConfig, argv)
+    export_plain(
+        spec, find_checkpoint(spec, config.checkpoint, config.dataset), config.output, config.base_model, merge
+    )
+    return config.output

@@ -1,4 +1,4 @@
-"""Atomic writing and clear-error reading of JSON, the only text format that the project stores."""
+"""Files that appear whole or not at all, and clear errors where one cannot be read."""
 
 from __future__ import annotations
 
@@ -96,15 +96,28 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def put_between_markers(path: Path, name: str, text: str) -> None:
-    """Replaces what stands between ``<!-- name -->`` and ``<!-- /name -->`` in a Markdown file.
+def split_at_markers(path: Path, name: str) -> tuple[str, str]:
+    """What a Markdown file has up to ``<!-- name -->`` and from ``<!-- /name -->`` on, the markers included.
 
     Raises:
-        InputError: If the file does not have the two markers, in order.
+        InputError: If there is no such file, or it does not have the two markers, in order.
     """
-    markers = f"<!-- {name} -->", f"<!-- /{name} -->"
-    head, start, rest = path.read_text(encoding="utf-8").partition(markers[0])
-    _, end, tail = rest.partition(markers[1])
-    if not (start and end):
-        raise InputError(f"{path}: needs the lines {markers[0]} and {markers[1]}")
-    write_text(path, f"{head}{start}\n{text}{end}{tail}")
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    try:
+        head, found, rest = path.read_text(encoding="utf-8").partition(start)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    _, found_end, tail = rest.partition(end)
+    if not (found and found_end):
+        raise InputError(f"{path}: needs the lines {start} and {end}")
+    return head + start, end + tail
+
+
+def put_between_markers(path: Path, name: str, text: str) -> None:
+    """Replaces what stands between two markers of a Markdown file.
+
+    Raises:
+        InputError: As :func:`split_at_markers`.
+    """
+    head, tail = split_at_markers(path, name)
+    write_text(path, f"{head}\n{text}{tail}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psutil
+
+logger = logging.getLogger(__name__)
 
 SIGN_OF_LIFE, DEAD_AFTER = 15.0, 120.0
 """Seconds between two signs of life, and without one until a process counts as killed."""
@@ -41,13 +44,21 @@ def is_dead(owner: Mapping[str, Any] | None, alive: float | None) -> bool:
 
 
 @contextlib.contextmanager
-def signs_of_life(note: Callable[[float], None]) -> Iterator[None]:
-    """Calls ``note`` with the time every :data:`SIGN_OF_LIFE` seconds, from a thread of its own."""
+def signs_of_life(note: Callable[[float], None], passing: tuple[type[Exception], ...] = (OSError,)) -> Iterator[None]:
+    """Calls ``note`` with the time every :data:`SIGN_OF_LIFE` seconds, from a thread of its own.
+
+    Args:
+        note: Keeps the sign where others see it.
+        passing: Errors of ``note`` that may be over the next time; they are logged.
+    """
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(SIGN_OF_LIFE):
-            note(time.time())
+            try:
+                note(time.time())
+            except passing as error:
+                logger.warning("no sign of life could be given: %s", error)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

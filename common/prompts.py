@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,6 @@ from common.config import require, require_share
 from common.errors import InputError
 
 Pooling = Literal["adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided"]
-POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 
 ATTENTION_HEADS = 4
 

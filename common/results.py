@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,8 @@ def write_result(
             for sentence, spans in zip(sentences, evaluation.predictions, strict=True):
                 stream.write(json.dumps(_prediction_record(sentence, spans), ensure_ascii=False) + "\n")
         write_counts(path, evaluation.counts)
-        write_json(path, result)
         write_text(path.with_suffix(".md"), render(result))
+        write_json(path, result)
     logger.info("result: %s", path)
     return path
 
@@ -104,8 +105,8 @@ def read_counts(result: Path) -> SpanCounts:
         with np.load(path, allow_pickle=False) as file:
             return SpanCounts(tuple(file["types"].tolist()), *file["counts"].astype(np.int64))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; it belongs beside {result.name}") from None
-    except (KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: no such file; it belongs beside {result.name}, test again to make it") from None
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is no file of counts: {error}") from error
 
 

@@ -41,6 +41,20 @@ Direction = Literal["minimize", "maximize"]
 _LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
 _FEW_VALUES = 5
 
+STORAGE_ERRORS = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    # An old table layout, a missing driver.
+    RuntimeError,
+    ImportError,
+    # A journal that is none, or is out of reach.
+    ValueError,
+    KeyError,
+    TypeError,
+    OSError,
+)
+"""What a storage raises that cannot be opened, read or written."""
+
 
 def read_study(source: str, study_name: str | None = None, direction: Direction | None = None) -> tuple[Study, str]:
     """A study and what to call it in messages.
@@ -85,22 +99,27 @@ def _from_file(path: Path, study_name: str | None, direction: Direction | None) 
     return study, str(path)
 
 
-def parse_url(url: str) -> sqlalchemy.URL:
+def parse_url(url: str, what: str = "") -> sqlalchemy.URL:
     """A storage URL.
 
+    Args:
+        url: The text.
+        what: Start of the message if it is none.
+
     Raises:
-        InputError: If it is none; the message has nothing of it but its start, for a password may be in it.
+        InputError: If it is none; the message has nothing of what may hold a password.
     """
     try:
         return sqlalchemy.make_url(url)
     except (sqlalchemy.exc.ArgumentError, ValueError):
-        start, scheme, _ = url.partition("://")
-        raise InputError(f"{start}{scheme and '://...'}: no storage URL") from None
+        start, separator, _ = url.partition("://")
+        shown = f"{start}://..." if separator else "..." if "@" in url else url
+        raise InputError(f"{what}{shown}: no storage URL; one is sqlite:///study.db, for example") from None
 
 
 def shown_url(url: sqlalchemy.URL) -> str:
-    """A storage URL for messages, its password hidden."""
-    return url.render_as_string(hide_password=True)
+    """A storage URL for messages, without its password and its options."""
+    return url.set(query={}).render_as_string(hide_password=True)
 
 
 def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
@@ -131,20 +150,14 @@ def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:
 def _from_database(url: str, where: str, study_name: str | None) -> tuple[Study, str]:
     try:
         return _pick(optuna.storages.RDBStorage(url), where, study_name)
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.StorageInternalError,
-        # An old table layout, a missing driver.
-        RuntimeError,
-        ImportError,
-    ) as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
 
 
 def _from_journal(path: Path, study_name: str | None) -> tuple[Study, str]:
     try:
         storage = JournalStorage(JournalFileBackend(str(path)))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"{path}: no journal of Optuna: {type(error).__name__} {error}") from error
     return _pick(storage, str(path), study_name)
 

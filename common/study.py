@@ -63,8 +63,9 @@ CHEAPEST_FIRST = (
     "injection_cross",
     "full_finetune",
 )
-FEW = "few-shot"
-FEW_SHOT = ("glinerev", "full_finetune", "ldsa", "injection_bi")
+FEW_SHOT_KEY = "few-shot"
+"""In an options file, for the few-shot cells of all data sets."""
+FEW_SHOT_APPROACHES = ("glinerev", "full_finetune", "ldsa", "injection_bi")
 OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
 """What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
 
@@ -135,7 +136,7 @@ class StudyConfig:
     def few_shot(self) -> tuple[str, ...]:
         """The approaches of the few-shot cells."""
         if self.few_shot_approaches is None:
-            return tuple(name for name in FEW_SHOT if name in self.chosen)
+            return tuple(name for name in FEW_SHOT_APPROACHES if name in self.chosen)
         return self.few_shot_approaches
 
     @property
@@ -256,12 +257,12 @@ class Options:
     by_approach: Mapping[str, tuple[str, ...]]
     """For all cells of an approach."""
     by_condition: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """For those on a data set, or under :data:`FEW`, by approach."""
+    """For those on a data set, or under :data:`FEW_SHOT_KEY`, by approach."""
 
     def of(self, approach: str, dataset: str, train_size: int | None) -> tuple[str, ...]:
         """The options of a cell, those that win last."""
         places = [self.by_approach, self.by_condition.get(dataset_dir(dataset).name, {})]
-        places += [self.by_condition.get(FEW, {})] * (train_size is not None)
+        places += [self.by_condition.get(FEW_SHOT_KEY, {})] * (train_size is not None)
         return tuple(option for place in places for option in place.get(approach, ()))
 
 
@@ -277,11 +278,11 @@ def read_options(path: Path, datasets: Iterable[str]) -> Options:
     """
     values = read_json(path)
     require(isinstance(values, dict), f"{path}: expected an object of options by approach")
-    conditions = {FEW, *(dataset_dir(name).name for name in datasets)}
-    unknown = [name for name in values if name not in (*CHEAPEST_FIRST, *conditions)]
-    require(not unknown, f"{path}: {unknown} are none of {[*CHEAPEST_FIRST, *sorted(conditions)]}")
-    plain = {name: value for name, value in values.items() if name in CHEAPEST_FIRST}
-    inner = {name: value for name, value in values.items() if name not in CHEAPEST_FIRST}
+    plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    inner = {name: value for name, value in values.items() if isinstance(value, dict)}
+    used = {FEW_SHOT_KEY, *(dataset_dir(name).name for name in datasets)}
+    if unused := [name for name in inner if name not in used]:
+        logger.info("%s: not used, no data set of this study: %s", path, unused)
     return Options(
         _read_lists(plain, str(path)), {name: _read_lists(value, f"{path}: {name}") for name, value in inner.items()}
     )
@@ -615,7 +616,7 @@ class Study:
         if file.running:
             return "running on {host}, process {pid}".format(**file.get("process"))
         return {
-            None: "to do", "done": "to do again: settings or data are others, or not here", "failed": "to do again: it failed",
+            None: "to do", "done": "to do again: settings, data or files are others, or not here", "failed": "to do again: it failed",
         }.get(file.get("state"), "to go on with")  # fmt: skip
 
     # -- running ------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Config:
     output: Path | None = None
     """Folder of the tables and figures; results/tables if not given."""
     readme: Path | None = None
-    """Also put the main table and the list of runs into this file, between its results markers."""
+    """Also put the scores at a glance, and all tables folded away, into this file, between <!-- results --> and <!-- /results -->."""
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -715,20 +715,30 @@ def write_document(document: Document, folder: Path) -> None:
 
 
 def glance(main: Document) -> Section:
-    """The main table's scores and costs of all data sets side by side, one row for each approach and base."""
-    rows: dict[tuple[str, str], dict[str, str]] = {}
-    for section in main.sections:
-        for row in section.rows.to_dict("records"):
-            name, mark, _ = str(row["approach"]).partition(f" {DAGGER}")
-            texts = rows.setdefault((name, str(row["base"])), {"approach": name, "base": str(row["base"])})
-            texts.setdefault("trained %", row["trained %"])
-            texts |= {
-                f"{section.title} macro F1": row["macro F1"] + mark,
-                f"{section.title} macro 95 %": row["macro 95 %"],
-                f"{section.title} micro F1": row["micro F1"],
-                f"{section.title} macro F1, thesis": row["macro F1 reported by the thesis"],
-                f"{section.title} s/epoch": row["s/epoch"],
+    """The main table's scores and costs of all data sets side by side, one row for each approach, kind of encoder and base."""
+    texts = [(section.title, row) for section in main.sections for row in section.rows.to_dict("records")]
+    values = [
+        ((value["approach"], value["encoder"]), value["base"] if isinstance(value["base"], str) else None)
+        for value in main.values.to_dict("records")
+    ]
+    bases: dict[tuple[str, str], list[str]] = {}
+    for who, base in values:
+        if base is not None and base not in bases.setdefault(who, []):
+            bases[who].append(base)
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for (title, row), (who, base) in zip(texts, values, strict=True):
+        name, mark, _ = str(row["approach"]).partition(f" {DAGGER}")
+        # An approach without a result here belongs to the bases that it has results with elsewhere.
+        for place in [base] if base is not None else bases.get(who) or [str(row["base"])]:
+            line = rows.setdefault((*who, place), {"approach": name, "base": place, "trained %": MISSING})
+            line |= {
+                f"{title} macro F1": row["macro F1"] + mark,
+                f"{title} macro 95 %": row["macro 95 %"],
+                f"{title} micro F1": row["micro F1"] + mark,
+                f"{title} macro F1, thesis": row["macro F1 reported by the thesis"],
+                f"{title} s/epoch": row["s/epoch"] + mark,
             }
+            line |= {"trained %": row["trained %"]} if line["trained %"] == MISSING else {}
     frame = pd.DataFrame(list(rows.values()), dtype=object).fillna(MISSING)
     frame = frame.loc[:, (frame != NONE).any()]
     notes = (

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,6 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-import sqlalchemy
 import torch
 import tyro
 from filelock import FileLock
@@ -44,7 +44,7 @@ from common.features import FeatureCache
 from common.files import write_json
 from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import check_name, now, output_root
-from common.studies import parse_url, shown_url
+from common.studies import STORAGE_ERRORS, parse_url, shown_url
 from common.training import fit
 
 logger = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ SpaceName = Literal["training", "architecture"]
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
 """Of the median pruner: complete trials before it starts, and epochs of each trial that it leaves alone."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_ALIVE, _PROCESS = "alive", "process"
+_ALIVE, _PROCESS, _FOLDER = "alive", "process", "folder"
 
 
 # -- search spaces ----------------------------------------------------------------------------------------------------
@@ -186,16 +186,16 @@ def open_storage(url: str) -> tuple[BaseStorage, str]:
     Raises:
         InputError: If it cannot be opened.
     """
-    if url.endswith(".journal"):
-        Path(url).parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(url)), url
-    shown = shown_url(parse_url(url))
+    shown = url if url.endswith(".journal") else shown_url(parse_url(url, "--storage "))
     try:
+        if url.endswith(".journal"):
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+            return JournalStorage(JournalFileBackend(url)), url
         # Workers of a sweep wait for each other's short transactions.
         return RDBStorage(
             url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
         ), shown
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+    except STORAGE_ERRORS as error:
         raise InputError(f"--storage {shown}: {' '.join(str(error).split())[:300]}") from error
 
 
@@ -231,7 +231,6 @@ class Sweep:
             "approach": spec.name,
             "space": config.space,
             "objective": config.objective,
-            "metric": f"validation {config.objective.replace('_f1', ' F1')}",
             "dataset": self.data.name,
             "dataset_sha256": self.data.sha256,
             "base_model": load_base(training.base_model, spec.encoder(training)).revision,
@@ -246,9 +245,13 @@ class Sweep:
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
             )
-            # Seeded alike, a sweep that goes on would draw its first random trials a second time.
-            seeds = np.random.SeedSequence([training.train.seed, worker, len(self.study.trials)])
-            seed = int(seeds.generate_state(1)[0])
+            # Seeded alike, a sweep that goes on, or another machine that joins, would draw the first random trials again.
+            joined = (
+                [len(self.study.trials), os.getpid(), zlib.crc32(os.uname().nodename.encode())]
+                if self.study.trials
+                else []
+            )
+            seed = int(np.random.SeedSequence([training.train.seed, worker, *joined]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
             self._begin(shown)
 
@@ -258,12 +261,14 @@ class Sweep:
         if not self.study.user_attrs:
             for key, value in self.context.items():
                 self.study.set_user_attr(key, value)
+            self.study.set_user_attr("metric", f"validation {self.config.objective.replace('_f1', ' F1')}")
             cells = [] if self.cells is None else [cell for cell in self.cells if cell != first]
             for number, parameters in enumerate([first, *cells]):
                 self.study.enqueue_trial(parameters, user_attrs={"default": True} if number == 0 else None)
             logger.info("study %s in %s", self.name, storage)
             return
-        changed = differences(self.study.user_attrs, self.context)
+        begun = {key: value for key, value in self.study.user_attrs.items() if key in self.context}
+        changed = differences(begun, self.context)
         if changed:
             raise InputError(
                 f"study {self.name!r} was started differently: {'; '.join(changed)}; give this sweep another name with --study"
@@ -304,22 +309,19 @@ class Sweep:
     def _retry(self, trial: FrozenTrial) -> None:
         """Marks a trial that was cut off as failed and queues its parameters once more; only the new one counts."""
         logger.warning("trial %d was cut off; it is tried again", trial.number)
-        for left in self.folder.glob(f"{self._prefix(trial.number)}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        owner, folder = trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_FOLDER)
+        if owner is not None and folder is not None and owner["host"] == os.uname().nodename:
+            shutil.rmtree(folder, ignore_errors=True)
         self.study.tell(trial.number, state=TrialState.FAIL)
         parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
         kept = {"default": True} if trial.user_attrs.get("default") else {}
         self.study.enqueue_trial(parameters, user_attrs=kept | {"retry_of": trial.number})
 
-    def _prefix(self, number: int) -> str:
-        """Start of the name of the folder that a trial has while it runs."""
-        return f".{self.name}_trial_{number}_"
-
     def _run(self, trial: Trial) -> None:
         """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
         start = time.perf_counter()
         try:
-            with signs_of_life(partial(trial.set_user_attr, _ALIVE)):
+            with signs_of_life(partial(trial.set_user_attr, _ALIVE), STORAGE_ERRORS):
                 score = self._train(trial)
         except optuna.TrialPruned:
             self._tell(trial, start, state=TrialState.PRUNED)
@@ -339,7 +341,7 @@ class Sweep:
         with self.lock:
             self.write()
         logger.info(
-            "trial %d of %d: %s, %s, %s", trial.number + 1, self.n_trials,
+            "trial %d (%d wanted): %s, %s, %s", trial.number, self.n_trials,
             "no score" if score is None else f"{self.config.objective} {score:.4f}",
             (state or TrialState.COMPLETE).name.lower(), json.dumps(trial.params),
         )  # fmt: skip
@@ -368,7 +370,8 @@ class Sweep:
         base = load_base(config.base_model, self.spec.encoder(config))
         seed_everything(config.train.seed)
         model = self.spec.build(config, base, self.data.labels)
-        with tempfile.TemporaryDirectory(prefix=self._prefix(trial.number), dir=self.folder) as folder:
+        with tempfile.TemporaryDirectory(prefix=f".{self.name}_trial_", dir=self.folder) as folder:
+            trial.set_user_attr(_FOLDER, folder)
             run = start_run(self.spec, config, self.data, base, savings=Path(folder))
             fit(model, self.data, config.train, config.runtime, run, on_epoch=on_epoch, cache=self.cache)
         trial.set_user_attr("parameters", run.record["parameters"])
@@ -453,7 +456,7 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
 
 def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
     """A trial as JSON, in the terms that ``common.studies`` reads."""
-    attributes = {key: value for key, value in trial.user_attrs.items() if key not in (_ALIVE, _PROCESS)}
+    attributes = {key: value for key, value in trial.user_attrs.items() if key not in (_ALIVE, _PROCESS, _FOLDER)}
     return {
         "number": trial.number,
         "state": trial.state.name,

@@ -30,9 +30,13 @@ from common.config import DataConfig, RuntimeConfig, TrainConfig
 from common.data import SPLITS, Dataset, Sentence, load_dataset, make_sentence, span_file
 from common.files import sha256_file, write_json, write_json_records
 from common.labels import LabelSet
-from common.paths import OUTPUT_VARIABLE
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.spans import Span
 from common.training import fit
+
+REAL_DATA, REAL_BASES = (PROJECT_ROOT.parent / "shared" / name for name in ("data", "models"))
+needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
+needs_real_bases = pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
 
 TEXT_LIMIT = 96
 """Sub-words that the tiny text encoders read."""

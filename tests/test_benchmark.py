@@ -51,6 +51,7 @@ def test_gliners_own_training_is_measured(ask, base):
 def test_both_evaluations_are_of_the_same_sentences_and_predict_the_same(ask, base):
     ours, theirs = ask("evaluate", base), ask("gliner evaluate", base)
     assert len(ours["predictions"]) == SIZES["test"]
+    assert any(ours["predictions"])
     assert ours["predictions"] == theirs["predictions"]
 
 
@@ -104,9 +105,41 @@ def test_rows_ratios_and_tables(made_up, tmp_path, capsys):
     assert capsys.readouterr().out == text + "\n"
 
 
+def test_a_run_that_is_stopped_keeps_its_rows_and_the_run_before(made_up, monkeypatch):
+    main(["--output", str(made_up)])
+    before = made_up.read_bytes()
+    done = Bench.measure
+
+    def measured(self, kind, encoder, **settings):
+        if len(self.rows) == 2:
+            raise KeyboardInterrupt
+        return done(self, kind, encoder, **settings)
+
+    monkeypatch.setattr(Bench, "measure", measured)
+    with pytest.raises(KeyboardInterrupt):
+        main(["--output", str(made_up)])
+    assert made_up.read_bytes() == before
+    assert len(read_json(made_up.with_suffix(".partial.json"))["rows"]) == 2
+
+
+def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
+    for name, content, message in (
+        ("README.md", None, r"README\.md: cannot be read"),
+        ("README.md", "no markers", r"README\.md: needs the lines <!-- speed -->"),
+    ):
+        if content is not None:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=message):
+            main(["--output", str(made_up), "--readme", str(tmp_path / name)])
+    assert not made_up.exists()
+    write_json(tmp_path / "other.json", {"rows": []})
+    with pytest.raises(InputError, match=r"other\.json: is no file of a benchmark"):
+        main(["--show", str(tmp_path / "other.json")])
+
+
 def test_a_failing_measure_says_what_failed(tmp_path):
     bench = Bench(Config(dataset="nowhere", output=tmp_path / "x.json"))
-    with pytest.raises(InputError, match=r"failed: .*nowhere"):
+    with pytest.raises(InputError, match=r"failed with exit code 1: .*'nowhere' does not exist"):
         bench.measure("train", "bi", approach="ldsa", precision="fp32", batch_size=8, sentences=None)
 
 

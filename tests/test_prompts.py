@@ -2,6 +2,7 @@
 
 import logging
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -18,15 +19,17 @@ from common.checkpoint import WEIGHTS_FILE, load_tensors
 from common.errors import InputError
 from common.prompts import (
     ATTENTION_HEADS,
-    POOLINGS,
     DescriptionPrompts,
     MLPPromptEncoder,
+    Pooling,
     PromptConfig,
     PromptPooler,
     adaptive_bins,
     between_special_tokens,
 )
 from common.training import optimizer_groups
+
+POOLINGS = get_args(Pooling)
 
 SP_BI, SP_CROSS = injection_bi.model.SPEC, injection_cross.model.SPEC
 WIDTH = 8

@@ -11,9 +11,11 @@ from conftest import (
     MAX_WIDTH,
     MAX_WORDS,
     MODELS,
+    REAL_BASES,
     RUNTIME,
     TEXT_LIMIT,
     generated_sentence,
+    needs_real_bases,
     predictions,
     set_threshold,
     spans_of,
@@ -28,7 +30,6 @@ from common.evaluation import predict_split, unreachable_gold
 from common.features import EncodedSplit, FeatureCache
 from common.labels import LabelSet
 from common.metrics import count_spans, span_scores
-from common.paths import PROJECT_ROOT
 from common.span_head import span_mask
 from common.span_model import SpanModel
 from common.spans import Span
@@ -468,10 +469,8 @@ def test_parameters_are_counted_whole(plain):
 
 # -- real models ------------------------------------------------------------------------------------------------------
 
-REAL_BASES = PROJECT_ROOT.parent / "shared" / "models"
 
-
-@pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
+@needs_real_bases
 @pytest.mark.parametrize("encoder", ["bi", "cross"])
 def test_a_real_base_scores_as_gliner_does_and_finds_entities(encoder):
     base = load_base(str(REAL_BASES / f"gliner-minilm-{encoder}"), encoder)

@@ -652,11 +652,12 @@ def test_compare_two_results(tmp_path, capsys):
     other = predicted(tmp_path / "c.json", gold[:1], gold[:1])
     with pytest.raises(InputError, match=r"a\.json and .*c\.json: the two runs were not scored on the same sentences"):
         compare.main([str(better), str(other)])
-    counts_path(other).write_text("no counts")
-    with pytest.raises(InputError, match=r"c_counts\.npz: is no file of counts"):
-        compare.main([str(better), str(other)])
+    for content in ("no counts", ""):
+        counts_path(other).write_text(content)
+        with pytest.raises(InputError, match=r"c_counts\.npz: is no file of counts"):
+            compare.main([str(better), str(other)])
     counts_path(other).unlink()
-    with pytest.raises(InputError, match=r"c_counts\.npz: no such file; it belongs beside c\.json"):
+    with pytest.raises(InputError, match=r"c_counts\.npz: no such file; it belongs beside c\.json, test again"):
         compare.main([str(better), str(other)])
 
 
@@ -667,6 +668,7 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     write(tmp_path / "a.json", dataset="bc5cdr", scores=scored(0.7, 0.6))
     write(tmp_path / "b.json", **full(scores=scored(0.8), dataset="bc5cdr", training=trained(4560)))
     write(tmp_path / "c.json", **full(scores=scored(0.5), dataset="jnlpba", training=trained(14_837)))
+    write(tmp_path / "e.json", **full("cross", scores=scored(0.3), dataset="jnlpba", training=trained(14_837)))
     write(
         tmp_path / "d.json",
         dataset="jnlpba",
@@ -680,6 +682,8 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     assert rows["SP-GLiNER"]["JNLPBA macro F1"] == "0.4000 †"
     assert (rows["Full-FT (bi)"]["JNLPBA macro F1"], rows["Full-FT (bi)"]["BC5CDR macro F1"]) == ("0.5000", "0.8000")
     assert rows["LDSA"]["BC5CDR macro F1"] == MISSING
+    assert len(rows) == len(section.rows), "one row for each, also where a data set has no result"
+    assert rows["Full-FT (cross)"]["BC5CDR macro F1"] == MISSING
     assert "†: trained on a part of the training sentences." in section.notes
     assert rows["SP-GLiNER"]["BC5CDR macro F1, thesis"] == "0.8526"
 

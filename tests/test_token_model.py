@@ -14,11 +14,13 @@ from conftest import (
     LABELS,
     MAX_WIDTH,
     MAX_WORDS,
+    REAL_DATA,
     RUNTIME,
     TEXT_LIMIT,
     TEXT_WIDTH,
     Trial,
     generated_split,
+    needs_real_data,
     predictions,
     save_gliner,
     spans_of,
@@ -42,7 +44,6 @@ from common.features import FeatureCache
 from common.labels import LabelSet
 from common.losses import IGNORED, class_balanced_weights
 from common.metrics import count_spans, span_scores
-from common.paths import PROJECT_ROOT
 from common.prompts import PromptConfig
 from common.spans import Span
 from common.token_model import FocalConfig, TokenConfig, cosine_logits, first_subwords, word_spans
@@ -272,8 +273,6 @@ def test_a_cut_sentence_keeps_ids_classes_and_words_together(trial, name):
 
 # -- ceilings of the benchmarks ---------------------------------------------------------------------------------------
 
-REAL_DATA = PROJECT_ROOT.parent / "shared" / "data"
-
 
 @pytest.fixture(scope="module")
 def whole_reader(gliner_folder):
@@ -288,7 +287,7 @@ def whole_reader(gliner_folder):
     return make
 
 
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
+@needs_real_data
 @pytest.mark.parametrize(
     ("corpus", "micro", "per_type"),
     [

@@ -235,7 +235,7 @@ def test_a_sweep_goes_on_where_it_was_and_checks_what_it_goes_on_with(sweep, sco
     assert len(seen) == 5
     assert states(again) == ["COMPLETE"] * 5
     with pytest.raises(
-        InputError, match=r"study 'tiny_training' was started differently: .*objective: \"macro_f1\" != \"micro_f1\""
+        InputError, match=r"study 'tiny_training' was started differently: objective: \"macro_f1\" != \"micro_f1\""
     ):
         sweep(trials=6, objective="micro_f1")
 
@@ -329,8 +329,10 @@ def test_a_storage_out_of_reach_is_one_clear_error():
         open_storage("nonsense://x")
     with pytest.raises(InputError, match=r"--storage sqlite:////nowhere/at/all\.db: "):
         open_storage("sqlite:////nowhere/at/all.db")
-    with pytest.raises(InputError, match=r"^study\.db: no storage URL"):
+    with pytest.raises(InputError, match=r"^--storage study\.db: no storage URL; one is sqlite:///study\.db"):
         open_storage("study.db")
+    with pytest.raises(InputError, match=r"^--storage \.\.\.: no storage URL"):
+        open_storage("me:secret@host/x")
     # Whether the driver or the server is missing: the password is in no message.
     with pytest.raises(InputError, match=r"--storage postgresql://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
         open_storage("postgresql://me:secret@127.0.0.1:1/x")

@@ -1,0 +1,19 @@
+"""Writes a fine-tuned model as a plain GLiNER: ``python -m full_finetune.export --checkpoint latest --output exported/plain``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.entry import run_export
+from common.script import run_script
+from full_finetune.model import SPEC
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Exports and returns the folder."""
+    return run_export(SPEC, argv)
+
+
+if __name__ == "__main__":
+    run_script(main)
