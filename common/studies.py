@@ -1,7 +1,7 @@
 """Optuna studies from wherever they are kept: any storage, which is only read, or JSON files.
 
-A JSON file says neither the search space nor, if it is old, the direction: ranges are those of the values tried, the
-direction is the one in which the file's best trial is the best.
+An old JSON file says neither the search space nor the direction: ranges are then those of the values tried, the direction is the
+one in which the file's best trial is the best.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    json_to_distribution,
 )
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -197,7 +198,7 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
 
     The trials stand under ``all_trials`` or ``trials``, with ``params``, ``value``, ``state`` (a name, with or without
     ``TrialState.``, or Optuna's number) and, if they were kept, ``number``, ``intermediate_values``, ``datetime_start`` and
-    ``datetime_complete``. ``direction`` and ``metric`` are read if there.
+    ``datetime_complete``. ``direction``, ``metric`` and ``distributions`` (by parameter, as Optuna writes them) are read if there.
 
     Args:
         values: The parsed file.
@@ -218,7 +219,7 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
     read = [_read_trial(entry, index, f"{where}: {key}[{index}]") for index, entry in enumerate(entries)]
     for number, count in Counter(trial.number for trial in read).items():
         require(count == 1, f"{where}: {key} has {count} trials with the number {number}")
-    space = _infer_space([trial.params for trial in read])
+    space = _infer_space([trial.params for trial in read]) | _read_distributions(values.get("distributions"), where)
     study = optuna.create_study(
         direction=_direction(values, read, where, direction),
         study_name=str(values.get("study_name") or Path(where).stem),
@@ -227,8 +228,8 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
         study.set_user_attr("metric", values["metric"])
     for trial in read:
         distributions = {name: space[name] for name in trial.params}
-        study.add_trial(
-            optuna.trial.create_trial(
+        try:
+            made = optuna.trial.create_trial(
                 state=trial.state,
                 value=trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
                 params={name: _as_drawn(value, space[name]) for name, value in trial.params.items()},
@@ -236,7 +237,9 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
                 intermediate_values=trial.intermediate,
                 user_attrs={_SOURCE: {"number": trial.number, "start": trial.start, "complete": trial.complete}},
             )
-        )
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{where}: trial {trial.number}: {error}") from error
+        study.add_trial(made)
     return study
 
 
@@ -316,6 +319,13 @@ def _direction(
         which = "the lowest and the highest" if lowest else "neither the lowest nor the highest"
         raise InputError(f"{where}: best value {best} is {which}; give --direction minimize or maximize")
     return "minimize" if lowest else "maximize"
+
+
+def _read_distributions(values: Any, where: str) -> dict[str, BaseDistribution]:
+    try:
+        return {name: json_to_distribution(json.dumps(value)) for name, value in (values or {}).items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{where}: distributions: {error}") from error
 
 
 def _infer_space(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribution]:

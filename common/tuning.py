@@ -30,6 +30,7 @@ import optuna
 import torch
 import tyro
 from filelock import FileLock
+from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -408,6 +409,11 @@ class Sweep:
                 "best_trial": None
                 if best is None
                 else {"number": best.number, "value": best.value, "params": best.params},
+                "distributions": {
+                    name: json.loads(distribution_to_json(distribution))
+                    for trial in trials
+                    for name, distribution in trial.distributions.items()
+                },
                 "all_trials": [_trial_record(trial) for trial in trials],
             },
         )
@@ -432,7 +438,7 @@ class Sweep:
                 for part in parameter.path.split("."):
                     value = value[part]
                 settings = merge(settings, _nested(parameter.path, value))
-        return settings
+        return {name: value for name, value in settings.items() if value != {}}
 
 
 def _other(settings: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:

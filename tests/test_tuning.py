@@ -429,7 +429,7 @@ def test_the_summary_tells_the_figures_what_the_storage_tells_them(sweep, scored
     for view in (stored, summary):
         assert (view.name, view.metric, view.maximize) == (made.name, "validation macro F1", True)
     for one, other in zip(stored.trials, summary.trials, strict=True):
-        for field in ("number", "state", "value", "params", "intermediate_values"):
+        for field in ("number", "state", "value", "params", "distributions", "intermediate_values"):
             assert getattr(one, field) == getattr(other, field)
         assert one.datetime_start.replace(microsecond=0) == other.datetime_start
     assert draw_figures(stored, FigureSet()).keys() == draw_figures(summary, FigureSet()).keys()
