@@ -17,7 +17,7 @@ OUTPUT = PROJECT_ROOT / "demo"
 OPTIONS = PROJECT_ROOT / "examples" / "study_demo.json"
 ARGUMENTS = (
     *("--dataset", *CORPORA, "--seeds", "42", "--base-model", "demo-bi", "--cross-base-model", "demo-cross"),
-    *("--train-sizes", "100", "300", "--few-shot-approaches", "ldsa", "glinerev"),
+    *("--train-sizes", "200", "--few-shot-approaches", "glinerev"),
     *("--config", str(OPTIONS), "--output", str(OUTPUT)),
 )  # fmt: skip
 

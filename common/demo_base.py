@@ -41,7 +41,7 @@ ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 MAX_WIDTH = 12
 DROPOUT = 0.3
-PRETRAINING = TrainConfig(epochs=3, batch_size=16, patience=0, warmup_ratio=0.1, seed=7)
+PRETRAINING = TrainConfig(epochs=2, batch_size=16, patience=0, warmup_ratio=0.1, seed=7)
 ENCODER_LR, HEAD_LR = 5e-5, 1e-3
 
 TYPES = {
