@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 
 from common.approach import TrainedPart
 from common.config import RuntimeConfig, TrainConfig
-from common.data import Dataset, Encoder, Sentence
+from common.data import Dataset, Encoder, Sentence, sample
 from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
@@ -41,6 +41,7 @@ ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 
 MAX_WIDTH = 12
 DROPOUT = 0.3
+PRETRAINING_SENTENCES = 1000
 PRETRAINING = TrainConfig(epochs=2, batch_size=16, patience=0, warmup_ratio=0.1, seed=7)
 ENCODER_LR, HEAD_LR = 5e-5, 1e-3
 
@@ -118,6 +119,7 @@ def _pretraining_data(encoder: Encoder) -> Dataset:
                 Span(span.start, span.end, TYPES[span.label]) for span in sentence.spans if span.label in TYPES
             )
             sentences.append(Sentence(sentence.words, spans))
+    sentences = sample(sentences, PRETRAINING_SENTENCES, PRETRAINING.seed, "sentences")
     names = tuple(sorted(set(TYPES.values())))
     digest = hashlib.sha256(json.dumps(sentences, default=lambda item: item.__dict__).encode()).hexdigest()
     # Every tenth sentence only watches over the pretraining.
