@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -515,6 +516,8 @@ def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Seque
         raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
     worker = int(os.environ.get(_WORKER, "0"))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # Settings that depend on a switch need groups, which Optuna calls experimental.
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     if config.workers > 1 and _WORKER not in os.environ:
         # Workers read one store of features instead of computing one each.
         training = replace(training, runtime=replace(training.runtime, feature_cache=_shared(training.runtime)))
