@@ -477,8 +477,8 @@ def render(record: dict[str, Any]) -> str:
         machine=record["provenance"]["machine"].get("gpu") or "CPU",
     )  # fmt: skip
     tables = [
-        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s | ours: batch, precision | GLiNER's own |\n"
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |\n",
+        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s | ours: batch, precision | GLiNER's own | sentences predicted otherwise |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |\n",
         "| measure | approach | sentences/s | s/epoch | features, s | peak MiB |\n| --- | --- | ---: | ---: | ---: | ---: |\n",
     ]
     for row in record["rows"]:
@@ -492,6 +492,7 @@ def render(record: dict[str, Any]) -> str:
             cells = [*(_speed(side) for side in sides), f"{row['ratio']:.1f}"]
             cells += [f"{side['peak_memory_mb']:,.0f}" for side in sides]
             cells += [features, *(f"{side['batch_size']}, {side['precision']}" for side in sides)]
+            cells += [str(row.get("sentences_with_other_predictions", "-"))]
         tables[gliner is None] += f"| {row['measure']} | {row['approach']} | {' | '.join(cells)} |\n"
     return "\n".join([head, "", *(table for table in tables if table.count("\n") > 2)])
 

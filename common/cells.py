@@ -14,17 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student_t
 
 from common import plots, thesis
 from common.data import Encoder
 from common.errors import InputError
 from common.files import read_json
-from common.metrics import N_RESAMPLES, Difference, SpanCounts, resampled_f1, span_scores
+from common.metrics import N_RESAMPLES, Difference, SpanCounts, difference_of, resampled_f1, span_scores
 from common.paths import output_root
 from common.results import counts_path, read_counts, read_result
 
@@ -195,10 +195,6 @@ INTERVALS = (
     "95 % intervals by their kind. run: bootstrap over the sentences of the one run; mean: bootstrap over sentences of the mean over "
     "seeds; t: t interval over seeds, where the counts of a seed's sentences are missing."
 )
-
-
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-"""97.5 % quantiles of Student's t by degrees of freedom, from 1."""
 
 
 @dataclass(frozen=True)
@@ -391,9 +387,7 @@ class Corpus:
         if samples is not None:
             low, high = (float(end) for end in np.quantile(samples[1][METRICS.index(metric)], [0.025, 0.975]))
             return Estimate(mean, sd, low, high, "mean")
-        freedom = len(values) - 1
-        quantile = _T_975[freedom - 1] if freedom <= len(_T_975) else NormalDist().inv_cdf(0.975)
-        reach = quantile * sd / math.sqrt(len(values))
+        reach = float(student_t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
         return Estimate(mean, sd, max(0.0, mean - reach), min(1.0, mean + reach), "t")
 
     def samples(self, cell: Cell) -> tuple[int, NDArray[np.float64]] | None:
@@ -413,12 +407,8 @@ class Corpus:
             return None
         result: dict[Metric, Difference] = {}
         for index, metric in enumerate(METRICS):
-            deltas = samples[0][1][index] - samples[1][1][index]
-            low, high = (float(end) for end in np.quantile(deltas, [0.025, 0.975]))
-            # As in metrics.paired_bootstrap, which takes single runs.
-            tail = (1 + min(np.sum(deltas <= 0), np.sum(deltas >= 0))) / (1 + len(deltas))
             observed = self.estimate(first, metric).mean - self.estimate(second, metric).mean
-            result[metric] = Difference(observed, low, high, float(min(1.0, 2 * tail)))
+            result[metric] = difference_of(observed, samples[0][1][index] - samples[1][1][index])
         return result
 
     def of(self, title: str, encoder: Encoder, base: str | None = None) -> list[Cell]:

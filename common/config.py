@@ -67,7 +67,7 @@ class RuntimeConfig:
     eval_batch_size: int = 32
     """Sentences in one batch of an evaluation, on each device."""
     feature_cache: Literal["memory", "disk", "off"] = "memory"
-    """Where the output of a frozen text encoder, computed once, is kept (half precision); disk: in features/, for later runs too."""
+    """Where the output of a frozen text encoder, computed once, is kept (half precision unless fp32); disk: in features/, for later runs too."""
     feature_memory_mb: int = 4096
     """What is larger than this (MiB, for each split) goes to disk even so, and is mapped into memory."""
     progress: bool = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,15 +32,18 @@ from common.paths import output_root
 
 logger = logging.getLogger(__name__)
 
-BYTES_PER_VALUE = 2
+
+def _dtype(precision: str) -> torch.dtype:
+    """What features are stored in: exactly what was computed at fp32, where a tie may hang on a rounded digit; else half precision."""
+    return torch.float32 if precision == "fp32" else torch.float16
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureStore:
-    """Rows of all sentences, one after another, in half precision on the CPU."""
+    """Rows of all sentences, one after another, on the CPU."""
 
     rows: Tensor
-    """float16, shape ``(all rows, D)``; in memory or mapped from a file."""
+    """Shape ``(all rows, D)``, float32 of a computation in fp32, else float16; in memory or mapped from a file."""
     offsets: Sequence[int]
     """Where each sentence's rows start, and the end of the last."""
 
@@ -106,13 +110,14 @@ class FeatureCache:
         start = time.perf_counter()
         rows_of = [item.n_words if part.unit == "word" else len(item.input_ids) for item in split.encoded]
         offsets = torch.tensor([0, *rows_of]).cumsum(0).tolist()
-        megabytes = offsets[-1] * part.width * BYTES_PER_VALUE / 2**20
+        dtype = _dtype(precision_name(accelerator))
+        megabytes = offsets[-1] * part.width * dtype.itemsize / 2**20
         key = _key(model, part, split.encoded, accelerator)
         if key in self._stores:
             split.store = self._stores[key]
             return split
         on_disk = self.runtime.feature_cache == "disk" or megabytes > self.runtime.feature_memory_mb
-        path = self.folder / f"{key}.float16"
+        path = self.folder / f"{key}.{str(dtype).removeprefix('torch.')}"
         found = False
         if on_disk:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,10 +126,11 @@ class FeatureCache:
                 found = path.is_file()
                 if not found:
                     self._write(path, model, split.encoded, part, offsets, accelerator, what)
-        rows = torch.empty(offsets[-1], part.width, dtype=torch.float16)
+        shape = (offsets[-1], part.width)
         if on_disk:
-            rows = torch.from_file(str(path), shared=False, size=rows.numel(), dtype=rows.dtype).view(rows.shape)
+            rows = torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=dtype).view(shape)
         else:
+            rows = torch.empty(shape, dtype=dtype)
             self._compute(rows, model, split.encoded, part, offsets, accelerator, what)
         self._stores[key] = split.store = FeatureStore(rows, offsets)
         split.seconds = 0.0 if found else time.perf_counter() - start
@@ -140,9 +146,9 @@ class FeatureCache:
         self, path: Path, model: Predictor, encoded: Sequence[Encoded], part: FrozenPart, offsets: Sequence[int],
         accelerator: Accelerator, what: str,
     ) -> None:  # fmt: skip
-        """Computes features straight into a file, which appears when it is whole."""
+        """Computes features straight into a file named by their type, which appears when it is whole."""
         with atomic_path(path) as temporary:
-            mapped = np.memmap(temporary, dtype=np.float16, mode="w+", shape=(offsets[-1], part.width))
+            mapped = np.memmap(temporary, dtype=path.suffix[1:], mode="w+", shape=(offsets[-1], part.width))
             self._compute(torch.from_numpy(mapped), model, encoded, part, offsets, accelerator, what)
             mapped.flush()
 
@@ -157,7 +163,7 @@ class FeatureCache:
             batch = model.collate([encoded[index] for index in indices]).to(accelerator.device)
             with accelerator.autocast():
                 output = part.compute(batch)
-            output = output.to("cpu", torch.float16)
+            output = output.to("cpu", rows.dtype)
             for row, index in enumerate(indices):
                 rows[offsets[index] : offsets[index + 1]] = output[row, : offsets[index + 1] - offsets[index]]
 

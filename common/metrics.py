@@ -196,11 +196,16 @@ def paired_bootstrap(
     observed = (scores[0].micro.f1 - scores[1].micro.f1, scores[0].macro.f1 - scores[1].macro.f1)
     result = {}
     for index, name in enumerate(("micro_f1", "macro_f1")):
-        low, high = np.quantile(deltas[index], [0.025, 0.975])
-        # One is added to both counts, so that a finite number of resamples never proves p = 0 (Davison & Hinkley 1997).
-        tail = (1 + min(np.sum(deltas[index] <= 0), np.sum(deltas[index] >= 0))) / (1 + n_resamples)
-        result[name] = Difference(observed[index], float(low), float(high), float(min(1.0, 2 * tail)))
+        result[name] = difference_of(observed[index], deltas[index])
     return result
+
+
+def difference_of(observed: float, deltas: NDArray[np.float64]) -> Difference:
+    """A difference with its interval and p-value from the differences on bootstrap samples, shape ``(resamples,)``."""
+    low, high = np.quantile(deltas, [0.025, 0.975])
+    # One is added to both counts, so that a finite number of resamples never proves p = 0 (Davison & Hinkley 1997).
+    tail = (1 + min(np.sum(deltas <= 0), np.sum(deltas >= 0))) / (1 + len(deltas))
+    return Difference(observed, float(low), float(high), float(min(1.0, 2 * tail)))
 
 
 def best_threshold(

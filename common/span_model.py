@@ -135,7 +135,7 @@ class SpanModel(SpanScorer):
         if self.base.encoder == "bi":
             words = self._words(batch) if batch.features is None else batch.features
             labels = self._label_vectors()
-            # Stored features are half precision.
+            # Stored features may be half precision.
             words = words.to(labels.dtype)
             if self.base.has("cross fuser"):
                 labels = labels.expand(len(batch), -1, -1)

@@ -42,9 +42,10 @@ Direction = Literal["minimize", "maximize"]
 _LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
 _FEW_VALUES = 5
 
+PASSING_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
+"""What an open storage raises while it cannot be reached."""
 STORAGE_ERRORS = (
-    sqlalchemy.exc.SQLAlchemyError,
-    optuna.exceptions.StorageInternalError,
+    *PASSING_ERRORS,
     # An old table layout, a missing driver.
     RuntimeError,
     ImportError,
@@ -52,9 +53,8 @@ STORAGE_ERRORS = (
     ValueError,
     KeyError,
     TypeError,
-    OSError,
 )
-"""What a storage raises that cannot be opened, read or written."""
+"""What a storage raises that cannot be opened or read."""
 
 
 def read_study(source: str, study_name: str | None = None, direction: Direction | None = None) -> tuple[Study, str]:

@@ -539,6 +539,58 @@ def _unreachable_row(corpus: Corpus, row: Row, cell: Cell | None) -> tuple[list[
     return texts, record | {"why": why} | best
 
 
+ERROR_KINDS = {
+    "boundary": "other boundaries",
+    "type": "other type",
+    "boundary_and_type": "both other",
+    "missed": "not touched",
+}
+"""What became of a gold span that was not found, as :class:`common.metrics.ErrorReport` and the columns call it."""
+
+
+def errors_table(found: Sequence[Corpus]) -> Document:
+    """What became of the gold spans that were not found, and F1 over words, which forgives wrong boundaries."""
+    columns = (
+        "approach", "macro F1", "macro F1 of words", "gold spans", "found %", *(f"{name} %" for name in ERROR_KINDS.values()),
+        "spurious %", "seeds",
+    )  # fmt: skip
+    sections, records = [], []
+    for corpus in found:
+        pairs = [_errors_row(corpus, row, row.cell) for row in corpus.rows]
+        records += [record for _, record in pairs]
+        notes = [
+            "Of all gold spans; those not found by the first kind that fits: a prediction with the same boundaries and another type, one "
+            "of the same type that overlaps, one of another type that overlaps, none. spurious: predictions that overlap no gold span, "
+            "in % of the gold spans. Means over seeds.",
+            "macro F1 of words: each word has the type of the span that it lies in.",
+            *_dagger_notes(corpus),
+        ]
+        sections.append(_section(corpus.title, columns, [texts for texts, _ in pairs], 1, notes))
+    return _document("errors", "What is missed", sections, records)
+
+
+def _errors_row(corpus: Corpus, row: Row, cell: Cell | None) -> tuple[list[str], dict[str, Any]]:
+    def mean(*keys: str) -> float | None:
+        found = cell.mean_sd(*keys) if cell else None
+        return found[0] if found else None
+
+    gold = mean("unreachable_gold", "gold")
+    counts = {name: mean("errors", name) for name in (*ERROR_KINDS, "spurious")}
+    shares = {name: _percent(count, gold) for name, count in counts.items()}
+    lost = [shares[name] for name in ERROR_KINDS]
+    found = None if None in lost else 100 - sum(share for share in lost if share is not None)
+    words = cell.mean_sd("token_report", "macro", "f1") if cell else None
+    macro = corpus.estimate(cell, "macro_f1") if cell else None
+    texts = [row.marked, str(macro or MISSING), with_sd(words), _number(gold, ",.0f")]
+    texts += [*(_number(share, ".1f") for share in (found, *shares.values())), _n_seeds(cell)]
+    record = _who(corpus, row, cell) | {
+        "macro_f1": macro.mean if macro else None,
+        "word_macro_f1": words[0] if words else None,
+    }
+    record |= {"gold": gold, "found_percent": found}
+    return texts, record | {f"{name}_percent": share for name, share in shares.items()}
+
+
 def curve(corpus: Corpus, row: Row) -> dict[int, Cell]:
     """The cells of a row's approach by their number of training sentences."""
     cells = [c for c in corpus.of(row.approach.title, row.encoder, row.base) if row.approach.is_default(c.variant)]
@@ -870,7 +922,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = read_runs(config.results or default_places(), config.dataset)
     found = corpora(runs)
     main_document, runs_document = main_table(found), runs_table(runs)
-    builders = (types_table, differences_table, controls_table, unreachable_table, few_shot_table)
+    builders = (types_table, errors_table, differences_table, controls_table, unreachable_table, few_shot_table)
     for document in (main_document, *(build(found) for build in builders), runs_document):
         write_document(document, folder)
     write_figures(found, folder)

@@ -48,8 +48,8 @@ APPROACHES = (
 )
 """In the thesis's order."""
 
-TITLES = dict(zip(TRAINED, (approach.title for approach in APPROACHES[1:]), strict=True))
-"""The thesis's name of each trained approach."""
+TITLES = dict(zip(TRAINED, (approach.title for approach in APPROACHES[1:]), strict=False))
+"""The thesis's name of each of its trained approaches; those that were added come after them and keep their own."""
 
 
 @dataclass(frozen=True)

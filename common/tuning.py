@@ -46,7 +46,7 @@ from common.features import FeatureCache
 from common.files import write_json
 from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import check_name, now, output_root
-from common.studies import STORAGE_ERRORS, parse_url, shown_url
+from common.studies import PASSING_ERRORS, STORAGE_ERRORS, parse_url, shown_url
 from common.training import fit
 
 logger = logging.getLogger(__name__)
@@ -323,7 +323,7 @@ class Sweep:
         """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
         start = time.perf_counter()
         try:
-            with signs_of_life(partial(trial.set_user_attr, _ALIVE), STORAGE_ERRORS):
+            with signs_of_life(partial(trial.set_user_attr, _ALIVE), PASSING_ERRORS):
                 score = self._train(trial)
         except optuna.TrialPruned:
             self._tell(trial, start, state=TrialState.PRUNED)

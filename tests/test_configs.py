@@ -5,9 +5,11 @@ import pytest
 from common.config import ORIGIN, parse_training, to_dict
 from common.files import read_json
 from common.paths import PROJECT_ROOT
-from common.registry import spec
+from common.registry import TRAINED, spec
+from optuna_plots import FigureSet, load_view
 
 FILES = sorted(PROJECT_ROOT.glob("*/configs/*.json"))
+SWEEPS = sorted((PROJECT_ROOT / "examples" / "sweeps").glob("*_best.json"))
 TOKEN_FAMILY = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
 
 
@@ -46,3 +48,18 @@ def test_a_part_of_a_group_keeps_the_approachs_other_defaults(tmp_path):
     assert (config.train.batch_size, config.prompts.prompt_length) == (3, 5)
     assert config.train.epochs == plain.train.epochs == 25
     assert config.prompts.pooling == plain.prompts.pooling == "attention"
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_best_settings_of_the_example_sweeps_can_be_trained_with(path):
+    approach = next(name for name in TRAINED if path.stem.startswith(name))
+    config = parse_training(spec(approach).config, approach, ["--dataset", "bc5cdr", "--config", str(path)])[0]
+    values = dict(leaves(read_json(path)))
+    assert values
+    assert dict(leaves(to_dict(config))) | values == dict(leaves(to_dict(config)))
+    # The summary beside it is what the figures read; the settings are those of its best trial.
+    best = load_view(FigureSet(study=str(path.with_name(path.name.replace("_best", ""))))).study.best_trial.params
+    by_name = {name.rpartition(".")[2]: value for name, value in values.items()}
+    assert {name: by_name[name] for name in best if name != "use_focal"} == {
+        name: value for name, value in best.items() if name != "use_focal"
+    }

@@ -371,7 +371,7 @@ def test_two_workers_make_the_right_number_of_trials(command, output):
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
     assert len({json.dumps(trial.params) for trial in trials}) == 5
     assert len({trial.user_attrs["process"]["pid"] for trial in trials}) == 2
-    assert len(list((output / "features").glob("*.float16"))) == 2
+    assert len(list((output / "features").glob("*.float32"))) == 2
     assert len(read_json(output / "injection_bi" / "optuna" / "tiny_training.json")["all_trials"]) == 5
 
 
