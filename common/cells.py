@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -199,7 +198,7 @@ INTERVALS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What training took, on the machine that most of a cell's runs were trained on."""
+    """What training took, on the fastest of the machines that a cell's runs were trained on."""
 
     machine: str
     seconds_per_epoch: float | None
@@ -250,11 +249,16 @@ class Cell:
         """What training it took; None if nothing was trained."""
         if self.first.get("training") is None:
             return None
-        machines = Counter(run.machine for run in self.runs)
-        machine = max(machines, key=lambda name: (machines[name], name))
+        machines = {
+            name: Cell(tuple(run for run in self.runs if run.machine == name))
+            for name in sorted({run.machine for run in self.runs})
+        }
+        machine = min(
+            machines, key=lambda name: (machines[name].mean_sd("training", "seconds_per_epoch") or (math.inf,))[0]
+        )
         if len(machines) > 1:
-            logger.info("%s: trained on %s; times are those of %s", self, sorted(machines), machine)
-        same = Cell(tuple(run for run in self.runs if run.machine == machine))
+            logger.info("%s: trained on %s; times are those of %s", self, list(machines), machine)
+        same = machines[machine]
         epoch, epochs = (same.mean_sd("training", name) for name in ("seconds_per_epoch", "train_seconds"))
         features = [run.get("training", "feature_seconds") or 0.0 for run in same.runs]
         peak: dict[str, float] = {}

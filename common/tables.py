@@ -67,7 +67,7 @@ class Config:
     output: Path | None = None
     """Folder of the tables and figures; results/tables if not given."""
     readme: Path | None = None
-    """Also put the scores at a glance, and all tables folded away, into this file, between <!-- results --> and <!-- /results -->."""
+    """Also put the scores at a glance, and the main table folded away, into this file, between <!-- results --> and <!-- /results -->."""
 
 
 # --------------------------------------------------------------------------------------------------------------- tables
@@ -815,12 +815,12 @@ def overview(main: Document) -> str:
     return "\n".join(parts)
 
 
-def readme_block(main: Document, runs: Document) -> str:
-    """The table at a glance; all figures and the list of runs folded away."""
-    folded = (("All figures", overview(main)), ("All runs", markdown_table(runs.sections[0])))
-    details = (f"<details>\n<summary>{title}</summary>\n\n{text}\n</details>\n" for title, text in folded)
+def readme_block(main: Document) -> str:
+    """The table at a glance; all figures of the main table folded away."""
     first = glance(main)
-    return "\n".join([markdown_table(first), "".join(f"- {note}\n" for note in first.notes), *details])
+    notes = "".join(f"- {note}\n" for note in first.notes)
+    details = f"<details>\n<summary>All figures</summary>\n\n{overview(main)}\n</details>\n"
+    return "\n".join([markdown_table(first), notes, details])
 
 
 # -------------------------------------------------------------------------------------------------------------- figures
@@ -927,7 +927,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_document(document, folder)
     write_figures(found, folder)
     if config.readme is not None:
-        put_between_markers(config.readme, "results", readme_block(main_document, runs_document))
+        put_between_markers(config.readme, "results", readme_block(main_document))
     print(f"{overview(main_document)}\nAll runs:\n\n{markdown_table(runs_document.sections[0])}")
     logger.info("tables and figures: %s", folder)
 
