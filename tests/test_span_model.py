@@ -361,17 +361,12 @@ def test_stored_features_give_the_same_predictions(load, data, name, settings):
     stored = FeatureCache(RUNTIME).encode(model, data.test, accelerator, "test")
     assert without.store is None
     assert stored.store is not None
-    assert stored.store.rows.dtype == torch.float16
+    assert stored.store.rows.dtype == torch.float32
     assert stored.store.rows.shape == (sum(item.n_words for item in stored.encoded), model.base.config.hidden_size)
-    indices = [5, 0, 9]
     with torch.no_grad():
-        halves, exact = (model.logits(split.batch(model, indices)) for split in (stored, without))
-        # The same features unrounded: nothing is left that could change a prediction.
-        rows = [model.frozen_part().compute(model.collate([item]))[0] for item in stored.encoded]
-    inside = exact.isfinite()
-    torch.testing.assert_close(halves[inside], exact[inside], rtol=0.02, atol=0.02)
-    assert not torch.equal(halves[inside], exact[inside])
-    stored.store = replace(stored.store, rows=torch.cat(rows))
+        logits, direct = (model.logits(split.batch(model, [5, 0, 9])) for split in (stored, without))
+    inside = direct.isfinite()
+    torch.testing.assert_close(logits[inside], direct[inside], rtol=1e-4, atol=1e-4)
     found, expected = (predict_split(model, split, RUNTIME, accelerator) for split in (stored, without))
     assert sum(map(len, expected)) > 10
     assert spans_of(found) == spans_of(expected)

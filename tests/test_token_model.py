@@ -603,7 +603,7 @@ def test_a_base_without_a_label_encoder(trial, gliner_folder, data, spec):
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype", "tolerance"), [("fp32", torch.float32, 1e-4), ("bf16", torch.float16, 0.05)]
+    ("precision", "dtype", "tolerance"), [("fp32", torch.float32, 1e-5), ("bf16", torch.float16, 0.03)]
 )
 @pytest.mark.parametrize("name", BI)
 def test_stored_features_give_the_same_logits(trial, data, name, precision, dtype, tolerance):
@@ -623,8 +623,8 @@ def test_stored_features_give_the_same_logits(trial, data, name, precision, dtyp
     with torch.no_grad(), accelerator.autocast():
         found, expected = (model.logits(split.batch(model, [5, 0, 9])) for split in (stored, without))
     real = without.batch(model, [5, 0, 9]).inputs["attention_mask"].bool()
-    assert expected[real].std() > tolerance
-    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=tolerance)
+    largest = expected[real].abs().max().item()
+    torch.testing.assert_close(found[real], expected[real], rtol=0, atol=tolerance * largest)
 
 
 @pytest.mark.parametrize("name", BI)
