@@ -91,12 +91,14 @@ class Run:
 
     @property
     def machine(self) -> str:
-        """What it was trained on."""
-        machine = self.get("training", "provenance", "machine")
-        if not machine:
-            return MISSING
-        threads = machine.get("threads")
-        return machine.get("gpu") or ("CPU" if threads is None else f"CPU, {threads} threads")
+        """What it was trained on; all of them where a resumed run changed machines."""
+        training = self.get("training") or {}
+        machines = [
+            _machine_name(start["machine"])
+            for start in (*training.get("earlier_provenance", ()), training.get("provenance", {}))
+            if start.get("machine")
+        ]
+        return " and ".join(dict.fromkeys(machines)) or MISSING
 
     @cached_property
     def identity(self) -> str:
@@ -150,6 +152,12 @@ def _runs_in(place: Path) -> Iterable[Run]:
             yield Run(path, read_result(path))
         else:
             logger.info("%s: passed over, it is no result", path)
+
+
+def _machine_name(machine: Mapping[str, Any]) -> str:
+    threads = machine.get("threads")
+    on_cpu = "CPU" if threads is None else f"CPU, {threads} thread{'s' * (threads != 1)}"
+    return machine.get("gpu") or on_cpu
 
 
 def default_places() -> list[Path]:
@@ -253,9 +261,8 @@ class Cell:
             name: Cell(tuple(run for run in self.runs if run.machine == name))
             for name in sorted({run.machine for run in self.runs})
         }
-        machine = min(
-            machines, key=lambda name: (machines[name].mean_sd("training", "seconds_per_epoch") or (math.inf,))[0]
-        )
+        paces = {name: cell.mean_sd("training", "seconds_per_epoch") for name, cell in machines.items()}
+        machine = min(machines, key=lambda name: pace[0] if (pace := paces[name]) else math.inf)
         if len(machines) > 1:
             logger.info("%s: trained on %s; times are those of %s", self, list(machines), machine)
         same = machines[machine]

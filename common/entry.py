@@ -99,6 +99,7 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
                     for key in ("best", "steps", "train_seconds", "seconds_per_epoch", "precision", "feature_seconds")
                 },
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
+                "earlier_provenance": record.get("earlier_provenance", []),
                 "epochs": len(record["history"]),
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,

@@ -54,8 +54,8 @@ from zeroshot_baseline.config import Config as ZeroShotConfig
 logger = logging.getLogger("common.study")
 
 ZERO_SHOT = "zeroshot_baseline"
-_KNOWN = (ZERO_SHOT, "ldsa", "softprompt_base", "injection_bi", "glinerev", "injection_cross", "full_finetune")
-CHEAPEST_FIRST = (*_KNOWN, *(name for name in TRAINED if name not in _KNOWN))
+_BY_COST = (ZERO_SHOT, "ldsa", "softprompt_base", "injection_bi", "glinerev", "injection_cross", "full_finetune")
+CHEAPEST_FIRST = (*_BY_COST, *(name for name in TRAINED if name not in _BY_COST))
 """All approaches; those that were added last, since nothing is known of their cost."""
 FEW_SHOT_KEY = "few-shot"
 """In an options file, for the few-shot cells of all data sets."""

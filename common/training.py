@@ -22,7 +22,14 @@ from common.batching import training_batches
 from common.checkpoint import WEIGHTS_FILE, Run, load_tensors, load_weights
 from common.config import RuntimeConfig, Schedule, TrainConfig
 from common.data import Dataset, Sentence
-from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
+from common.device import (
+    make_accelerator,
+    peak_memory_mb,
+    precision_name,
+    provenance,
+    reset_peak_memory,
+    seed_everything,
+)
 from common.errors import InputError, TrainingError
 from common.evaluation import flat, predict_split, split_loss, unreachable_gold
 from common.features import EncodedSplit, FeatureCache
@@ -339,15 +346,18 @@ class _Loop:
             "progress": self.progress.__dict__ | {"best_score": _finite(self.progress.best_score)},
             "history": self.recorder.history,
             "scaler": None if scaler is None else scaler.state_dict(),
+            "provenance": [*self.run.record.get("earlier_provenance", []), self.run.record["provenance"]],
         }
         self.run.save_state(self.progress.epoch, tensors, values)
 
     def load_state(self) -> None:
-        stored = self.run.load_state()
+        stored, here = self.run.load_state(), provenance()
         if stored is None:
             logger.info("the run had finished no epoch: it starts again")
+            self.run.update(provenance=here, earlier_provenance=[])
             return
         tensors, values = stored
+        self.run.update(provenance=here, earlier_provenance=[there for there in values["provenance"] if there != here])
         where = str(self.run.path)
         load_weights(self.trained, _below(tensors, "model/"), where)
         for name, parameter in self.trained.items():

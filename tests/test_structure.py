@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib.metadata
+import re
 import sys
 from pathlib import Path
 
@@ -126,8 +127,8 @@ def test_nothing_runs_at_import(path):
 @every_file
 def test_no_path_of_a_machine(path):
     text = path.read_text("utf-8")
-    for place in ("/home/", "/root/", "/kaggle", "/content/", "/Users/", f"{PROJECT_ROOT}/"):
-        assert place not in text
+    assert not re.search(r"/(home|root|kaggle|content|Users)/", text)
+    assert f"{PROJECT_ROOT}/" not in text
 
 
 @pytest.mark.parametrize("path", ENTRY_FILES, ids=name_of)

@@ -347,6 +347,14 @@ def test_times_are_those_of_one_machine(tmp_path, caplog):
     assert "times are those of H100" in caplog.text
 
 
+def test_a_run_that_changed_machines_has_the_names_of_both(tmp_path):
+    gpu, one, two = ({"machine": {"gpu": name, "threads": n}} for name, n in (("H100", 8), (None, 1), (None, 2)))
+    training = RESULT["training"] | {"provenance": two, "earlier_provenance": [one, gpu, one]}
+    write(tmp_path / "a.json", training=training)
+    row = rows_of(main_table([corpus_of(tmp_path)]).sections[0])["SP-GLiNER"]
+    assert row["machine"] == "CPU, 1 thread and H100 and CPU, 2 threads"
+
+
 def test_bases_of_one_kind_have_rows_of_their_own(tmp_path):
     write(tmp_path / "a.json", scores=scored(0.5))
     other = {"name": "another/base", "revision": "1", "encoder": "bi"}

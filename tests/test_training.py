@@ -301,6 +301,19 @@ def test_a_run_killed_within_an_epoch_repeats_it(trial, step):
     assert_same_run(made.resume(killed_run(made, in_step=step))[1], whole)
 
 
+def test_a_resumed_run_names_the_machines_that_its_epochs_ran_on(trial, monkeypatch):
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    unfinished, one_epoch, same = killed_run(made, in_step=3), *(killed_run(made, kill_after(1)) for _ in range(2))
+    first = read_json(one_epoch / RUN_FILE)["provenance"]
+    assert made.resume(same)[1].record["earlier_provenance"] == []
+    second = first | {"machine": {"gpu": "H100", "threads": 64}}
+    monkeypatch.setattr(common.training, "provenance", lambda: second)
+    for path, earlier in ((unfinished, []), (one_epoch, [first])):
+        made.resume(path)
+        record = read_json(path / RUN_FILE)
+        assert (record["provenance"], record["earlier_provenance"]) == (second, earlier)
+
+
 def test_a_run_can_be_killed_again_and_again(trial):
     made = trial(SP, "bi-bert", train={"epochs": 4, "patience": 0})
     whole = made.train()[1]
