@@ -141,6 +141,10 @@ def _figure(
         axes = figure.add_subplot(rows, columns, index + 1)
         axes.set(title=textwrap.fill(title, 52), xscale="log", xlabel=xlabel, ylabel=ylabel)
         axes.grid(which="minor", visible=False)
+        xs = _xs(panel)
+        if xs[-1] < 2 * xs[0]:
+            # A point alone gives an axis no width, and close ones no tick.
+            axes.set_xlim(xs[0] / 2, xs[-1] * 2)
         draw(axes, panel)
         # Room for the notes beside the points at the edge.
         axes.margins(x=0.12, y=0.1)

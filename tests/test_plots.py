@@ -108,6 +108,14 @@ def test_nothing_to_show_is_no_figure():
     assert types_figure("x", {"disease": "disease"}, {LDSA: Bars({}, {})}) is None
 
 
+@pytest.mark.parametrize("x", [0.0091, 11.2, 11.225, 2e7])
+def test_a_point_alone_is_within_its_axis_beside_a_tick(x):
+    axes = cost_figure({"alone": {LDSA: [Point(x, 0.5)]}}, "training time").axes[0]
+    low, high = axes.get_xlim()
+    assert low < x < high < 10 * low
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high]
+
+
 def test_few_shot_figure_by_hand():
     panel = {
         ZERO: [Point(None, 0.3)],
