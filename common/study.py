@@ -208,6 +208,7 @@ def controls_of(approach: str) -> dict[str, tuple[str, ...]]:
             "head only": ("--no-prompt-encoder",),
             "prompt only": ("--no-head",),
             "post_norm": ("--prompt-form", "post_norm"),
+            "descriptions": ("--labels", "descriptions"),
         }
     return {"bio": ("--scheme", "bio")} if "token" in _settings_of(approach) else {}
 

@@ -76,7 +76,7 @@ CONTROLS = (
     Control("post_norm against residual", ("SP-GLiNER",), "post_norm", "residual"),
     Control("BIO against IO", ("LDSA", "SP-Base", "SP-Cross", "SP-Bi"), "bio", "io"),
     Control("descriptions against names", (ZERO_SHOT,), "descriptions", "names"),
-    Control("descriptions against names", ("SP-GLiNER", "Full-FT"), "descriptions"),
+    Control("descriptions against names", ("SP-GLiNER",), "descriptions"),
 )
 
 CONTROLLED = frozenset(

@@ -15,7 +15,7 @@ from conftest import write_dataset
 import common.data
 import common.study
 import common.training
-from common import demo
+from common import demo, thesis
 from common.checkpoint import WEIGHTS_FILE
 from common.config import parse, parse_training, to_dict
 from common.data import dataset_dir, load_dataset
@@ -122,7 +122,7 @@ def test_control_cells_have_the_right_options():
     cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.variant]
     configs = {(cell.approach, cell.variant): common.study.configuration(cell) for cell in cells}
     token = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
-    controls = {"head only", "prompt only", "post_norm"}
+    controls = {"head only", "prompt only", "post_norm", "descriptions"}
     assert set(configs) == {
         (ZERO_SHOT, "descriptions"),
         *(("glinerev", name) for name in controls),
@@ -132,7 +132,24 @@ def test_control_cells_have_the_right_options():
     assert not configs["glinerev", "head only"].prompt_encoder
     assert not configs["glinerev", "prompt only"].head
     assert configs["glinerev", "post_norm"].prompt_form == "post_norm"
+    assert configs["glinerev", "descriptions"].labels == "descriptions"
     assert all(configs[name, "bio"].token.scheme == "bio" for name in token)
+
+
+def test_the_table_of_controls_waits_for_the_cells_that_a_study_runs():
+    configs = {cell: common.study.configuration(cell) for cell in planned("--controls", "--seeds", "1") if cell.variant}
+    run = {
+        (spec(cell.approach).title, spec(cell.approach).variant(config))
+        for cell, config in configs.items()
+        if cell.approach != ZERO_SHOT
+    }
+    assert run == {
+        (approach.title, control.of(variant))
+        for approach in thesis.APPROACHES[1:]
+        for control in thesis.CONTROLS
+        for variant in approach.variants.values()
+        if approach.title in control.titles
+    }
 
 
 def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp_path):

@@ -668,7 +668,6 @@ def test_the_controls_are_those_of_the_code():
             for name in ("ldsa", "softprompt_base", "injection_cross", "injection_bi")
         },
         ("descriptions against names", "SP-GLiNER"): named("glinerev", labels="descriptions"),
-        ("descriptions against names", "Full-FT"): named("full_finetune", labels="descriptions", encoder="cross"),
         ("descriptions against names", "Zero-shot"): "cross, descriptions",
     }
     assert not any(
