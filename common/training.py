@@ -305,6 +305,8 @@ class _Loop:
         cache: FeatureCache | None,
     ) -> None:
         self.config, self.runtime, self.run = config, runtime, run
+        # Of all epochs; the last is this process's.
+        self.provenances = [provenance()]
         self.accelerator = make_accelerator(runtime)
         seed_everything(config.seed)
         freeze_all_but(model, model.parts)
@@ -346,18 +348,20 @@ class _Loop:
             "progress": self.progress.__dict__ | {"best_score": _finite(self.progress.best_score)},
             "history": self.recorder.history,
             "scaler": None if scaler is None else scaler.state_dict(),
-            "provenance": [*self.run.record.get("earlier_provenance", []), self.run.record["provenance"]],
+            "provenance": self.provenances,
         }
         self.run.save_state(self.progress.epoch, tensors, values)
 
     def load_state(self) -> None:
-        stored, here = self.run.load_state(), provenance()
+        stored, here = self.run.load_state(), self.provenances[-1]
         if stored is None:
             logger.info("the run had finished no epoch: it starts again")
             self.run.update(provenance=here, earlier_provenance=[])
             return
         tensors, values = stored
-        self.run.update(provenance=here, earlier_provenance=[there for there in values["provenance"] if there != here])
+        earlier = [there for there in values["provenance"] if there != here]
+        self.provenances = [*earlier, here]
+        self.run.update(provenance=here, earlier_provenance=earlier)
         where = str(self.run.path)
         load_weights(self.trained, _below(tensors, "model/"), where)
         for name, parameter in self.trained.items():

@@ -314,6 +314,13 @@ def test_a_resumed_run_names_the_machines_that_its_epochs_ran_on(trial, monkeypa
         assert (record["provenance"], record["earlier_provenance"]) == (second, earlier)
 
 
+def test_a_run_needs_no_record_to_train(trial, tmp_path):
+    """The demo bases are trained that way."""
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+    run = made.fit(made.model(), common.checkpoint.Run(tmp_path, {}))
+    assert figures(run) == figures(made.train()[1])
+
+
 def test_a_run_can_be_killed_again_and_again(trial):
     made = trial(SP, "bi-bert", train={"epochs": 4, "patience": 0})
     whole = made.train()[1]
