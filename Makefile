@@ -11,7 +11,7 @@ venv: .venv/ready
 	touch $@
 
 demo: venv
-	$(PY) -m common.demo
+	$(PY) -m common.study.demo
 
 test: venv
 	$(PY) -m pytest

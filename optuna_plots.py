@@ -44,11 +44,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from common.config import from_dict, parse, require, to_dict
 from common.errors import InputError
-from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, save, styled
 from common.files import read_json
 from common.paths import check_name
 from common.script import run_script
-from common.studies import Direction, read_study, trials_of
+from common.sweeps.json_studies import Direction
+from common.sweeps.storage import read_study, trials_of
+from common.tables.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, save, styled
 
 logger = logging.getLogger(__name__)
 

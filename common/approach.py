@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from common.data import Sentence
-from common.labels import LabelSet
-from common.spans import ScoredSpan, Span
+from common.data.dataset import Sentence
+from common.data.labels import LabelSet
+from common.data.spans import ScoredSpan, Span
 
 
 @dataclass(frozen=True, eq=False)

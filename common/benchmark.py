@@ -21,10 +21,12 @@ from typing import Any
 
 import torch
 
-from common.backbone import load_base
+from common.bases import load_base
 from common.checkpoint import start_run
 from common.config import Precision, RuntimeConfig, parse, parse_training, require
-from common.data import Dataset, Encoder, Sentence, load_dataset, make_sentence, sample
+from common.data.dataset import Dataset, Encoder, Sentence, load_dataset, make_sentence, sample
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.device import (
     make_accelerator,
     peak_memory_mb,
@@ -34,17 +36,15 @@ from common.device import (
     seed_everything,
 )
 from common.errors import InputError, TrainingError
-from common.evaluation import flat, predict_split
-from common.features import EncodedSplit
+from common.evaluation.predict_split import flat, predict_split
 from common.files import put_between_markers, read_json, split_at_markers, write_json, write_text
-from common.labels import LabelSet
+from common.models.features import EncodedSplit
+from common.models.published import DEFAULT_BASE
+from common.models.span_model import SpanModel
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT, now
-from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
 from common.script import run_script
-from common.span_model import SpanModel
-from common.spans import Span
-from common.training import fit
+from common.training.loop import fit
 
 logger = logging.getLogger(__name__)
 

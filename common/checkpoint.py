@@ -12,158 +12,33 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from common.approach import freeze_all_but
-from common.backbone import Base, load_base
+from common.bases import load_base
 from common.config import differences, from_dict, to_dict
-from common.data import Dataset, Encoder
+from common.data.dataset import Dataset
+from common.data.labels import LabelSet
 from common.device import provenance
 from common.errors import InputError
-from common.files import atomic_path, read_json, write_json
-from common.labels import LabelSet
-from common.paths import new_run_dir, now, output_root
+from common.files import read_json, write_json
+from common.models.base import Base
+from common.paths import new_run_dir, now
+from common.spec import ApproachSpec
+from common.training.run_folder import FORMAT_VERSION, RUN_FILE, WEIGHTS_FILE, Run, load_tensors, load_weights
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-RUN_FILE = "run.json"
-WEIGHTS_FILE = "trainable.safetensors"
-ADAPTATION_FILE = "adaptation.json"
-_UNFINISHED_STATE = ".state.tmp"
-_RECORD_FIELDS = ("status", "created", "approach", "variant", "base_model", "dataset", "labels", "config", "seed")
-
 C = TypeVar("C")
 
-
-@dataclass(frozen=True)
-class ApproachSpec(Generic[C]):
-    """How the shared entry points find an approach."""
-
-    name: str
-    """Its folder."""
-    title: str
-    """Its name in tables."""
-    config: type[C]
-    """Its configuration; has ``data``, ``train``, ``runtime`` and ``base_model``."""
-    build: Callable[[C, Base, LabelSet], Any]
-    """Makes the model (an ``Approach``) from configuration, base and label set."""
-    variant: Callable[[C], str]
-    """Short name of the variant that a configuration asks for."""
-    encoder: Callable[[C], Encoder]
-    """Kind of base model that a configuration asks for."""
-
-    @property
-    def savings(self) -> Path:
-        """Where its runs are."""
-        return output_root() / self.name / "savings"
-
-    @property
-    def test_results(self) -> Path:
-        """Where its results are."""
-        return output_root() / self.name / "test_results"
-
-
-@dataclass
-class Run:
-    """One training run's folder and record."""
-
-    path: Path
-    record: dict[str, Any]
-    resumed: bool = False
-    main_process: bool = field(default=True, repr=False)
-    """Only the main process of several writes."""
-    lock: FileLock = field(init=False, repr=False)
-    """Held while a process trains the run."""
-
-    def __post_init__(self) -> None:
-        self.lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
-
-    def claim(self) -> None:
-        """Takes the run for this process.
-
-        Raises:
-            InputError: If another process is training it.
-        """
-        try:
-            if self.main_process:
-                self.lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"run {self.path} is being trained by another process") from None
-
-    def update(self, **values: Any) -> None:
-        """Sets fields of the record and writes it."""
-        self.record.update(values)
-        if self.main_process:
-            write_json(self.path / RUN_FILE, self.record)
-
-    def save_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Stores the trained tensors of the best epoch so far."""
-        if self.main_process:
-            save_tensors(self.path / WEIGHTS_FILE, tensors)
-
-    def save_state(self, epoch: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Stores what training needs to go on after ``epoch``, then drops the older state."""
-        if not self.main_process:
-            return
-        target, temporary = self.path / f"state_{epoch:04d}", self.path / _UNFINISHED_STATE
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_tensors(temporary / "state.safetensors", tensors)
-        write_json(temporary / "state.json", values)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        for old in self._states()[:-1]:
-            shutil.rmtree(old)
-
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest stored state, or None if no epoch was finished."""
-        states = self._states()
-        if not states:
-            return None
-        return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
-
-    def drop_state(self) -> None:
-        """Removes the stored state: the run is finished."""
-        if self.main_process:
-            for state in self._states():
-                shutil.rmtree(state)
-            shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
-
-    def _states(self) -> list[Path]:
-        return sorted(self.path.glob("state_[0-9][0-9][0-9][0-9]"))
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors as safetensors, atomically."""
-    with atomic_path(path) as temporary:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads tensors to the CPU.
-
-    Raises:
-        InputError: If the file is missing or not whole.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise InputError(f"{path}: no whole safetensors file: {error}") from error
+ADAPTATION_FILE = "adaptation.json"
+_RECORD_FIELDS = ("status", "created", "approach", "variant", "base_model", "dataset", "labels", "config", "seed")
 
 
 def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: Base, savings: Path | None = None) -> Run:
@@ -328,24 +203,6 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
     if record.get("threshold") is not None:
         model.threshold = record["threshold"]
     return Checkpoint(path, record, config, base, labels, model)
-
-
-@torch.no_grad()
-def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copies stored tensors into parameters of the same names.
-
-    Raises:
-        InputError: If a name is missing or unexpected, or a shape differs.
-    """
-    missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
-    if missing or unexpected:
-        raise InputError(f"{where}: does not fit the model: missing {missing[:5]}, unexpected {unexpected[:5]}")
-    for name, parameter in parameters.items():
-        if parameter.shape != tensors[name].shape:
-            raise InputError(
-                f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(parameter.shape)}"
-            )
-        parameter.copy_(tensors[name])
 
 
 def save_plain(checkpoint: Checkpoint[C], output: Path) -> None:

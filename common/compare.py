@@ -11,8 +11,8 @@ import tyro
 
 from common.config import parse
 from common.errors import InputError
-from common.metrics import paired_bootstrap
-from common.results import read_counts, read_result
+from common.evaluation.metrics import paired_bootstrap
+from common.evaluation.results import read_counts, read_result
 from common.script import run_script
 
 

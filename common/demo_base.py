@@ -20,14 +20,14 @@ from transformers import AutoTokenizer
 
 from common.approach import TrainedPart
 from common.config import RuntimeConfig, TrainConfig
-from common.data import Dataset, Encoder, Sentence, sample
+from common.data.dataset import Dataset, Encoder, Sentence, sample
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
-from common.labels import LabelSet
+from common.models.published import MINILM_ID, packaged_minilm
 from common.paths import PROJECT_ROOT
-from common.published import MINILM_ID, packaged_minilm
-from common.spans import Span
 
 if TYPE_CHECKING:
     pass
@@ -129,10 +129,10 @@ def _pretraining_data(encoder: Encoder) -> Dataset:
 
 
 def _build(encoder: Encoder, target: Path) -> None:
-    from common.backbone import PARTS, Base
-    from common.checkpoint import Run
-    from common.span_model import SpanModel
-    from common.training import fit
+    from common.models.base import PARTS, Base
+    from common.models.span_model import SpanModel
+    from common.training.loop import fit
+    from common.training.run_folder import Run
 
     data = _pretraining_data(encoder)
     seed_everything(PRETRAINING.seed)

@@ -11,24 +11,18 @@ from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
-from common.backbone import Base, load_base
-from common.checkpoint import (
-    WEIGHTS_FILE,
-    ApproachSpec,
-    Run,
-    find_checkpoint,
-    load_checkpoint,
-    resume_run,
-    save_plain,
-    start_run,
-)
+from common.bases import load_base
+from common.checkpoint import find_checkpoint, load_checkpoint, resume_run, save_plain, start_run
 from common.config import RuntimeConfig, TestConfig, parse, parse_training
-from common.data import Dataset, Split, dataset_dir, load_dataset
+from common.data.dataset import Dataset, Split, dataset_dir, load_dataset
 from common.device import as_trained, make_accelerator, precision_name, provenance, seed_everything
 from common.errors import InputError
-from common.evaluation import evaluate
-from common.results import read_result, render, result_record, write_result
-from common.training import fit
+from common.evaluation.predict_split import evaluate
+from common.evaluation.results import read_result, render, result_record, write_result
+from common.models.base import Base
+from common.spec import ApproachSpec
+from common.training.loop import fit
+from common.training.run_folder import WEIGHTS_FILE, Run
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from common.checkpoint import ApproachSpec
+from common.spec import ApproachSpec
 
 TRAINED = ("ldsa", "softprompt_base", "injection_cross", "injection_bi", "glinerev", "full_finetune")
 """Approaches with a train script, in the thesis's order."""

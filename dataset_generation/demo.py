@@ -10,10 +10,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.data import SPLITS, Sentence, Split, make_sentence
+from common.data.dataset import SPLITS, Sentence, Split, make_sentence
+from common.data.spans import Span
 from common.errors import InputError
 from common.files import read_json
-from common.spans import Span
 from dataset_generation.sources import BENCHMARKS
 
 DEMO_PREFIX = "demo-"

@@ -8,10 +8,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from common.data.labels import LabelSet, normalise_type
+from common.data.spans import OUTSIDE
 from common.errors import InputError
 from common.files import read_json
-from common.labels import LabelSet, normalise_type
-from common.spans import OUTSIDE
 from dataset_generation.hub import load_hub_dataset
 
 logger = logging.getLogger(__name__)

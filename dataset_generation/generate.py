@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.config import parse, require
-from common.data import (
+from common.data.dataset import (
     ENCODERS,
     LABEL2DESC_FILE,
     LABEL2ID_FILE,
@@ -23,12 +23,12 @@ from common.data import (
     span_file,
     token_file,
 )
+from common.data.labels import LabelSet
+from common.data.spans import touching_pairs
 from common.errors import InputError
 from common.files import read_json, sha256_file, write_json, write_json_records
-from common.labels import LabelSet
 from common.paths import DATASETS_DIR, check_name
 from common.script import run_script
-from common.spans import touching_pairs
 from dataset_generation.demo import DEMO_PREFIX, demo_sentences
 from dataset_generation.descriptions import make_label_set
 from dataset_generation.sources import BENCHMARKS, Corpus, TagScheme, read_hub, read_local

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from common.data import SPLITS, Sentence, Split, make_sentence, parse_span_record
+from common.data.dataset import SPLITS, Sentence, Split, make_sentence, parse_span_record
+from common.data.labels import normalise_type
+from common.data.spans import OUTSIDE, Scheme, Span, TagError, detect_scheme, split_tag, tags_to_spans
 from common.errors import InputError
 from common.files import read_json, sha256_file
-from common.labels import normalise_type
-from common.spans import OUTSIDE, Scheme, Span, TagError, detect_scheme, split_tag, tags_to_spans
 from dataset_generation.hub import load_hub_dataset
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas
 
-from common.data import Sentence, Split, sample
+from common.data.dataset import Sentence, Split, sample
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)

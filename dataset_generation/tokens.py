@@ -12,12 +12,12 @@ import httpx
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
-from common.data import Encoder, Sentence
+from common.data.dataset import Encoder, Sentence
+from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json
-from common.labels import LabelSet
-from common.losses import IGNORED
-from common.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
+from common.models.losses import IGNORED
+from common.models.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
 from dataset_generation.hub import hub_problem
 
 logger = logging.getLogger(__name__)

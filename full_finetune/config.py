@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
-from common.data import Encoder
-from common.labels import LabelText
-from common.published import DEFAULT_BASE
+from common.data.dataset import Encoder
+from common.data.labels import LabelText
+from common.models.published import DEFAULT_BASE
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from common.approach import freeze_all_but
-from common.checkpoint import Run
-from common.data import Dataset
+from common.data.dataset import Dataset
 from common.device import make_accelerator, precision_name, seed_everything
 from common.errors import InputError, TrainingError
-from common.span_model import SpanModel
-from common.training import Recorder
+from common.models.span_model import SpanModel
+from common.training.recorder import Recorder
+from common.training.run_folder import Run
 from full_finetune.config import Config
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from common.approach import TrainedPart
-from common.backbone import PARTS, Base
-from common.checkpoint import ApproachSpec
-from common.labels import LabelSet
-from common.span_model import SpanModel, loss_and_labels
+from common.data.labels import LabelSet
+from common.models.base import PARTS, Base
+from common.models.span_model import SpanModel, loss_and_labels
+from common.spec import ApproachSpec
 from full_finetune.config import Config
 
 

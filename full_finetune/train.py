@@ -8,7 +8,7 @@ from pathlib import Path
 from common.entry import prepare_run
 from common.errors import InputError
 from common.script import run_script
-from common.training import fit
+from common.training.loop import fit
 from full_finetune.gliner_trainer import fit_with_gliner
 from full_finetune.model import SPEC
 

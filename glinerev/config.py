@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
-from common.labels import LabelText
-from common.published import DEFAULT_BASE
+from common.data.labels import LabelText
+from common.models.published import DEFAULT_BASE
 
 PromptForm = Literal["post_norm", "residual"]
 Pooling = Literal["first", "last", "mean", "max", "base"]

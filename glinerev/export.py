@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from common.backbone import Base
 from common.entry import run_export
+from common.models.base import Base
 from common.script import run_script
 from glinerev.model import SPEC, PromptEmbedding
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from common.approach import TrainedPart
-from common.backbone import Base
-from common.checkpoint import ApproachSpec
-from common.labels import LabelSet
-from common.span_model import SpanModel, loss_and_labels
+from common.data.labels import LabelSet
+from common.models.base import Base
+from common.models.span_model import SpanModel, loss_and_labels
+from common.spec import ApproachSpec
 from glinerev.config import Config, PromptForm
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
-from common.tuning import Float, Switch, run_tuning
+from common.sweeps.space import Float, Switch
+from common.sweeps.sweep import run_tuning
 from glinerev.model import SPEC
 
 SPACES = {

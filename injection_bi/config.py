@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
-from common.prompts import PromptConfig
-from common.published import DEFAULT_BASE
-from common.token_model import FocalConfig, TokenConfig
+from common.models.prompts import PromptConfig
+from common.models.published import DEFAULT_BASE
+from common.models.token_model import FocalConfig, TokenConfig
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from common.approach import TrainedPart
-from common.backbone import Base
-from common.checkpoint import ApproachSpec
+from common.data.labels import LabelSet
 from common.errors import InputError
-from common.labels import LabelSet
-from common.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
-from common.token_model import BiTokenModel, ClassLoss
+from common.models.base import Base
+from common.models.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
+from common.models.token_model import BiTokenModel, ClassLoss
+from common.spec import ApproachSpec
 from injection_bi.config import Config
 
 

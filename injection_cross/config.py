@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate
-from common.prompts import PromptConfig
-from common.published import DEFAULT_BASE
-from common.token_model import FocalConfig, TokenConfig
+from common.models.prompts import PromptConfig
+from common.models.published import DEFAULT_BASE
+from common.models.token_model import FocalConfig, TokenConfig
 
 Level = Literal["token", "span"]
 

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from common.approach import Batch, Encoded, FrozenPart, TrainedPart
-from common.backbone import Base
-from common.checkpoint import ApproachSpec
+from common.data.labels import LabelSet
+from common.data.spans import OUTSIDE, ScoredSpan
 from common.errors import InputError
-from common.labels import LabelSet
-from common.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
-from common.span_head import span_mask
-from common.spans import OUTSIDE, ScoredSpan
-from common.text_model import SpanScorer
-from common.token_model import ClassLoss, TokenModel, WeightedLoss, cosine_logits
+from common.models.base import Base
+from common.models.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
+from common.models.span_head import span_mask
+from common.models.text_model import SpanScorer
+from common.models.token_model import ClassLoss, TokenModel, WeightedLoss, cosine_logits
+from common.spec import ApproachSpec
 from injection_cross.config import Config
 
 logger = logging.getLogger(__name__)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from common.approach import TrainedPart
-from common.backbone import Base
-from common.checkpoint import ApproachSpec
-from common.labels import LabelSet
-from common.token_model import BiTokenModel, ClassLoss
+from common.data.labels import LabelSet
+from common.models.base import Base
+from common.models.token_model import BiTokenModel, ClassLoss
+from common.spec import ApproachSpec
 from ldsa.config import Config
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
-from common.tuning import Choice, Float, run_tuning
+from common.sweeps.space import Choice, Float
+from common.sweeps.sweep import run_tuning
 from ldsa.model import SPEC
 
 SPACES = {

@@ -24,15 +24,18 @@ from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from tokenizers import Tokenizer, processors
 from transformers import BertConfig, DebertaV2Config, PreTrainedTokenizerFast
 
-from common.backbone import Base, load_base
-from common.checkpoint import ApproachSpec, Run, load_checkpoint, resume_run, start_run
+from common.bases import load_base
+from common.checkpoint import load_checkpoint, resume_run, start_run
 from common.config import DataConfig, RuntimeConfig, TrainConfig
-from common.data import SPLITS, Dataset, Sentence, load_dataset, make_sentence, span_file
+from common.data.dataset import SPLITS, Dataset, Sentence, load_dataset, make_sentence, span_file
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.files import sha256_file, write_json, write_json_records
-from common.labels import LabelSet
+from common.models.base import Base
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.spans import Span
-from common.training import fit
+from common.spec import ApproachSpec
+from common.training.loop import fit
+from common.training.run_folder import Run
 
 REAL_DATA, REAL_BASES = (PROJECT_ROOT.parent / "shared" / name for name in ("data", "models"))
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")

@@ -14,18 +14,12 @@ import common.checkpoint
 import common.paths
 import full_finetune.model
 import glinerev.model
-from common.checkpoint import (
-    RUN_FILE,
-    WEIGHTS_FILE,
-    find_checkpoint,
-    load_checkpoint,
-    load_tensors,
-    save_tensors,
-)
+from common.checkpoint import find_checkpoint, load_checkpoint
+from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json, write_json
-from common.labels import LabelSet
 from common.paths import new_run_dir
+from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors, save_tensors
 
 SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
 
@@ -146,7 +140,7 @@ def test_a_failed_save_leaves_the_old_weights(tmp_path, monkeypatch):
         target.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(common.checkpoint, "save_file", fail)
+    monkeypatch.setattr(common.training.run_folder, "save_file", fail)
     with pytest.raises(OSError, match="disk full"):
         save_tensors(path, {"a": torch.zeros(2)})
     assert load_tensors(path)["a"].tolist() == [1, 1]
@@ -164,7 +158,7 @@ def test_a_checkpoint_needs_nothing_but_itself_and_the_base(finished, tmp_path, 
     moved = tmp_path / "elsewhere"
     shutil.move(run.path, moved)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.data.load_dataset", None)
+    monkeypatch.setattr("common.data.dataset.load_dataset", None)
     checkpoint = load_checkpoint(SP, moved)
     checkpoint.model.threshold = model.threshold
     assert predictions(checkpoint.model, made.data.test) == predictions(model, made.data.test)

@@ -26,11 +26,11 @@ from common.approach import (
     declared_parameters,
     freeze_all_but,
 )
-from common.checkpoint import WEIGHTS_FILE, load_tensors
-from common.data import make_sentence
-from common.prompts import PromptConfig
-from common.token_model import FocalConfig, TokenConfig
-from common.training import optimizer_groups
+from common.data.dataset import make_sentence
+from common.models.prompts import PromptConfig
+from common.models.token_model import FocalConfig, TokenConfig
+from common.training.loop import optimizer_groups
+from common.training.run_folder import WEIGHTS_FILE, load_tensors
 
 POOLERS = r"\.pooler\."
 """BERT's pooler takes no part in a forward pass that reads its hidden states."""

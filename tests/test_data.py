@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from common.data import (
+from common.data.dataset import (
     Sentence,
     count_types,
     load_dataset,
@@ -16,9 +16,9 @@ from common.data import (
     span_file,
     token_file,
 )
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.files import InputError, atomic_text, read_json, sha256_file, write_json, write_json_records
-from common.labels import LabelSet
-from common.spans import Span
 
 LABELS = LabelSet(("dna", "protein"), ("A piece of DNA.", "A protein."), "Anything else.")
 RECORD = {"tokenized_text": ["the", "NF-kappa", "B", "site"], "ner": [[1, 2, "protein"]]}

@@ -14,7 +14,7 @@ import pytest
 from conftest import LABELS, SIZES, write_dataset
 
 import common.config
-import common.training
+import common.training.loop
 import full_finetune.export
 import full_finetune.test
 import full_finetune.train
@@ -30,17 +30,17 @@ import ldsa.train
 import softprompt_base.test
 import softprompt_base.train
 import zeroshot_baseline.test
-from common.checkpoint import RUN_FILE, WEIGHTS_FILE
 from common.config import parse_training
-from common.data import read_span_file
+from common.data.dataset import read_span_file
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.errors import InputError
+from common.evaluation.metrics import bootstrap_intervals, count_spans, span_scores
+from common.evaluation.results import REQUIRED, companions, read_counts, read_result
 from common.files import read_json, write_json
-from common.labels import LabelSet
-from common.metrics import bootstrap_intervals, count_spans, span_scores
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.results import REQUIRED, companions, read_counts, read_result
 from common.script import run_script
-from common.spans import Span
+from common.training.run_folder import RUN_FILE, WEIGHTS_FILE
 from glinerev.config import Config
 
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
@@ -133,7 +133,7 @@ def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
 
 
 def test_two_results_in_one_second_are_two(dataset_path, gliner_folder, output, monkeypatch):
-    monkeypatch.setattr("common.results.timestamp", lambda: "20260102_030405")
+    monkeypatch.setattr("common.evaluation.results.timestamp", lambda: "20260102_030405")
     arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
     paths = [zeroshot_baseline.test.main(arguments) for _ in range(2)]
     assert [path.name for path in paths] == ["tiny_20260102_030405.json", "tiny_20260102_030405-2.json"]
@@ -197,14 +197,14 @@ def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, glin
 def test_resume_by_command_line(dataset_path, gliner_folder, monkeypatch):
     base = str(gliner_folder("bi-bert"))
     arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--base-model", base]
-    save_state = common.training._Loop.save_state
+    save_state = common.training.loop._Loop.save_state
 
     def stop(loop):
         save_state(loop)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(common.training._Loop, "save_state", stop)
+        patched.setattr(common.training.loop._Loop, "save_state", stop)
         with pytest.raises(KeyboardInterrupt):
             glinerev.train.main(arguments)
     run = glinerev.train.main([*arguments, "--resume", "latest"])

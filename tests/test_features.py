@@ -10,15 +10,15 @@ import glinerev.model
 import injection_bi.model
 import ldsa.model
 import softprompt_base.model
-from common.backbone import load_base
+from common.bases import load_base
 from common.config import RuntimeConfig
-from common.data import make_sentence
+from common.data.dataset import make_sentence
+from common.data.labels import LabelSet
 from common.device import make_accelerator
-from common.evaluation import flat, predict_split
-from common.features import EncodedSplit, FeatureCache
-from common.labels import LabelSet
-from common.metrics import count_spans, span_scores
-from common.prompts import PromptConfig
+from common.evaluation.metrics import count_spans, span_scores
+from common.evaluation.predict_split import flat, predict_split
+from common.models.features import EncodedSplit, FeatureCache
+from common.models.prompts import PromptConfig
 from dataset_generation.sources import BENCHMARKS, read_local
 
 PROMPTS = {"prompts": PromptConfig(prompt_length=4)}

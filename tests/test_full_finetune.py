@@ -9,13 +9,14 @@ import torch
 from conftest import LABELS, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from common.backbone import PARTS, load_base
-from common.checkpoint import RUN_FILE, WEIGHTS_FILE, load_tensors
+from common.bases import load_base
 from common.entry import export_plain
 from common.errors import InputError, TrainingError
 from common.files import read_json
-from common.span_model import SpanModel
-from common.training import Recorder
+from common.models.base import PARTS
+from common.models.span_model import SpanModel
+from common.training.recorder import Recorder
+from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors
 from full_finetune.gliner_trainer import fit_with_gliner
 from full_finetune.model import SPEC, variant
 from full_finetune.train import main

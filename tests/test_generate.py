@@ -15,13 +15,13 @@ import pytest
 from conftest import REAL_DATA, needs_real_data
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from common import published
-from common.data import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
+from common.data.dataset import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
+from common.data.labels import LabelSet
+from common.data.spans import Span, spans_to_tags
 from common.errors import InputError
 from common.files import read_json, write_json
-from common.labels import LabelSet
+from common.models import published
 from common.script import run_script
-from common.spans import Span, spans_to_tags
 from dataset_generation import demo, descriptions, generate, hub, sources, tokens
 from dataset_generation.generate import GenerateConfig
 from dataset_generation.sources import BENCHMARKS, read_local

@@ -11,14 +11,14 @@ from safetensors import safe_open
 from torch import nn
 
 from common.approach import freeze_all_but
-from common.backbone import load_base
-from common.checkpoint import WEIGHTS_FILE, load_tensors
+from common.bases import load_base
 from common.config import DataConfig
-from common.data import make_sentence
+from common.data.dataset import make_sentence
 from common.entry import export_plain
 from common.errors import InputError
 from common.files import read_json
-from common.span_model import SpanModel
+from common.models.span_model import SpanModel
+from common.training.run_folder import WEIGHTS_FILE, load_tensors
 from glinerev.config import Config
 from glinerev.export import main, merge
 from glinerev.model import SPEC, PromptEmbedding, PromptEncoder, build, variant

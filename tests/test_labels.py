@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.labels import LabelSet, normalise_type
+from common.data.labels import LabelSet, normalise_type
 
 LABELS = LabelSet(("rna", "cell type"), ("An RNA.", "A kind of cell."), "Anything else.")
 

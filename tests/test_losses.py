@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from common.losses import (
+from common.models.losses import (
     IGNORED,
     binary_focal_loss,
     class_balanced_weights,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
-from common.metrics import (
+from common.data.spans import Span, spans_to_tags
+from common.evaluation.metrics import (
     Difference,
     bootstrap_intervals,
     count_spans,
@@ -18,7 +19,6 @@ from common.metrics import (
     paired_bootstrap,
     span_scores,
 )
-from common.spans import Span, spans_to_tags
 
 TYPES = ("protein", "dna", "cell type")
 

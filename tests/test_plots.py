@@ -10,7 +10,7 @@ from matplotlib.container import BarContainer, ErrorbarContainer
 from matplotlib.image import imread
 
 from common.errors import InputError
-from common.plots import (
+from common.tables.plots import (
     FORMATS,
     Bars,
     Point,

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 import injection_bi.model
 import injection_cross.model
 from common.approach import freeze_all_but
-from common.checkpoint import WEIGHTS_FILE, load_tensors
 from common.errors import InputError
-from common.prompts import (
+from common.models.prompts import (
     ATTENTION_HEADS,
     DescriptionPrompts,
     MLPPromptEncoder,
@@ -27,7 +26,8 @@ from common.prompts import (
     adaptive_bins,
     between_special_tokens,
 )
-from common.training import optimizer_groups
+from common.training.loop import optimizer_groups
+from common.training.run_folder import WEIGHTS_FILE, load_tensors
 
 POOLINGS = get_args(Pooling)
 

@@ -6,8 +6,8 @@ from gliner.data_processing.utils import prepare_span_idx
 from gliner.modeling.span_rep import SpanMarkerV0, SpanRepLayer
 from torch import Tensor, nn
 
-from common.dropout import fast_dropout, keep_mask, mlp
-from common.span_head import dense_logits, factored_logits, span_mask
+from common.models.dropout import fast_dropout, keep_mask, mlp
+from common.models.span_head import dense_logits, factored_logits, span_mask
 
 WIDTH, HIDDEN, N_LABELS = 4, 16, 3
 

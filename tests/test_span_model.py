@@ -22,17 +22,17 @@ from conftest import (
 )
 
 from common.approach import TrainedPart, count_parameters
-from common.backbone import load_base
-from common.data import Sentence, make_sentence
+from common.bases import load_base
+from common.data.dataset import Sentence, make_sentence
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.device import make_accelerator
 from common.errors import InputError
-from common.evaluation import predict_split, unreachable_gold
-from common.features import EncodedSplit, FeatureCache
-from common.labels import LabelSet
-from common.metrics import count_spans, span_scores
-from common.span_head import span_mask
-from common.span_model import SpanModel
-from common.spans import Span
+from common.evaluation.metrics import count_spans, span_scores
+from common.evaluation.predict_split import predict_split, unreachable_gold
+from common.models.features import EncodedSplit, FeatureCache
+from common.models.span_head import span_mask
+from common.models.span_model import SpanModel
 
 VARIANTS = [
     *((name, ()) for name in MODELS),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, Entities
 
-from common.spans import (
+from common.data.spans import (
     SCHEMES,
     Span,
     TagError,

@@ -13,7 +13,7 @@ from common.paths import PROJECT_ROOT
 
 APPROACHES = sorted(path.parent.name for path in PROJECT_ROOT.glob("*/config.py") if path.parent.name != "common")
 PACKAGES = ("common", "dataset_generation", *APPROACHES)
-FILES = sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).glob("*.py"))
+FILES = sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py"))
 APPROACH_FILES = [path for path in FILES if path.parent.name in APPROACHES]
 ENTRY_FILES = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tune", "export")]
 
@@ -48,7 +48,7 @@ def libraries() -> set[str]:
     return (set(sys.stdlib_module_names) - {"test"}) | set(importlib.metadata.packages_distributions())
 
 
-KNOWS_ALL = {"common/registry.py", "common/demo.py", "common/benchmark.py", "common/study.py"}
+KNOWS_ALL = {"common/registry.py", "common/benchmark.py", "common/study/plan.py", "common/study/demo.py"}
 
 every_file = pytest.mark.parametrize("path", FILES, ids=name_of)
 every_approach_file = pytest.mark.parametrize("path", APPROACH_FILES, ids=name_of)

@@ -12,21 +12,27 @@ import pytest
 import torch
 from conftest import write_dataset
 
-import common.data
-import common.study
-import common.training
-from common import demo, thesis
-from common.checkpoint import WEIGHTS_FILE
+import common.data.dataset
+import common.study.__main__
+import common.study.plan
+import common.study.runner
+import common.training.loop
 from common.config import parse, parse_training, to_dict
-from common.data import dataset_dir, load_dataset
+from common.data.dataset import dataset_dir, load_dataset
 from common.errors import InputError, TrainingError
+from common.evaluation.results import companions, read_result
 from common.files import read_json, write_json
 from common.liveness import DEAD_AFTER
+from common.models.published import DEFAULT_BASE
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.published import DEFAULT_BASE
 from common.registry import TRAINED, spec
-from common.results import companions, read_result
-from common.study import CHEAPEST_FIRST, ZERO_SHOT, Pace, Study, StudyConfig, configuration, duration, main, make_plan
+from common.study import demo
+from common.study.__main__ import main
+from common.study.estimates import Pace, duration
+from common.study.plan import CHEAPEST_FIRST, ZERO_SHOT, StudyConfig, configuration, make_plan
+from common.study.runner import Study
+from common.tables import thesis
+from common.training.run_folder import WEIGHTS_FILE
 
 ON_CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -111,7 +117,7 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
     # Full fine-tuning with two encoders.
     assert len(cells) == 2 * 2 * 5
     assert all(said(cell, "--train-size") == str(cell.train_size) for cell in cells)
-    assert all(common.study.configuration(cell).data.train_size == cell.train_size for cell in cells)
+    assert all(common.study.plan.configuration(cell).data.train_size == cell.train_size for cell in cells)
     chosen = planned("--train-sizes", "50", "--approaches", "ldsa", "softprompt_base")
     assert {cell.approach for cell in chosen if cell.train_size} == {"ldsa"}
     named = planned("--train-sizes", "50", "--approaches", ZERO_SHOT, "--few-shot-approaches", "softprompt_base")
@@ -120,7 +126,7 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
 
 def test_control_cells_have_the_right_options():
     cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.variant]
-    configs = {(cell.approach, cell.variant): common.study.configuration(cell) for cell in cells}
+    configs = {(cell.approach, cell.variant): common.study.plan.configuration(cell) for cell in cells}
     token = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
     controls = {"head only", "prompt only", "post_norm", "descriptions"}
     assert set(configs) == {
@@ -137,7 +143,9 @@ def test_control_cells_have_the_right_options():
 
 
 def test_the_table_of_controls_waits_for_the_cells_that_a_study_runs():
-    configs = {cell: common.study.configuration(cell) for cell in planned("--controls", "--seeds", "1") if cell.variant}
+    configs = {
+        cell: common.study.plan.configuration(cell) for cell in planned("--controls", "--seeds", "1") if cell.variant
+    }
     run = {
         (spec(cell.approach).title, spec(cell.approach).variant(config))
         for cell, config in configs.items()
@@ -156,7 +164,7 @@ def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp
     options = options_file(tmp_path, glinerev=["--epochs", "8", "--word-dropout", "0.1"], zeroshot_baseline=["--threshold", "0.3"])  # fmt: skip
     cells = planned(*options, "--controls", "--seeds", "1", *ON_CPU)
     for cell in cells:
-        config = common.study.configuration(cell)
+        config = common.study.plan.configuration(cell)
         assert (config.runtime.device, config.runtime.precision) == ("cpu", "fp32")
         if cell.approach == "glinerev":
             assert (config.train.epochs, config.word_dropout) == (8, 0.1)
@@ -165,7 +173,7 @@ def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp
         else:
             assert config.train.epochs == spec(cell.approach).config.train.epochs
     short = planned(*options, "--epochs", "2")
-    epochs = {common.study.configuration(cell).train.epochs for cell in short if cell.seed is not None}
+    epochs = {common.study.plan.configuration(cell).train.epochs for cell in short if cell.seed is not None}
     assert epochs == {2}
 
 
@@ -232,7 +240,7 @@ def dataset(tmp_path):
 def run(monkeypatch, gliner_folder, dataset):
     """Runs a study on the tiny data and returns its exit status."""
     made = []
-    monkeypatch.setattr(common.study.tables, "main", made.append)
+    monkeypatch.setattr(common.study.__main__.tables, "main", made.append)
 
     def start(*options, approaches=("ldsa", "injection_bi"), seeds=(1,)):
         return main([
@@ -287,9 +295,9 @@ class Scripts:
 def scripts(monkeypatch, output):
     fakes = Scripts(output)
     for name in ("prepare_run", "fit", "run_test_script"):
-        monkeypatch.setattr(common.study, name, getattr(fakes, name))
+        monkeypatch.setattr(common.study.runner, name, getattr(fakes, name))
     # There is no model to free, and the collection takes longer than all else.
-    monkeypatch.setattr(common.study.gc, "collect", lambda: None)
+    monkeypatch.setattr(common.study.runner.gc, "collect", lambda: None)
     return fakes
 
 
@@ -368,8 +376,8 @@ def test_changed_data_does_everything_again(run, scripts, dataset, caplog):
 
 def test_other_weights_of_the_base_model_do_everything_again(run, scripts, monkeypatch):
     run()
-    load = common.study.load_base
-    monkeypatch.setattr(common.study, "load_base", lambda *a: SimpleNamespace(revision=load(*a).revision + "0"))
+    load = common.study.runner.load_base
+    monkeypatch.setattr(common.study.runner, "load_base", lambda *a: SimpleNamespace(revision=load(*a).revision + "0"))
     run()
     assert len(scripts.trained) == 4
 
@@ -411,12 +419,12 @@ def test_a_run_that_failed_starts_again_and_one_that_was_cut_off_goes_on(run, sc
 
 
 def test_the_command_ends_with_its_exit_status(run, scripts, monkeypatch):
-    monkeypatch.setattr(common.study, "main", lambda: 1)
+    monkeypatch.setattr(common.study.runner, "main", lambda: 1)
     with pytest.raises(SystemExit) as ending:
-        common.study.script()
+        common.study.__main__.script()
     assert ending.value.code == 1
-    monkeypatch.setattr(common.study, "main", lambda: 0)
-    common.study.script()
+    monkeypatch.setattr(common.study.runner, "main", lambda: 0)
+    common.study.__main__.script()
 
 
 def test_without_any_result_there_are_no_tables(run, scripts):
@@ -454,7 +462,7 @@ class Killed(RuntimeError):
     [("training", 2, 1, 2), ("test", 2, 0, 2), ("copying", 2, 0, 2), ("collected", 2, 0, 2)],
 )
 def test_a_kill_at_any_point_costs_no_finished_step(run, scripts, monkeypatch, folder, step, trained, resumed, tested):
-    copy, read, copied = common.study.shutil.copyfile, common.study.read_result, []
+    copy, read, copied = common.study.runner.shutil.copyfile, common.study.runner.read_result, []
 
     def killed_copy(source, target):
         copied.append(source)
@@ -464,9 +472,9 @@ def test_a_kill_at_any_point_costs_no_finished_step(run, scripts, monkeypatch, f
 
     with monkeypatch.context() as patch:
         if step == "copying":
-            patch.setattr(common.study.shutil, "copyfile", killed_copy)
+            patch.setattr(common.study.runner.shutil, "copyfile", killed_copy)
         elif step == "collected":
-            patch.setattr(common.study.Study, "_collect", lambda *_: (_ for _ in ()).throw(Killed))
+            patch.setattr(common.study.runner.Study, "_collect", lambda *_: (_ for _ in ()).throw(Killed))
         else:
             scripts.hooks[step] = raiser(Killed())
         with pytest.raises(Killed):
@@ -547,7 +555,7 @@ def test_a_cell_that_another_machine_is_at_is_passed_over_until_that_is_long_sil
 def test_a_locked_cell_is_passed_over_and_taken_if_it_is_free_in_the_end(run, scripts, folder, capsys, caplog):
     run(approaches=["ldsa"])
     (path,) = (folder / "locks").glob("*.lock")
-    held = common.study.FileLock(path)
+    held = common.study.runner.FileLock(path)
     held.acquire()
     # It is let go while the other cell is trained.
     scripts.hooks["training"] = lambda cell: held.release()
@@ -570,9 +578,9 @@ def test_what_failed_in_another_process_meanwhile_is_not_tried_again(run, script
 
 PROCESS = """
 import sys
-import common.tables
-common.tables.main = lambda argv: None
-from common import study
+import common.tables.__main__
+common.tables.__main__.main = lambda argv: None
+from common.study import __main__ as study
 sys.exit(study.main(sys.argv[1:]))
 """
 
@@ -604,7 +612,7 @@ def test_two_processes_on_one_folder_do_each_cell_once(gliner_folder, dataset_pa
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(run, scripts, output, monkeypatch, capsys):
-    monkeypatch.setattr(common.study, "load_base", None)
+    monkeypatch.setattr(common.study.runner, "load_base", None)
     assert run("--dry-run", "--controls", "--train-sizes", "5") == 0
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == 6 + 1
@@ -643,7 +651,7 @@ def test_an_estimate_counts_training_validation_and_test():
 
 
 def test_missing_data_are_generated_from_the_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.data, "DATASETS_DIR", tmp_path / "datasets")
+    monkeypatch.setattr(common.data.dataset, "DATASETS_DIR", tmp_path / "datasets")
     words = "IL-2\tB-protein\nbinds\tO\n.\tO\n\n" * 10
     for split in ("train", "test"):
         path = tmp_path / "corpora" / "mine" / f"{split}.tsv"
@@ -672,7 +680,7 @@ def test_missing_data_are_generated_from_the_source(tmp_path, monkeypatch):
 
 def test_a_real_study_is_cut_off_in_training_and_goes_on(run, monkeypatch, folder, output, caplog, capsys):
     options = ["--epochs", "2", "--train-sizes", "12", "--few-shot-approaches", "softprompt_base"]
-    fit = common.study.fit
+    fit = common.study.runner.fit
 
     def cut_off(*arguments):
         def kill(entry):
@@ -682,7 +690,7 @@ def test_a_real_study_is_cut_off_in_training_and_goes_on(run, monkeypatch, folde
         return fit(*arguments, on_epoch=kill)
 
     with monkeypatch.context() as patch:
-        patch.setattr(common.study, "fit", cut_off)
+        patch.setattr(common.study.runner, "fit", cut_off)
         with pytest.raises(Killed):
             run(*options, approaches=(ZERO_SHOT, "softprompt_base"))
     assert len(list((folder / "results").glob("*.json"))) == 3

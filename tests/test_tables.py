@@ -14,32 +14,31 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common import compare, tables, thesis
-from common.cells import MISSING, corpora, read_runs
+from common import compare
 from common.config import DataConfig
+from common.data.spans import Span
 from common.errors import InputError
+from common.evaluation.metrics import bootstrap_intervals, count_spans, paired_bootstrap, span_scores
+from common.evaluation.results import counts_path, write_counts
 from common.files import put_between_markers
-from common.metrics import bootstrap_intervals, count_spans, paired_bootstrap, span_scores
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import TRAINED, spec
-from common.results import counts_path, write_counts
-from common.spans import Span
-from common.tables import (
+from common.tables import documents as tables
+from common.tables import thesis
+from common.tables.__main__ import main
+from common.tables.documents import (
     controls_table,
     differences_table,
     errors_table,
-    escape_latex,
     few_shot_table,
     glance,
-    latex,
-    main,
     main_table,
-    markdown,
-    markdown_table,
     runs_table,
     types_table,
     unreachable_table,
 )
+from common.tables.render import escape_latex, latex, markdown, markdown_table
+from common.tables.runs import MISSING, corpora, read_runs
 
 TYPES = ("chemical", "disease")
 RESULT = {

@@ -35,18 +35,18 @@ import injection_bi.model
 import injection_cross.model
 import ldsa.model
 import softprompt_base.model
-from common.backbone import load_base
-from common.data import make_sentence
+from common.bases import load_base
+from common.data.dataset import make_sentence
+from common.data.labels import LabelSet
+from common.data.spans import Span
 from common.device import make_accelerator
 from common.errors import InputError
-from common.evaluation import unreachable_gold
-from common.features import FeatureCache
-from common.labels import LabelSet
-from common.losses import IGNORED, class_balanced_weights
-from common.metrics import count_spans, span_scores
-from common.prompts import PromptConfig
-from common.spans import Span
-from common.token_model import FocalConfig, TokenConfig, cosine_logits, first_subwords, word_spans
+from common.evaluation.metrics import count_spans, span_scores
+from common.evaluation.predict_split import unreachable_gold
+from common.models.features import FeatureCache
+from common.models.losses import IGNORED, class_balanced_weights
+from common.models.prompts import PromptConfig
+from common.models.token_model import FocalConfig, TokenConfig, cosine_logits, first_subwords, word_spans
 from dataset_generation.sources import BENCHMARKS, read_local
 
 LDSA, SP_BASE = ldsa.model.SPEC, softprompt_base.model.SPEC

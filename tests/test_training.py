@@ -14,24 +14,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import common.training
+import common.training.loop
 import full_finetune.model
 import glinerev.model
 import injection_bi.model
-from common.batching import evaluation_batches, training_batches
-from common.checkpoint import RUN_FILE, WEIGHTS_FILE, find_checkpoint, load_tensors
+from common.checkpoint import find_checkpoint
 from common.config import DataConfig, TrainConfig
-from common.data import load_dataset, make_sentence
+from common.data.batching import evaluation_batches, training_batches
+from common.data.dataset import load_dataset, make_sentence
+from common.data.spans import ScoredSpan, Span
 from common.device import make_accelerator, precision_name, resolve_precision
 from common.errors import InputError, TrainingError
-from common.evaluation import flat
-from common.features import FeatureCache
+from common.evaluation.metrics import best_threshold, count_spans, span_scores
+from common.evaluation.predict_split import flat
 from common.files import read_json, write_json
-from common.metrics import best_threshold, count_spans, span_scores
-from common.prompts import PromptConfig
-from common.spans import ScoredSpan, Span
-from common.token_model import TokenConfig
-from common.training import Recorder, schedule_factor
+from common.models.features import FeatureCache
+from common.models.prompts import PromptConfig
+from common.models.token_model import TokenConfig
+from common.training.loop import schedule_factor
+from common.training.recorder import Recorder
+from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors
 
 SP, FT, SP_BI = glinerev.model.SPEC, full_finetune.model.SPEC, injection_bi.model.SPEC
 
@@ -307,7 +309,7 @@ def test_a_resumed_run_names_the_machines_that_its_epochs_ran_on(trial, monkeypa
     first = read_json(one_epoch / RUN_FILE)["provenance"]
     assert made.resume(same)[1].record["earlier_provenance"] == []
     second = first | {"machine": {"gpu": "H100", "threads": 64}}
-    monkeypatch.setattr(common.training, "provenance", lambda: second)
+    monkeypatch.setattr(common.training.loop, "provenance", lambda: second)
     for path, earlier in ((unfinished, []), (one_epoch, [first])):
         made.resume(path)
         record = read_json(path / RUN_FILE)
@@ -317,7 +319,7 @@ def test_a_resumed_run_names_the_machines_that_its_epochs_ran_on(trial, monkeypa
 def test_a_run_needs_no_record_to_train(trial, tmp_path):
     """The demo bases are trained that way."""
     made = trial(SP, "bi-bert", train={"epochs": 2})
-    run = made.fit(made.model(), common.checkpoint.Run(tmp_path, {}))
+    run = made.fit(made.model(), common.training.run_folder.Run(tmp_path, {}))
     assert figures(run) == figures(made.train()[1])
 
 

@@ -15,25 +15,16 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-import common.tuning
+import common.sweeps.sweep
 from common.config import from_dict, merge, parse_training, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
 from common.liveness import DEAD_AFTER, this_process
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import TRAINED, spec
-from common.tuning import (
-    Choice,
-    Float,
-    Sweep,
-    Switch,
-    TuneConfig,
-    default_parameters,
-    grid,
-    name_of,
-    open_storage,
-    suggest,
-)
+from common.sweeps.space import Choice, Float, Switch, default_parameters, grid, name_of, suggest
+from common.sweeps.storage import open_storage
+from common.sweeps.sweep import Sweep, TuneConfig
 from optuna_plots import FigureSet, draw_figures, load_view
 
 QUICK = [
@@ -144,7 +135,7 @@ def scored(monkeypatch):
             best = max(range(len(values)), key=values.__getitem__)
             run.update(best={"epoch": best + 1, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
 
-        monkeypatch.setattr(common.tuning, "fit", fit)
+        monkeypatch.setattr(common.sweeps.sweep, "fit", fit)
         return seen
 
     return install
@@ -206,10 +197,10 @@ def test_a_failing_trial_is_failed_with_its_error_and_the_sweep_goes_on(sweep, s
 
 
 def test_a_bad_trial_is_pruned_by_its_reports(sweep, scored):
-    scored(lambda number, config: [0.5, 0.6, 0.7] if number <= common.tuning.STARTUP_TRIALS else [0.4, 0.1, 0.9])
-    made = sweep(trials=common.tuning.STARTUP_TRIALS + 1)
+    scored(lambda number, config: [0.5, 0.6, 0.7] if number <= common.sweeps.sweep.STARTUP_TRIALS else [0.4, 0.1, 0.9])
+    made = sweep(trials=common.sweeps.sweep.STARTUP_TRIALS + 1)
     made.run()
-    assert states(made)[:-1] == ["COMPLETE"] * common.tuning.STARTUP_TRIALS
+    assert states(made)[:-1] == ["COMPLETE"] * common.sweeps.sweep.STARTUP_TRIALS
     last = made.study.trials[-1]
     assert last.state == TrialState.PRUNED
     assert last.intermediate_values == {1: 0.4, 2: 0.1}
@@ -290,7 +281,7 @@ def test_no_trial_starts_after_the_time(sweep, scored, monkeypatch):
     scored(lambda number, config: [0.5])
     clock = iter([0.0, 1.0, 30.0, 61.0])
     made = sweep(trials=9, timeout=1.0)
-    monkeypatch.setattr(common.tuning.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(common.sweeps.sweep.time, "monotonic", lambda: next(clock))
     made.run()
     assert len(made.study.trials) == 2
 

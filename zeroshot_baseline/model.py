@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from common.backbone import Base
-from common.labels import LabelSet
-from common.span_model import SpanModel
+from common.data.labels import LabelSet
+from common.models.base import Base
+from common.models.span_model import SpanModel
 from zeroshot_baseline.config import Config
 
 logger = logging.getLogger(__name__)

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.approach import count_parameters
-from common.backbone import load_base
+from common.bases import load_base
 from common.config import parse, to_dict
-from common.data import load_dataset
+from common.data.dataset import load_dataset
 from common.device import provenance
 from common.entry import score
+from common.evaluation.results import result_record
 from common.paths import output_root
-from common.results import result_record
 from common.script import run_script
 from zeroshot_baseline.config import Config
 from zeroshot_baseline.model import build

@@ -23,9 +23,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from common.approach import Approach, Batch, Encoded, FrozenPart, Predictor
-from common.batching import evaluation_batches
 from common.config import RuntimeConfig
-from common.data import Sentence
+from common.data.batching import evaluation_batches
+from common.data.dataset import Sentence
 from common.device import precision_name
 from common.files import atomic_path
 from common.paths import output_root

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 
-from common import study
 from common.paths import PROJECT_ROOT
 from common.script import run_script
+from common.study import __main__ as study
 
 logger = logging.getLogger(__name__)
 

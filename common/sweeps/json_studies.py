@@ -9,17 +9,14 @@ from __future__ import annotations
 import json
 import math
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import optuna
-import sqlalchemy
 from optuna.distributions import (
     BaseDistribution,
     CategoricalChoiceType,
@@ -28,151 +25,16 @@ from optuna.distributions import (
     IntDistribution,
     json_to_distribution,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from common.config import require
 from common.errors import InputError
-from common.files import read_json
 
 Direction = Literal["minimize", "maximize"]
 
 _LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
 _FEW_VALUES = 5
-
-PASSING_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
-"""What an open storage raises while it cannot be reached."""
-STORAGE_ERRORS = (
-    *PASSING_ERRORS,
-    # An old table layout, a missing driver.
-    RuntimeError,
-    ImportError,
-    # A journal that is none, or is out of reach.
-    ValueError,
-    KeyError,
-    TypeError,
-)
-"""What a storage raises that cannot be opened or read."""
-
-
-def read_study(source: str, study_name: str | None = None, direction: Direction | None = None) -> tuple[Study, str]:
-    """A study and what to call it in messages.
-
-    Args:
-        source: SQLite file, JSON file, Optuna journal (.log, .journal) or storage URL.
-        study_name: Which study of a storage that holds several.
-        direction: Which values are better, for a JSON file that does not say.
-
-    Raises:
-        InputError: If there is no such study; the message names the file and the value.
-    """
-    if "://" in source:
-        return _from_url(source, study_name)
-    return _from_file(Path(source), study_name, direction)
-
-
-def trials_of(study: Study) -> tuple[FrozenTrial, ...]:
-    """A study's trials by number; those of a JSON file with the numbers and times that they have there."""
-    trials = study.get_trials()
-    for trial in trials:
-        _restore(trial)
-    return tuple(sorted(trials, key=lambda trial: trial.number))
-
-
-def _from_file(path: Path, study_name: str | None, direction: Direction | None) -> tuple[Study, str]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, a file is needed")
-    with path.open("rb") as stream:
-        sqlite = stream.read(16) == b"SQLite format 3\0"
-    if sqlite:
-        return _from_sqlite(path, study_name)
-    if path.suffix in (".log", ".journal"):
-        return _from_journal(path, study_name)
-    if path.suffix in (".db", ".sqlite", ".sqlite3"):
-        raise InputError(f"{path}: no SQLite database")
-    study = study_from_json(read_json(path), str(path), direction)
-    if study_name not in (None, study.study_name):
-        raise InputError(f"{path}: no study {study_name!r}; it holds {study.study_name!r}")
-    return study, str(path)
-
-
-def parse_url(url: str, what: str = "") -> sqlalchemy.URL:
-    """A storage URL.
-
-    Args:
-        url: The text.
-        what: Start of the message if it is none.
-
-    Raises:
-        InputError: If it is none; the message has nothing of what may hold a password.
-    """
-    try:
-        return sqlalchemy.make_url(url)
-    except (sqlalchemy.exc.ArgumentError, ValueError):
-        start, separator, _ = url.partition("://")
-        shown = f"{start}://..." if separator else "..." if "@" in url else url
-        raise InputError(f"{what}{shown}: no storage URL; one is sqlite:///study.db, for example") from None
-
-
-def shown_url(url: sqlalchemy.URL) -> str:
-    """A storage URL for messages, without its password and its options."""
-    return url.set(query={}).render_as_string(hide_password=True)
-
-
-def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
-    parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query:
-        path = Path(parsed.database)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
-        return _from_sqlite(path, study_name)
-    return _from_database(url, shown_url(parsed), study_name)
-
-
-def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:
-    # Read-only: a look must neither make the tables of a study in somebody's database nor lock a running sweep.
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    connection = sqlite3.connect(address, uri=True)
-    try:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    except sqlite3.Error as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    finally:
-        connection.close()
-    if not {"studies", "trials", "version_info"} <= tables:
-        raise InputError(f"{path}: an SQLite database, but not of Optuna")
-    return _from_database(f"sqlite:///{address}&uri=true", str(path), study_name)
-
-
-def _from_database(url: str, where: str, study_name: str | None) -> tuple[Study, str]:
-    try:
-        return _pick(optuna.storages.RDBStorage(url), where, study_name)
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _from_journal(path: Path, study_name: str | None) -> tuple[Study, str]:
-    try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
-    except STORAGE_ERRORS as error:
-        raise InputError(f"{path}: no journal of Optuna: {type(error).__name__} {error}") from error
-    return _pick(storage, str(path), study_name)
-
-
-def _pick(storage: optuna.storages.BaseStorage, where: str, study_name: str | None) -> tuple[Study, str]:
-    names = sorted(optuna.get_all_study_names(storage))
-    if not names:
-        raise InputError(f"{where}: holds no study")
-    if study_name is None and len(names) > 1:
-        raise InputError(f"{where}: holds {len(names)} studies, --study-name must be one of {names}")
-    if study_name not in (None, *names):
-        raise InputError(f"{where}: no study {study_name!r}; it holds {names}")
-    name = study_name or names[0]
-    return optuna.load_study(study_name=name, storage=storage), f"{where}, study {name!r}"
 
 
 _SOURCE = "json:source"

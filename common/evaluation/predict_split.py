@@ -14,12 +14,19 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from common.approach import Encoded, Predictor
-from common.batching import evaluation_batches
 from common.config import RuntimeConfig
-from common.data import Sentence
-from common.features import EncodedSplit
-from common.metrics import SpanCounts, bootstrap_intervals, count_spans, error_report, span_scores, token_report
-from common.spans import ScoredSpan
+from common.data.batching import evaluation_batches
+from common.data.dataset import Sentence
+from common.data.spans import ScoredSpan
+from common.evaluation.metrics import (
+    SpanCounts,
+    bootstrap_intervals,
+    count_spans,
+    error_report,
+    span_scores,
+    token_report,
+)
+from common.models.features import EncodedSplit
 
 _WARM_UP_BATCHES = 3
 

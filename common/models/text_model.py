@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from common.approach import Batch, Encoded, TrainedPart, set_mode
-from common.backbone import Base
-from common.data import Sentence
-from common.labels import LabelSet
-from common.span_head import span_mask
-from common.spans import ScoredSpan, Span
+from common.data.dataset import Sentence
+from common.data.labels import LabelSet
+from common.data.spans import ScoredSpan, Span
+from common.models.base import Base
+from common.models.span_head import span_mask
 
 _TOKENISE_AT_ONCE = 256
 _NO_TARGETS = torch.empty(0, dtype=torch.int64)

@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from common.approach import Batch, Encoded, FrozenPart, TrainedPart
-from common.backbone import Base
 from common.config import require
-from common.labels import LabelSet
-from common.losses import (
+from common.data.labels import LabelSet
+from common.data.spans import OUTSIDE, ScoredSpan, Span
+from common.models.base import Base
+from common.models.losses import (
     IGNORED,
     class_balanced_weights,
     inverse_frequency_weights,
     token_cross_entropy,
     token_focal_loss,
 )
-from common.spans import OUTSIDE, ScoredSpan, Span
-from common.text_model import TEXT_BRANCH, TextModel
+from common.models.text_model import TEXT_BRANCH, TextModel
 
 logger = logging.getLogger(__name__)
 

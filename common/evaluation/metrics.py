@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
 
-from common.data import Sentence
-from common.labels import LabelSet
-from common.spans import ScoredSpan, Span
+from common.data.dataset import Sentence
+from common.data.labels import LabelSet
+from common.data.spans import ScoredSpan, Span
 
 N_RESAMPLES = 1000
 """Bootstrap resamples of a reported interval."""

@@ -19,7 +19,7 @@ import torch
 from gliner.modeling.span_rep import SpanMarkerV0
 from torch import Tensor, nn
 
-from common.dropout import keep_mask, mlp
+from common.models.dropout import keep_mask, mlp
 
 
 def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:

@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,22 +31,22 @@ import torch
 import tyro
 from filelock import FileLock
 from optuna.distributions import distribution_to_json
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from common.backbone import load_base
-from common.checkpoint import ApproachSpec, start_run
+from common.bases import load_base
+from common.checkpoint import start_run
 from common.config import differences, from_dict, merge, parse_training, require, to_dict
-from common.data import Dataset, load_dataset
+from common.data.dataset import Dataset, load_dataset
 from common.device import make_accelerator, provenance, seed_everything
 from common.errors import InputError, TrainingError
-from common.features import FeatureCache
 from common.files import write_json
 from common.liveness import is_dead, signs_of_life, this_process
+from common.models.features import FeatureCache
 from common.paths import check_name, now, output_root
-from common.studies import PASSING_ERRORS, STORAGE_ERRORS, parse_url, shown_url
-from common.training import fit
+from common.spec import ApproachSpec
+from common.sweeps.space import Space, Switch, _nested, default_parameters, grid, suggest
+from common.sweeps.storage import PASSING_ERRORS, open_storage
+from common.training.loop import fit
 
 logger = logging.getLogger(__name__)
 
@@ -59,97 +58,6 @@ _ALIVE, _PROCESS, _FOLDER = "alive", "process", "folder"
 
 
 # -- search spaces ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Float:
-    """A real setting."""
-
-    path: str
-    """Where it is in the configuration, as ``train.weight_decay``."""
-    low: float
-    high: float
-    log: bool = False
-    when: str | None = None
-    """Name of a switch that has to be on; off, the setting keeps its default."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A setting with a few values."""
-
-    path: str
-    options: tuple[Any, ...]
-    when: str | None = None
-
-
-@dataclass(frozen=True)
-class Switch:
-    """No setting itself: says whether those with ``when`` take part."""
-
-    name: str
-    on_by_default: bool = False
-
-
-Parameter = Float | Choice | Switch
-Space = Sequence[Parameter]
-
-
-def name_of(parameter: Parameter) -> str:
-    """The parameter's name in the study: the last part of its path."""
-    return parameter.name if isinstance(parameter, Switch) else parameter.path.rpartition(".")[2]
-
-
-def suggest(trial: Trial, space: Space) -> dict[str, Any]:
-    """A trial's settings, nested as in the configuration; what a switch turns off is not among them."""
-    settings: dict[str, Any] = {}
-    switches: dict[str, bool] = {}
-    for parameter in space:
-        name = name_of(parameter)
-        if isinstance(parameter, Switch):
-            switches[name] = bool(trial.suggest_categorical(name, [True, False]))
-            continue
-        if parameter.when is not None and not switches[parameter.when]:
-            continue
-        if isinstance(parameter, Float):
-            value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
-        else:
-            value = trial.suggest_categorical(name, list(parameter.options))
-        settings = merge(settings, _nested(parameter.path, value))
-    return settings
-
-
-def default_parameters(space: Space, config: Any) -> dict[str, Any]:
-    """The parameters of the trial that has the configuration's own settings."""
-    switched = {parameter.name: parameter.on_by_default for parameter in space if isinstance(parameter, Switch)}
-    values: dict[str, Any] = {}
-    for parameter in space:
-        if isinstance(parameter, Switch):
-            values[parameter.name] = parameter.on_by_default
-        elif parameter.when is None or switched[parameter.when]:
-            values[name_of(parameter)] = _value_at(config, parameter.path)
-    return values
-
-
-def grid(space: Space) -> list[dict[str, Any]] | None:
-    """All combinations, if every parameter has a few values and none depends on another; else None."""
-    if not all(isinstance(parameter, Choice) and parameter.when is None for parameter in space):
-        return None
-    names = [name_of(parameter) for parameter in space]
-    options = [parameter.options for parameter in space if isinstance(parameter, Choice)]
-    return [dict(zip(names, values, strict=True)) for values in product(*options)]
-
-
-def _nested(path: str, value: Any) -> dict[str, Any]:
-    for part in reversed(path.split(".")):
-        value = {part: value}
-    return value
-
-
-def _value_at(config: Any, path: str) -> Any:
-    for part in path.split("."):
-        config = getattr(config, part)
-    return config
 
 
 # -- configuration ----------------------------------------------------------------------------------------------------
@@ -180,25 +88,6 @@ class TuneConfig:
         require(self.timeout is None or self.timeout > 0, f"timeout must be positive, got {self.timeout}")
         if self.study is not None:
             check_name(self.study, "--study")
-
-
-def open_storage(url: str) -> tuple[BaseStorage, str]:
-    """The storage behind ``--storage`` and what to call it in messages, without its password.
-
-    Raises:
-        InputError: If it cannot be opened.
-    """
-    shown = url if url.endswith(".journal") else shown_url(parse_url(url, "--storage "))
-    try:
-        if url.endswith(".journal"):
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(url)), url
-        # Workers of a sweep wait for each other's short transactions.
-        return RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
-        ), shown
-    except STORAGE_ERRORS as error:
-        raise InputError(f"--storage {shown}: {' '.join(str(error).split())[:300]}") from error
 
 
 # -- one study --------------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from common.data.labels import LabelSet
+from common.data.spans import OUTSIDE, Span, check_flat, check_span
 from common.errors import InputError
 from common.files import read_json, sha256_file
-from common.labels import LabelSet
 from common.paths import DATASETS_DIR, check_name
-from common.spans import OUTSIDE, Span, check_flat, check_span
 
 Encoder = Literal["bi", "cross"]
 ENCODERS: tuple[Encoder, ...] = ("bi", "cross")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.data import Encoder
+from common.data.dataset import Encoder
 from common.registry import TRAINED
 
 DATASETS = {"jnlpba": "JNLPBA", "bc5cdr": "BC5CDR"}

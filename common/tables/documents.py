@@ -9,17 +9,18 @@ approach, a kind of encoder and a base in the main table. A cell without a resul
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from common import plots, thesis
-from common.cells import (
+from common.config import differences
+from common.evaluation.metrics import Difference
+from common.tables import thesis
+from common.tables.render import Document, Section, markdown_table
+from common.tables.runs import (
     DAGGER,
     INTERVALS,
     METRICS,
@@ -32,20 +33,10 @@ from common.cells import (
     Metric,
     Row,
     Run,
-    corpora,
     dataset_order,
-    default_places,
     f1_of,
-    read_runs,
     with_sd,
 )
-from common.config import differences, parse, require
-from common.files import put_between_markers, write_text
-from common.metrics import Difference
-from common.paths import output_root
-from common.script import run_script
-
-logger = logging.getLogger(__name__)
 
 _N_TEXT_COLUMNS = 5
 COLUMNS = (
@@ -56,43 +47,7 @@ COLUMNS = (
 """Of the list of runs."""
 
 
-@dataclass(frozen=True)
-class Config:
-    """Tables and figures of test results."""
-
-    results: tuple[Path, ...] = ()
-    """Result files, or folders to search for them; results/ and all test_results folders of the project if not given."""
-    dataset: str | None = None
-    """Only results on this data set."""
-    output: Path | None = None
-    """Folder of the tables and figures; results/tables if not given."""
-    readme: Path | None = None
-    """Also put the scores at a glance, and the main table folded away, into this file, between <!-- results --> and <!-- /results -->."""
-
-
 # --------------------------------------------------------------------------------------------------------------- tables
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table as it is read."""
-
-    title: str
-    rows: pd.DataFrame
-    """Texts."""
-    n_text: int
-    """The first columns that are text; the others are aligned like numbers."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Document:
-    """The sections of one kind, one for each data set, and their values for a machine to read."""
-
-    name: str
-    title: str
-    sections: tuple[Section, ...]
-    values: pd.DataFrame
 
 
 def _section(
@@ -684,88 +639,6 @@ def _run_row(run: Run) -> tuple[list[str], dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------------------ rendering
 
 
-def markdown_table(section: Section) -> str:
-    """The rows of a section as a Markdown table."""
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
-
-    n_numbers = section.rows.shape[1] - section.n_text
-    ruler = "|" + " --- |" * section.n_text + " ---: |" * n_numbers + "\n"
-    return line(section.rows.columns) + ruler + "".join(line(row) for row in section.rows.itertuples(index=False))
-
-
-def markdown(document: Document) -> str:
-    """A document as a Markdown page."""
-    parts = [f"# {document.title}\n"]
-    for section in document.sections:
-        heading = f"## {section.title}\n\n" if section.title != document.title else ""
-        parts.append(heading + markdown_table(section))
-        if section.notes:
-            parts.append("".join(f"- {note}\n" for note in section.notes))
-    return "\n".join(parts)
-
-
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-        "±": r"$\pm$", "≈": r"$\approx$", "−": r"$-$", "*": r"$^{*}$", DAGGER: r"\textdagger{}",
-    }
-)  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text as LaTeX shows it."""
-    return text.translate(_LATEX)
-
-
-def latex(document: Document) -> str:
-    """A document as LaTeX tables, one for each section, no larger than the page."""
-    parts = ["% Needs the packages booktabs and adjustbox.\n"]
-    for section in document.sections:
-        alone = section.title == document.title
-        words = document.name if alone else f"{document.name} {section.title}".lower()
-        name = "-".join("".join(c if c.isalnum() else " " for c in words).split())
-        numbers = section.rows.shape[1] - section.n_text
-        caption = document.title if alone else f"{document.title}: {section.title}"
-        lines = [
-            r"\begin{table}[htbp]",
-            r"  \centering",
-            rf"  \caption{{{escape_latex(caption)}}}",
-            rf"  \label{{tab:{name}}}",
-            r"  \begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}",
-            rf"  \begin{{tabular}}{{{'l' * section.n_text}{'r' * numbers}}}",
-            r"    \toprule",
-            f"    {_latex_line(section.rows.columns)}",
-            r"    \midrule",
-            *(f"    {_latex_line(row)}" for row in section.rows.itertuples(index=False)),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"  \end{adjustbox}",
-        ]
-        if section.notes:
-            notes = escape_latex(" ".join(section.notes))
-            lines += [r"  \par\smallskip", rf"  \begin{{minipage}}{{\textwidth}}\footnotesize {notes}\end{{minipage}}"]
-        parts.append("\n".join([*lines, r"\end{table}"]) + "\n")
-    return "\n".join(parts)
-
-
-def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
-
-
-def write_document(document: Document, folder: Path) -> None:
-    """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.tex``; what is missing is NA in the CSV file."""
-    texts = {
-        "md": markdown(document),
-        "csv": document.values.to_csv(index=False, na_rep="NA", float_format="%.6f", lineterminator="\n"),
-        "tex": latex(document),
-    }
-    for suffix, text in texts.items():
-        write_text(folder / f"{document.name}.{suffix}", text)
-
-
 def glance(main: Document) -> Section:
     """The main table's scores and costs of all data sets side by side, one row for each approach, kind of encoder and base."""
     texts = [(section.title, row) for section in main.sections for row in section.rows.to_dict("records")]
@@ -826,111 +699,4 @@ def readme_block(main: Document) -> str:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-MARKS = {DAGGER: "trained on a part of the training sentences"}
-
-
-def write_figures(found: Sequence[Corpus], folder: Path) -> list[str]:
-    """Draws the figures that have something to show, and removes what an earlier call drew of those that have nothing.
-
-    Returns:
-        Names of the figures.
-    """
-    figures = {
-        "pareto_parameters": plots.cost_figure(_by_parameters(found), "trained parameters", marks=MARKS),
-        "pareto_time": plots.cost_figure(_by_time(found), "training time, minutes", marks=MARKS),
-        "few_shot": plots.few_shot_figure({corpus.title: _curves(corpus) for corpus in found}),
-    }
-    for corpus in found:
-        title = f"{corpus.title}: F1 by type (gold spans)"
-        figures[f"types_{corpus.name}"] = plots.types_figure(title, _type_texts(corpus), _bars(corpus), MARKS)
-    for name, figure in figures.items():
-        if figure is None:
-            logger.info("no figure %s: the results have nothing to show in it", name)
-            for suffix in plots.FORMATS:
-                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-        else:
-            plots.save(figure, folder / name)
-    return [name for name, figure in figures.items() if figure is not None]
-
-
-def _point(corpus: Corpus, cell: Cell, x: float | None, *, mark: bool = True) -> plots.Point:
-    macro = corpus.estimate(cell, "macro_f1")
-    return plots.Point(x, macro.mean, macro.low, macro.high, DAGGER if mark and not corpus.is_whole(cell) else "")
-
-
-def _by_parameters(found: Sequence[Corpus]) -> dict[str, plots.Panel]:
-    # What trains nothing is a level: a logarithmic axis has no nought.
-    return {
-        corpus.title: {
-            row.series: [_point(corpus, cell, cell.first.get("parameters", "trainable") or None)]
-            for row, cell in corpus.shown
-        }
-        for corpus in found
-    }
-
-
-def _by_time(found: Sequence[Corpus]) -> dict[str, plots.Panel]:
-    """One panel for each data set and machine: seconds of different machines do not compare."""
-    panels: dict[str, plots.Panel] = {}
-    for corpus in found:
-        spent = {row: cell.cost for row, cell in corpus.shown}
-        for machine in sorted({item.machine for item in spent.values() if item}):
-            panel = {}
-            for row, cell in corpus.shown:
-                item = spent[row]
-                if item is None:
-                    panel[row.series] = [_point(corpus, cell, None)]
-                elif item.machine == machine and item.seconds:
-                    panel[row.series] = [_point(corpus, cell, item.seconds / 60)]
-            panels[f"{corpus.title} ({machine})"] = panel
-    return panels
-
-
-def _curves(corpus: Corpus) -> plots.Panel:
-    panel: dict[plots.Series, list[plots.Point]] = {}
-    for row, cell in corpus.shown:
-        if row.approach.title == thesis.ZERO_SHOT:
-            panel[row.series] = [_point(corpus, cell, None)]
-        else:
-            panel[row.series] = [_point(corpus, item, size, mark=False) for size, item in curve(corpus, row).items()]
-    return panel
-
-
-def _type_texts(corpus: Corpus) -> dict[str, str]:
-    return {name: name if n is None else f"{name}\n({n:,})" for name, n in corpus.types.items()}
-
-
-def _bars(corpus: Corpus) -> dict[plots.Series, plots.Bars]:
-    bars = {}
-    for row, cell in corpus.shown:
-        scores = {name: cell.mean_sd("scores", "per_type", name, "f1") for name in corpus.types}
-        known = {name: score for name, score in scores.items() if score is not None}
-        f1 = {name: mean for name, (mean, _) in known.items()}
-        series = replace(row.series, label=row.marked)
-        bars[series] = plots.Bars(f1, {name: sd for name, (_, sd) in known.items() if sd is not None})
-    return bars
-
-
 # ----------------------------------------------------------------------------------------------------------------- main
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the tables and the figures, and prints the main table and the list of runs."""
-    config = parse(Config, argv)
-    folder = config.output if config.output is not None else output_root() / "results" / "tables"
-    require(not folder.is_file(), f"--output {folder}: is a file, a folder is needed")
-    runs = read_runs(config.results or default_places(), config.dataset)
-    found = corpora(runs)
-    main_document, runs_document = main_table(found), runs_table(runs)
-    builders = (types_table, errors_table, differences_table, controls_table, unreachable_table, few_shot_table)
-    for document in (main_document, *(build(found) for build in builders), runs_document):
-        write_document(document, folder)
-    write_figures(found, folder)
-    if config.readme is not None:
-        put_between_markers(config.readme, "results", readme_block(main_document))
-    print(f"{overview(main_document)}\nAll runs:\n\n{markdown_table(runs_document.sections[0])}")
-    logger.info("tables and figures: %s", folder)
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,78 +11,13 @@ from gliner import GLiNER
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from torch import nn
 
-from common.data import Encoder
+from common.data.dataset import Encoder
 from common.errors import InputError
 from common.files import sha256_file
+from common.models.base import Base
 
 logger = logging.getLogger(__name__)
-
-PARTS = {
-    "text encoder": "token_rep_layer.bert_layer",
-    "text projection": "token_rep_layer.projection",
-    "label encoder": "token_rep_layer.labels_encoder",
-    "label projection": "token_rep_layer.labels_projection",
-    "BiLSTM": "rnn",
-    "cross fuser": "cross_fuser",
-    "span_rep_layer": "span_rep_layer",
-    "prompt_rep_layer": "prompt_rep_layer",
-}
-"""Where gliner keeps each part, as paths inside the core model."""
-
-
-@dataclass(frozen=True)
-class Base:
-    """A loaded GLiNER base model."""
-
-    gliner: Any
-    """gliner's wrapper: processor, tokenizers, decoder, ``save_pretrained``."""
-    encoder: Encoder
-    source: str
-    """Hub id, folder or demo name, as the user gave it."""
-    location: str
-    """What loads it again from any working directory: hub id, demo name or absolute path."""
-    revision: str
-    """Commit of a hub model, or ``sha256:`` of a local model's weights."""
-
-    @property
-    def name(self) -> str:
-        """Hub id or folder name: how results call it."""
-        return Path(self.source).name if Path(self.source).is_dir() else self.source
-
-    @property
-    def core(self) -> Any:
-        """The ``nn.Module`` with the weights."""
-        return self.gliner.model
-
-    @property
-    def config(self) -> Any:
-        """Gliner's configuration."""
-        return self.gliner.config
-
-    def has(self, part: str) -> bool:
-        """Whether the base has a part of :data:`PARTS`."""
-        return _find(self.core, PARTS[part]) is not None
-
-    def part(self, part: str) -> Any:
-        """A part of :data:`PARTS`.
-
-        Raises:
-            InputError: If this base has no such part; the message names both.
-        """
-        module = _find(self.core, PARTS[part])
-        if module is None:
-            raise InputError(f"base model {self.source!r} ({type(self.gliner).__name__}) has no {part} ({PARTS[part]})")
-        return module
-
-
-def _find(module: nn.Module, path: str) -> nn.Module | None:
-    for name in path.split("."):
-        module = getattr(module, name, None)  # type: ignore[assignment]
-        if module is None:
-            return None
-    return module
 
 
 def load_base(source: str, encoder: Encoder, revision: str | None = None) -> Base:

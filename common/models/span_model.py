@@ -15,14 +15,14 @@ from gliner.modeling.utils import extract_word_embeddings
 from torch import Tensor
 
 from common.approach import Batch, FrozenPart, TrainedPart
-from common.backbone import Base
-from common.dropout import fast_dropout, mlp
+from common.data.labels import LabelSet, LabelText
+from common.data.spans import ScoredSpan
 from common.errors import InputError
-from common.labels import LabelSet, LabelText
-from common.losses import binary_focal_loss
-from common.span_head import dense_logits, factored_logits, span_mask
-from common.spans import ScoredSpan
-from common.text_model import TEXT_BRANCH, SpanScorer
+from common.models.base import Base
+from common.models.dropout import fast_dropout, mlp
+from common.models.losses import binary_focal_loss
+from common.models.span_head import dense_logits, factored_logits, span_mask
+from common.models.text_model import TEXT_BRANCH, SpanScorer
 
 logger = logging.getLogger(__name__)
 

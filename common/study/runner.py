@@ -11,19 +11,15 @@ The same command goes on after a kill, and several processes or machines may run
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import hashlib
 import importlib
 import io
-import itertools
 import json
 import logging
 import shutil
-import statistics
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,285 +28,29 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from common import tables
-from common.backbone import load_base
-from common.checkpoint import RUN_FILE, WEIGHTS_FILE
-from common.config import DataConfig, Precision, differences, parse, parse_training, require, to_dict
-from common.data import ENCODERS, LABEL2DESC_FILE, MANIFEST_FILE, Encoder, dataset_dir, load_dataset
+from common.bases import load_base
+from common.config import differences, to_dict
+from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, Encoder, dataset_dir, load_dataset
 from common.entry import prepare_run
 from common.errors import InputError, TrainingError
+from common.evaluation.results import companions, read_result
 from common.files import atomic_path, read_json, write_json
 from common.liveness import is_dead, signs_of_life, this_process
 from common.paths import PROJECT_ROOT, now, output_root
-from common.published import DEFAULT_BASE
-from common.registry import TRAINED, spec
-from common.results import companions, read_result
-from common.script import run_script
-from common.training import fit
+from common.registry import spec
+from common.study.estimates import Pace, duration, paces, total_time
+from common.study.plan import ZERO_SHOT, Cell, StudyConfig, configuration, make_plan
+from common.training.loop import fit
+from common.training.run_folder import RUN_FILE, WEIGHTS_FILE
 from dataset_generation.generate import DEMOS, GenerateConfig, generate
-from zeroshot_baseline.config import Config as ZeroShotConfig
 
-# Not __name__, which is __main__ when this file runs as a script.
+# Not __name__, so that a study has one logger in all its modules.
 logger = logging.getLogger("common.study")
-
-ZERO_SHOT = "zeroshot_baseline"
-_BY_COST = (ZERO_SHOT, "ldsa", "softprompt_base", "injection_bi", "glinerev", "injection_cross", "full_finetune")
-CHEAPEST_FIRST = (*_BY_COST, *(name for name in TRAINED if name not in _BY_COST))
-"""All approaches; those that were added last, since nothing is known of their cost."""
-FEW_SHOT_KEY = "few-shot"
-"""In an options file, for the few-shot cells of all data sets."""
-FEW_SHOT_APPROACHES = ("glinerev", "full_finetune", "ldsa", "injection_bi")
-OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
-"""What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
 
 State = Literal["done", "kept", "failed", "elsewhere"]
 
 
 # -- the plan ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StudyConfig:
-    """Trains and tests every approach on every data set with every seed, and makes the tables; what is done already is kept."""
-
-    dataset: tuple[str, ...]
-    """Names of data sets or paths of their folders; one that is missing is generated."""
-    approaches: tuple[str, ...] = ("all",)
-    """all, or names of approaches; full_finetune and zeroshot_baseline are run with both kinds of encoder."""
-    seeds: tuple[int, ...] = (42, 43, 44)
-    """Every training is done with each of them."""
-    base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
-    cross_base_model: str = DEFAULT_BASE["cross"]
-    """Cross-encoder GLiNER: hub id, folder, or demo-cross."""
-    source: Path | None = None
-    """Folder with a folder or a file for each data set to generate; the hub if not given."""
-    train_sizes: tuple[int, ...] = ()
-    """Numbers of training sentences for further, few-shot cells."""
-    few_shot_approaches: tuple[str, ...] | None = None
-    """Approaches of the few-shot cells; glinerev, full_finetune, ldsa and injection_bi, so far as chosen, if not given."""
-    controls: bool = False
-    """Also SP-GLiNER's head alone, prompt alone and post_norm, the token family's BIO scheme, and zero-shot with descriptions."""
-    config: Path | None = None
-    """JSON file of options by approach, as {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
-    for all cells of the approach, for those on one data set, for those on few sentences; the later one wins."""
-    output: Path | None = None
-    """The study's folder; study/ among the project's output if not given."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
-    """Overrides the device of every cell."""
-    precision: Precision | None = None
-    """Overrides the precision of every cell."""
-    epochs: int | None = None
-    """Overrides the epochs of every training."""
-    dry_run: bool = False
-    """Only print the plan, with estimated times; the base models' weights are not compared."""
-
-    def __post_init__(self) -> None:
-        for name in ("dataset", "approaches", "seeds"):
-            require(bool(getattr(self, name)), f"--{name} needs at least one value")
-        known = ("all", *CHEAPEST_FIRST)
-        for approach in self.approaches:
-            require(approach in known, f"--approaches: {approach!r} is none of {list(known)}")
-        for approach in self.few_shot_approaches or ():
-            require(approach in TRAINED, f"--few-shot-approaches: {approach!r} is none of {list(TRAINED)}")
-        for seed in self.seeds:
-            require(seed >= 0, f"--seeds must be at least 0, got {seed}")
-        for size in self.train_sizes:
-            require(size >= 1, f"--train-sizes must be at least 1, got {size}")
-        require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
-        folders = [dataset_dir(name).name for name in self.dataset]
-        require(len(set(folders)) == len(folders), f"--dataset: two data sets have one name: {folders}")
-
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        """The approaches of the study."""
-        return CHEAPEST_FIRST if "all" in self.approaches else self.approaches
-
-    @property
-    def few_shot(self) -> tuple[str, ...]:
-        """The approaches of the few-shot cells."""
-        if self.few_shot_approaches is None:
-            return tuple(name for name in FEW_SHOT_APPROACHES if name in self.chosen)
-        return self.few_shot_approaches
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """Device and precision, as train.py and test.py take them."""
-        given = {"--device": self.device, "--precision": self.precision}
-        return tuple(text for option, value in given.items() if value is not None for text in (option, value))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One model on one data set."""
-
-    approach: str
-    encoder: Encoder
-    base_model: str
-    dataset: str
-    seed: int | None = None
-    """None where nothing is trained."""
-    variant: str = ""
-    """Name of the control variant; empty for the approach itself."""
-    train_size: int | None = None
-    """Training sentences of a few-shot cell; all if None."""
-    options: tuple[str, ...] = ()
-    """Further options of train.py, or of test.py where nothing is trained."""
-
-    @property
-    def id(self) -> str:
-        """Its name in the study's folder: the same on every machine, whatever the options that are no part of the plan."""
-        parts = [dataset_dir(self.dataset).name, self.approach, self.encoder]
-        parts += [self.variant.replace(" ", "-")] * bool(self.variant)
-        parts += [f"n{self.train_size}"] * (self.train_size is not None)
-        parts += [f"s{self.seed}"] * (self.seed is not None)
-        digest = hashlib.sha256(json.dumps([*parts, self.base_name]).encode())
-        return f"{'_'.join(parts)}_{digest.hexdigest()[:6]}"
-
-    @property
-    def base_name(self) -> str:
-        """Hub id or folder name of the base model, as results have it."""
-        return Path(self.base_model).name if Path(self.base_model).is_dir() else self.base_model
-
-    @property
-    def title(self) -> str:
-        """Its name in logs."""
-        name = "zero-shot" if self.approach == ZERO_SHOT else spec(self.approach).title
-        what = [f"{name} {self.encoder}", *([self.variant] if self.variant else [])]
-        how = [f"{self.train_size:,} training sentences"] if self.train_size is not None else []
-        how += [f"seed {self.seed}"] if self.seed is not None else []
-        return ", ".join([f"{', '.join(what)} on {dataset_dir(self.dataset).name}", *how])
-
-    @property
-    def arguments(self) -> list[str]:
-        """The command line of its train.py, or of test.py where nothing is trained."""
-        arguments = ["--dataset", self.dataset, "--base-model", self.base_model]
-        arguments += ["--encoder", self.encoder] if len(encoders_of(self.approach)) > 1 else []
-        arguments += ["--seed", str(self.seed)] if self.seed is not None else []
-        arguments += ["--train-size", str(self.train_size)] if self.train_size is not None else []
-        return [*arguments, *self.options, "--no-progress"]
-
-
-def encoders_of(approach: str) -> tuple[Encoder, ...]:
-    """The kinds of encoder that an approach is run with."""
-    if approach == ZERO_SHOT or "encoder" in _settings_of(approach):
-        return ENCODERS
-    kind = spec(approach)
-    return (kind.encoder(kind.config(data=DataConfig("any"))),)
-
-
-def controls_of(approach: str) -> dict[str, tuple[str, ...]]:
-    """The options of an approach's control variants, by their names."""
-    if approach == ZERO_SHOT:
-        return {"descriptions": ("--labels", "descriptions")}
-    if approach == "glinerev":
-        return {
-            "head only": ("--no-prompt-encoder",),
-            "prompt only": ("--no-head",),
-            "post_norm": ("--prompt-form", "post_norm"),
-            "descriptions": ("--labels", "descriptions"),
-        }
-    return {"bio": ("--scheme", "bio")} if "token" in _settings_of(approach) else {}
-
-
-def _settings_of(approach: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(spec(approach).config)}
-
-
-def make_plan(config: StudyConfig) -> list[Cell]:
-    """All cells of a study, those of cheap approaches first.
-
-    Raises:
-        InputError: If ``--config`` is no file of options by approach.
-    """
-    options = read_options(config.config, config.dataset) if config.config else Options({}, {})
-    cells: dict[str, Cell] = {}
-    for approach in CHEAPEST_FIRST:
-        rows: list[tuple[str, tuple[str, ...], int | None]] = []
-        if approach in config.chosen:
-            controls = controls_of(approach) if config.controls else {}
-            rows = [("", (), None), *((name, more, None) for name, more in controls.items())]
-        if approach in config.few_shot:
-            rows += [("", (), size) for size in config.train_sizes]
-        trained = approach != ZERO_SHOT
-        seeds = config.seeds if trained else (None,)
-        last = ("--epochs", str(config.epochs)) if trained and config.epochs is not None else ()
-        for encoder in encoders_of(approach):
-            base_model = config.base_model if encoder == "bi" else config.cross_base_model
-            for variant, more, size in rows:
-                for seed, dataset in itertools.product(seeds, config.dataset):
-                    given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
-                    cell = Cell(approach, encoder, base_model, dataset, seed, variant, size, given)
-                    cells.setdefault(cell.id, cell)
-    return list(cells.values())
-
-
-@dataclass(frozen=True)
-class Options:
-    """Further options of train.py and test.py."""
-
-    by_approach: Mapping[str, tuple[str, ...]]
-    """For all cells of an approach."""
-    by_condition: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """For those on a data set, or under :data:`FEW_SHOT_KEY`, by approach."""
-
-    def of(self, approach: str, dataset: str, train_size: int | None) -> tuple[str, ...]:
-        """The options of a cell, those that win last."""
-        places = [self.by_approach, self.by_condition.get(dataset_dir(dataset).name, {})]
-        places += [self.by_condition.get(FEW_SHOT_KEY, {})] * (train_size is not None)
-        return tuple(option for place in places for option in place.get(approach, ()))
-
-
-def read_options(path: Path, datasets: Iterable[str]) -> Options:
-    """The options in a file.
-
-    Args:
-        path: JSON file.
-        datasets: The data sets of the study.
-
-    Raises:
-        InputError: If it is no such file, or an option is the study's to say.
-    """
-    values = read_json(path)
-    require(isinstance(values, dict), f"{path}: expected an object of options by approach")
-    plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
-    inner = {name: value for name, value in values.items() if isinstance(value, dict)}
-    used = {FEW_SHOT_KEY, *(dataset_dir(name).name for name in datasets)}
-    if unused := [name for name in inner if name not in used]:
-        logger.info("%s: not used, no data set of this study: %s", path, unused)
-    return Options(
-        _read_lists(plain, str(path)), {name: _read_lists(value, f"{path}: {name}") for name, value in inner.items()}
-    )
-
-
-def _read_lists(values: Any, where: str) -> dict[str, tuple[str, ...]]:
-    if not isinstance(values, dict) or not set(values) <= set(CHEAPEST_FIRST):
-        raise InputError(f"{where}: expected an object of options by approach; approaches are {list(CHEAPEST_FIRST)}")
-    for approach, options in values.items():
-        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-            raise InputError(f"{where}: {approach}: expected a list of strings, got {options!r}")
-        for option in options:
-            if option.partition("=")[0].replace("_", "-") in OWN_OPTIONS:
-                raise InputError(f"{where}: {approach}: {option} is for the study to say")
-    return {approach: tuple(options) for approach, options in values.items()}
-
-
-def configuration(cell: Cell) -> Any:
-    """The complete configuration of a cell, as its script gets it.
-
-    Raises:
-        InputError: If the script does not understand its options, or the cell could not be resumed.
-    """
-    try:
-        if cell.approach == ZERO_SHOT:
-            return parse(ZeroShotConfig, cell.arguments)
-        config = parse_training(spec(cell.approach).config, cell.approach, cell.arguments)[0]
-    except SystemExit:
-        # The command line's parser has said what is wrong, and ends the process.
-        raise InputError(f"options of {cell.approach} are not right: {' '.join(cell.arguments)}") from None
-    if getattr(config, "trainer", "common") != "common":
-        raise InputError(f"options of {cell.approach}: a study trains by --trainer common, which can resume")
-    return config
 
 
 # -- a cell's file ----------------------------------------------------------------------------------------------------
@@ -361,73 +101,6 @@ def digest_of(settings: Mapping[str, Any]) -> str:
 
 
 # -- estimates --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Pace:
-    """Seconds for one sentence."""
-
-    test: float
-    train: float | None
-    """In one epoch; None where nothing was trained."""
-
-    def seconds(self, sizes: Mapping[str, int], epochs: int) -> float | None:
-        """The time of a cell: training and validation in each epoch, and the test."""
-        tested = self.test * sizes["test"]
-        if not epochs:
-            return tested
-        if self.train is None:
-            return None
-        return epochs * (self.train * sizes["train"] + self.test * sizes["validation"]) + tested
-
-
-_Kind = tuple[str, str, str]
-"""Approach, encoder and base model: what a pace holds for."""
-
-
-def paces(folder: Path) -> dict[_Kind, Pace]:
-    """The median pace of a folder's results that were made on a machine with the same GPU, or with none, as this one."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    found: dict[_Kind, list[Pace]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.json")):
-        # An estimate is not worth an end: results of other versions may lack a field.
-        with contextlib.suppress(InputError, KeyError, ZeroDivisionError):
-            result = read_result(path)
-            if result["provenance"]["machine"]["gpu"] == gpu:
-                base = result["base_model"]
-                found[(result["approach"], base["encoder"], base["name"])].append(_pace(result))
-    return {
-        kind: Pace(
-            statistics.median(pace.test for pace in rows),
-            None if rows[0].train is None else statistics.median(pace.train or 0.0 for pace in rows),
-        )
-        for kind, rows in found.items()
-    }
-
-
-def _pace(result: Mapping[str, Any]) -> Pace:
-    training = result.get("training")
-    test = 1 / result["speed"]["sentences_per_second"]
-    if not training:
-        return Pace(test, None)
-    return Pace(test, training["train_seconds"] / (training["epochs"] * training["dataset"]["train"]))
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min`` or ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def total_time(estimates: Iterable[float | None]) -> str:
-    """The sum of what is known, and for how many cells nothing is."""
-    rows = list(estimates)
-    known = [seconds for seconds in rows if seconds is not None]
-    parts = [f"about {duration(sum(known))}"] if known else []
-    parts += [f"unknown time for {len(rows) - len(known)} of them"] if len(known) < len(rows) else []
-    return " and ".join(parts) or "nothing left"
 
 
 # -- the study --------------------------------------------------------------------------------------------------------
@@ -795,30 +468,3 @@ def run_test_script(approach: str, arguments: Sequence[str]) -> Path:
     """Runs an approach's test.py without the page that it prints; returns the path of the result."""
     with contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module(f"{approach}.test").main(arguments)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a study from the command line, or prints its plan.
-
-    Returns:
-        The exit status: 1 if a cell failed.
-    """
-    study = Study(parse(StudyConfig, argv))
-    if study.config.dry_run:
-        print(study.outline())
-        return 0
-    ended = study.run()
-    print(study.summary(ended))
-    if any(study.results.glob("*.json")):
-        tables.main(["--results", str(study.results), "--output", str(study.folder / "tables")])
-    return int("failed" in ended.values())
-
-
-def script() -> None:
-    """The command: ends with the exit status of :func:`main`."""
-    if status := main():
-        raise SystemExit(status)
-
-
-if __name__ == "__main__":
-    run_script(script)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from common.data import Dataset, Sentence
+from common.data.dataset import Dataset, Sentence
+from common.data.spans import ScoredSpan
 from common.errors import InputError
-from common.evaluation import Evaluation
+from common.evaluation.metrics import SpanCounts
+from common.evaluation.predict_split import Evaluation
 from common.files import atomic_path, atomic_text, read_json, write_json, write_text
-from common.metrics import SpanCounts
 from common.paths import now, timestamp
-from common.spans import ScoredSpan
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from common.data import Encoder
+from common.data.dataset import Encoder
 
 DEFAULT_BASE: dict[Encoder, str] = {
     "bi": "Ihor/gliner-biomed-bi-small-v1.0",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from common.spans import OUTSIDE, Span
+from common.data.spans import OUTSIDE, Span
 
 LabelText = Literal["names", "descriptions"]
 

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from common import plots, thesis
-from common.data import Encoder
+from common.data.dataset import Encoder
 from common.errors import InputError
+from common.evaluation.metrics import N_RESAMPLES, Difference, SpanCounts, difference_of, resampled_f1, span_scores
+from common.evaluation.results import counts_path, read_counts, read_result
 from common.files import read_json
-from common.metrics import N_RESAMPLES, Difference, SpanCounts, difference_of, resampled_f1, span_scores
 from common.paths import output_root
-from common.results import counts_path, read_counts, read_result
+from common.tables import plots, thesis
 
 logger = logging.getLogger(__name__)
 

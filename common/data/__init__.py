@@ -1,0 +1,1 @@
+"""Spans, labels, data sets, batches of sentences."""

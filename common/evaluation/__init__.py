@@ -1,0 +1,1 @@
+"""Prediction of a split, the metric, and result files."""

@@ -1,0 +1,1 @@
+"""The whole comparison, cell by cell: ``python -m common.study``."""

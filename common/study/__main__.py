@@ -1,0 +1,38 @@
+"""The whole study: ``python -m common.study --dataset jnlpba bc5cdr --seeds 42 43 44``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.config import parse
+from common.script import run_script
+from common.study.plan import StudyConfig
+from common.study.runner import Study
+from common.tables import __main__ as tables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a study from the command line, or prints its plan.
+
+    Returns:
+        The exit status: 1 if a cell failed.
+    """
+    study = Study(parse(StudyConfig, argv))
+    if study.config.dry_run:
+        print(study.outline())
+        return 0
+    ended = study.run()
+    print(study.summary(ended))
+    if any(study.results.glob("*.json")):
+        tables.main(["--results", str(study.results), "--output", str(study.folder / "tables")])
+    return int("failed" in ended.values())
+
+
+def script() -> None:
+    """The command: ends with the exit status of :func:`main`."""
+    if status := main():
+        raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    run_script(script)

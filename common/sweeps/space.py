@@ -1,0 +1,104 @@
+"""Search spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from optuna.trial import Trial
+
+from common.config import merge
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real setting."""
+
+    path: str
+    """Where it is in the configuration, as ``train.weight_decay``."""
+    low: float
+    high: float
+    log: bool = False
+    when: str | None = None
+    """Name of a switch that has to be on; off, the setting keeps its default."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting with a few values."""
+
+    path: str
+    options: tuple[Any, ...]
+    when: str | None = None
+
+
+@dataclass(frozen=True)
+class Switch:
+    """No setting itself: says whether those with ``when`` take part."""
+
+    name: str
+    on_by_default: bool = False
+
+
+Parameter = Float | Choice | Switch
+
+Space = Sequence[Parameter]
+
+
+def name_of(parameter: Parameter) -> str:
+    """The parameter's name in the study: the last part of its path."""
+    return parameter.name if isinstance(parameter, Switch) else parameter.path.rpartition(".")[2]
+
+
+def suggest(trial: Trial, space: Space) -> dict[str, Any]:
+    """A trial's settings, nested as in the configuration; what a switch turns off is not among them."""
+    settings: dict[str, Any] = {}
+    switches: dict[str, bool] = {}
+    for parameter in space:
+        name = name_of(parameter)
+        if isinstance(parameter, Switch):
+            switches[name] = bool(trial.suggest_categorical(name, [True, False]))
+            continue
+        if parameter.when is not None and not switches[parameter.when]:
+            continue
+        if isinstance(parameter, Float):
+            value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+        else:
+            value = trial.suggest_categorical(name, list(parameter.options))
+        settings = merge(settings, _nested(parameter.path, value))
+    return settings
+
+
+def default_parameters(space: Space, config: Any) -> dict[str, Any]:
+    """The parameters of the trial that has the configuration's own settings."""
+    switched = {parameter.name: parameter.on_by_default for parameter in space if isinstance(parameter, Switch)}
+    values: dict[str, Any] = {}
+    for parameter in space:
+        if isinstance(parameter, Switch):
+            values[parameter.name] = parameter.on_by_default
+        elif parameter.when is None or switched[parameter.when]:
+            values[name_of(parameter)] = _value_at(config, parameter.path)
+    return values
+
+
+def grid(space: Space) -> list[dict[str, Any]] | None:
+    """All combinations, if every parameter has a few values and none depends on another; else None."""
+    if not all(isinstance(parameter, Choice) and parameter.when is None for parameter in space):
+        return None
+    names = [name_of(parameter) for parameter in space]
+    options = [parameter.options for parameter in space if isinstance(parameter, Choice)]
+    return [dict(zip(names, values, strict=True)) for values in product(*options)]
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
+def _value_at(config: Any, path: str) -> Any:
+    for part in path.split("."):
+        config = getattr(config, part)
+    return config

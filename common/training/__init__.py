@@ -1,0 +1,1 @@
+"""The loop, what it records, and the folder of a run."""
