@@ -1,10 +1,13 @@
-"""What the shared loop and the shared evaluation ask of an approach."""
+"""The contract: what the shared loop and the shared evaluation ask of an approach, its base model and its batches.
+
+Nothing here knows a library of models. GLiNER's side of the contract is in ``common.models``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,48 +17,83 @@ from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
 
 
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """One sentence, tokenised once; S sub-words."""
+class BaseModel(Protocol):
+    """A pretrained model that an approach adapts, of whatever library."""
 
-    sentence: Sentence
-    input_ids: Tensor
-    """Sub-word ids with special tokens, int32, shape ``(S,)``."""
-    word_index: Tensor
-    """For each sub-word the 1-based word that it stands for, 0 for none (GLiNER's ``words_mask``), int32, shape ``(S,)``."""
-    n_words: int
-    """Words that the model sees; fewer than the sentence's where it was cut."""
-    targets: Tensor
-    """What the approach trains on, int64; its layout is the approach's own."""
+    @property
+    def name(self) -> str:
+        """Hub id or folder name: how results call it."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of model: ``bi`` or ``cross`` for GLiNER's two, a word of its own for other families."""
+
+    @property
+    def location(self) -> str:
+        """What loads it again from any working directory: hub id, demo name or absolute path."""
+
+    @property
+    def revision(self) -> str:
+        """Commit of a hub model, or ``sha256:`` of a local model's weights."""
+
+
+class Encoded(Protocol):
+    """One sentence, tokenised once for all epochs; what else it holds is the approach's own."""
+
+    @property
+    def sentence(self) -> Sentence:
+        """The sentence, whole."""
+
+    @property
+    def length(self) -> int:
+        """What it costs: its sub-words, in all its inputs together. Batches are of sentences of like length."""
+
+
+class Batch(Protocol):
+    """Sentences padded to tensors; what else it holds is the approach's own."""
+
+    @property
+    def encoded(self) -> Sequence[Any]:
+        """Its sentences, as :class:`Encoded`."""
+
+    def pin(self) -> Self:
+        """The batch in memory from which a copy to the GPU does not wait."""
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with its tensors on ``device``."""
+
+    def __len__(self) -> int:
+        """The number of sentences."""
 
 
 @dataclass(eq=False)
-class Batch:
-    """Padded sentences; B of them, S sub-words, W words."""
+class TensorBatch:
+    """A batch whose fields are tensors, dictionaries of tensors, or stay on the CPU as they are."""
 
-    encoded: Sequence[Encoded]
-    inputs: dict[str, Tensor]
-    """Model inputs by gliner's names: ``input_ids``, ``attention_mask``, ``words_mask``, each ``(B, S)``."""
-    n_words: Tensor
-    """Words of each sentence, int64, shape ``(B,)``."""
-    targets: Tensor
-    """Training targets, the approach's own layout."""
-    features: Tensor | None = None
-    """Output of the approach's frozen part for these sentences, if it was computed before; shape ``(B, W or S, D)``."""
+    encoded: Sequence[Any]
+    """Its sentences, as :class:`Encoded`."""
 
     def __len__(self) -> int:
         """The number of sentences."""
         return len(self.encoded)
 
-    def to(self, device: torch.device) -> Batch:
+    def pin(self) -> Self:
+        """The batch in memory from which a copy to the GPU does not wait."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Self:
         """The batch with its tensors on ``device``."""
-        return Batch(
-            encoded=self.encoded,
-            inputs={name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()},
-            n_words=self.n_words.to(device, non_blocking=True),
-            targets=self.targets.to(device, non_blocking=True),
-            features=None if self.features is None else self.features.to(device, non_blocking=True),
-        )
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        changed: dict[str, Any] = {}
+        for name in (item.name for item in fields(self)):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                changed[name] = function(value)
+            elif isinstance(value, dict):
+                changed[name] = {key: function(tensor) for key, tensor in value.items()}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -76,16 +114,18 @@ class FrozenPart:
 
     name: str
     """What it is, for logs and cache keys."""
-    unit: str
-    """``word`` or ``subword``: what one row of its output stands for."""
     width: int
-    """Size of one row, D."""
+    """Size of one row of its output, D."""
     modules: tuple[str, ...]
-    """Paths of the modules that compute it; those that a model lacks are none."""
+    """Paths of the modules that compute it; a path that a model does not have is skipped."""
     settings: str
-    """What else its output depends on beside weights, tokens and precision."""
-    compute: Callable[[Batch], Tensor] = field(compare=False)
-    """Its output for a batch, shape ``(B, W or S, D)``; ``Batch.features`` takes its place."""
+    """What else its output depends on beside weights, sentences and precision: configurations, the way of pooling."""
+    rows: Callable[[Any], int] = field(compare=False)
+    """Rows of its output for one encoded sentence: its words, or its sub-words."""
+    content: Callable[[Any], bytes] = field(compare=False)
+    """All of an encoded sentence that its output depends on."""
+    compute: Callable[[Any], Tensor] = field(compare=False)
+    """Its output for a batch, shape ``(B, longest, D)``. In training the batch's ``features`` take its place."""
 
 
 class Predictor(Protocol):
@@ -93,20 +133,20 @@ class Predictor(Protocol):
 
     labels: LabelSet
 
-    def encode(self, sentences: Sequence[Sentence]) -> list[Encoded]:
-        """Tokenises sentences, once for all epochs."""
+    def encode(self, sentences: Sequence[Sentence]) -> Sequence[Any]:
+        """Tokenises sentences, once for all epochs; gives an :class:`Encoded` for each."""
 
-    def collate(self, encoded: Sequence[Encoded]) -> Batch:
-        """Pads sentences to a batch on the CPU."""
+    def collate(self, encoded: Sequence[Any]) -> Any:
+        """Pads encoded sentences to a :class:`Batch` on the CPU."""
 
-    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+    def predict(self, batch: Any) -> list[list[ScoredSpan]]:
         """Flat word spans of each sentence, in evaluation mode and without gradients."""
 
-    def unreachable(self, encoded: Encoded) -> dict[str, int]:
+    def unreachable(self, encoded: Any) -> dict[str, int]:
         """Gold spans of the sentence that no prediction can match, counted by reason."""
 
-    def oracle(self, encoded: Encoded) -> list[Span]:
-        """What the model's output would say of the sentence if every score were right: its ceiling."""
+    def oracle(self, encoded: Any) -> list[Span]:
+        """What the model would predict for the sentence if every score were right: its ceiling."""
 
 
 @runtime_checkable
@@ -117,10 +157,10 @@ class Approach(Predictor, Protocol):
     def parts(self) -> Sequence[TrainedPart]:
         """What is trained."""
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Any) -> Tensor:
         """The loss, a scalar that does not grow with the batch."""
 
-    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+    def begin_training(self, encoded: Sequence[Any]) -> None:
         """Called once before the first step with all training sentences, for what the loss needs to know of them."""
 
     def frozen_part(self) -> FrozenPart | None:
@@ -176,7 +216,8 @@ def set_mode(model: nn.Module, parts: Sequence[TrainedPart], training: bool) -> 
     A frozen encoder then gives the same output in every epoch, which is what makes its output storable.
     """
     for module in model.modules():
-        module.training = False
+        # A layer with gradient checkpointing looks at its own mode only; the dropout inside it stays off.
+        module.training = training and bool(getattr(module, "gradient_checkpointing", False))
     modules = dict(model.named_modules())
     for part in parts:
         for path in part.modules:
@@ -185,7 +226,13 @@ def set_mode(model: nn.Module, parts: Sequence[TrainedPart], training: bool) -> 
     model.training = training
 
 
+def parameter_count(parameter: nn.Parameter) -> int:
+    """The number of weights in a parameter; one quantised to 4 bits holds two of them in each byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else int(state.shape.numel())
+
+
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trainable, total) parameters, nothing left out; shared parameters count once."""
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return trainable, sum(parameter.numel() for parameter in model.parameters())
+    """(trainable, total) weights, nothing left out; tied ones count once, quantised ones as what they stand for."""
+    counts = [(parameter_count(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(count for count, trained in counts if trained), sum(count for count, _ in counts)

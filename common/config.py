@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import os
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
 
 from common.errors import InputError
-from common.files import read_json
-from common.paths import PROJECT_ROOT
+from common.paths import OUTPUT_VARIABLE
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 Schedule = Literal["linear", "cosine", "constant"]
-SelectBy = Literal["macro_f1", "micro_f1", "loss"]
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Metric = Literal["macro_f1", "micro_f1"]
+"""Scores over spans that something is chosen or compared by; :data:`common.evaluation.metrics.METRICS` computes them."""
+SelectBy = Literal[Metric, "loss"]
 
 
 def require(condition: bool, message: str) -> None:
@@ -62,8 +66,8 @@ class RuntimeConfig:
 
     precision: Precision = "auto"
     """Arithmetic of the forward pass; auto is bf16 where the GPU has it or, on a CPU, where a short probe finds it faster."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto is the GPU if there is one."""
+    device: Device = "auto"
+    """auto is the GPU if there is one: cuda, else Apple's (mps)."""
     eval_batch_size: int = 32
     """Sentences in one batch of an evaluation, on each device."""
     feature_cache: Literal["memory", "disk", "off"] = "memory"
@@ -88,6 +92,14 @@ class TrainConfig:
     """Sentences in one forward pass, on each device."""
     grad_accumulation: int = 1
     """Batches to one optimizer step."""
+    max_steps: int | None = None
+    """Optimizer steps, at most; the epochs decide if not given."""
+    eval_every: int | None = None
+    """Optimizer steps between two validations, after each of which a killed run can resume; once an epoch if not given."""
+    optimizer: Optimizer = "adamw"
+    """adamw, or bitsandbytes's with 8-bit states, with states paged out of a full GPU, or both."""
+    gradient_checkpointing: bool = False
+    """Compute the activations of encoder layers anew in the backward pass: less memory, more time."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; biases and LayerNorms have none."""
     warmup_ratio: float = 0.1
@@ -97,19 +109,21 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """Gradients of all trained parameters together are clipped to this norm."""
     patience: int = 3
-    """Epochs without a better validation score before training stops; 0 never stops."""
+    """Validations without a better score before training stops; 0 never stops."""
     select_by: SelectBy = "macro_f1"
-    """Validation score by which the best epoch is chosen."""
+    """Validation score by which the best weights are chosen."""
     seed: int = 42
     """Seed of new weights, batch order and dropout."""
-    tensorboard: bool = False
-    """Write TensorBoard events into the run folder."""
+    track: tuple[Tracker, ...] = ()
+    """Also report losses and scores to these trackers; TensorBoard's events go into the run folder."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "grad_accumulation"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "grad_accumulation", "max_steps", "eval_every"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
         for name in ("weight_decay", "patience", "seed"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
+        require(self.seed < 2**32, f"seed must be less than 2^32, got {self.seed}")
         require(0 < self.max_grad_norm < float("inf"), f"max_grad_norm must be positive, got {self.max_grad_norm}")
         require(self.weight_decay < float("inf"), f"weight_decay must be finite, got {self.weight_decay}")
         require_share("warmup_ratio", self.warmup_ratio)
@@ -136,15 +150,26 @@ class TestConfig:
             require_share("threshold", self.threshold)
 
 
-ORIGIN = "origin"
-"""Key of a settings file that says where its values come from; it sets nothing."""
-
 C = TypeVar("C")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values."""
-    return dataclasses.asdict(config)
+    """The configuration as nested plain values, as JSON gives them back: tuples are lists."""
+
+    def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
+
+    return dataclasses.asdict(config, dict_factory=plain)
+
+
+def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an earlier version stored, by their names of today; those that are new keep their defaults."""
+    upgraded = dict(values)
+    train = upgraded.get("train")
+    if isinstance(train, dict) and "tensorboard" in train:
+        rest = {name: value for name, value in train.items() if name != "tensorboard"}
+        upgraded["train"] = rest | {"track": ["tensorboard"] if train["tensorboard"] else []}
+    return upgraded
 
 
 def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
@@ -174,6 +199,9 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
             full = merge(to_dict(default), value) if dataclasses.is_dataclass(default) else value
             arguments[name] = from_dict(typing.cast(type, kind), full, f"{where}: {name}")
             continue
+        if typing.get_origin(kind) is tuple and isinstance(value, list):
+            # JSON has no tuples.
+            value = tuple(value)
         if not _fits(value, kind):
             raise InputError(f"{where}: {name} must be {_kind_name(kind)}, got {value!r}")
         arguments[name] = value
@@ -189,6 +217,8 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, option) for option in typing.get_args(kind))
     if origin is Literal:
         return value in typing.get_args(kind)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
@@ -214,68 +244,55 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 def parse(
     cls: type[C], argv: Sequence[str] | None = None, *, default: C | None = None, description: str | None = None
 ) -> C:
-    """A configuration from the command line; field names are the options, without prefixes of their groups."""
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(cls, args=argv, description=description, config=(tyro.conf.OmitArgPrefixes,), **options)
+    """A configuration from the command line; field names are the options, without prefixes of their groups.
 
-
-def dataset_defaults(approach: str, dataset: str) -> dict[str, Any]:
-    """The settings in ``<approach>/configs/<dataset>.json``; none if the approach has no such file."""
-    path = PROJECT_ROOT / approach / "configs" / f"{Path(dataset).name}.json"
-    return _read_settings(path) if path.is_file() else {}
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    values = read_json(path)
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected an object of settings, got {type(values).__name__}")
-    return {name: value for name, value in values.items() if name != ORIGIN}
-
-
-def parse_training(cls: type[C], approach: str, argv: Sequence[str]) -> tuple[C, str | None]:
-    """The configuration of a training run, and what ``--resume`` said.
-
-    Later ones win: the defaults of the code, of ``<approach>/configs/<dataset>.json``, of ``--config FILE``, the command line.
-
-    Returns:
-        The configuration, and None, ``latest`` or the path of a run folder.
+    Every command has one option more, ``--output-root``, for the rest of the process and the processes that it starts.
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", type=Path)
-    early.add_argument("--resume")
-    early.add_argument("--dataset")
-    known, _ = early.parse_known_args(list(argv))
-    rest = _without(argv, ("--config", "--resume"))
-    given = _read_settings(known.config) if known.config else {}
-    data = given.get("data", {})
-    require(isinstance(data, dict), f"{known.config}: data must be an object, got {data!r}")
-    dataset = known.dataset or data.get("dataset")
-    settings = merge(dataset_defaults(approach, dataset), given) if dataset else given
-    default: C | None = None
-    if settings:
-        if dataset is None:
-            raise InputError("--dataset is missing")
-        settings = merge(settings, {"data": {"dataset": dataset}})
-        default = from_dict(cls, settings, str(known.config or f"{approach}/configs/{dataset}.json"))
-    description = (
-        f"{(cls.__doc__ or '').splitlines()[0]}\n\n--config FILE: settings as JSON, as a sweep writes them; the command line "
-        "wins.\n--resume latest|RUN: go on with an unfinished run; repeat its other options."
+    config, rest = parse_known(cls, argv, default=default, description=description, strict=True)
+    assert not rest
+    return config
+
+
+def parse_known(
+    cls: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    default: C | None = None,
+    description: str | None = None,
+    strict: bool = False,
+) -> tuple[C, list[str]]:
+    """As :func:`parse`, and the arguments that ``cls`` does not know; none if ``strict``."""
+    root, arguments = take_option(sys.argv[1:] if argv is None else argv, "--output-root")
+    if root is not None:
+        require(root != "", "--output-root needs a folder")
+        os.environ[OUTPUT_VARIABLE] = os.path.abspath(root)
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    text = (
+        f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: where data sets, checkpoints and "
+        f"results are; the working directory, or the environment's {OUTPUT_VARIABLE}, if not given."
     )
-    return parse(cls, rest, default=default, description=description), known.resume
+    options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,)}
+    return (tyro.cli(cls, **options), []) if strict else tyro.cli(cls, return_unknown_args=True, **options)
 
 
-def _without(argv: Sequence[str], options: Sequence[str]) -> list[str]:
-    """``argv`` less the given options and their values, written ``--option value`` or ``--option=value``."""
+def take_option(argv: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The last value of an option, written ``--option value`` or ``--option=value``, and the other arguments.
+
+    Raises:
+        InputError: If its value is missing.
+    """
+    value: str | None = None
     rest: list[str] = []
-    skip = False
-    for argument in argv:
-        if skip:
-            skip = False
-        elif argument in options:
-            skip = True
-        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+    arguments = iter(argv)
+    for argument in arguments:
+        if argument == option:
+            value = next(arguments, None)
+            require(value is not None, f"{option} needs a value")
+        elif argument.startswith(f"{option}="):
+            value = argument.partition("=")[2]
+        else:
             rest.append(argument)
-    return rest
+    return value, rest
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:

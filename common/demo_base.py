@@ -12,7 +12,6 @@ import logging
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
@@ -20,21 +19,16 @@ from transformers import AutoTokenizer
 
 from common.approach import TrainedPart
 from common.config import RuntimeConfig, TrainConfig
-from common.data.dataset import Dataset, Encoder, Sentence, sample
+from common.data.dataset import Dataset, Sentence, sample
 from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
-from common.models.published import MINILM_ID, packaged_minilm
-from common.paths import PROJECT_ROOT
-
-if TYPE_CHECKING:
-    pass
+from common.models.published import DEMO_BASES, MINILM_ID, packaged_minilm
+from common.paths import output_root
 
 logger = logging.getLogger(__name__)
-
-DEMO_BASES: dict[str, Encoder] = {"demo-bi": "bi", "demo-cross": "cross"}
 
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the encoder's weights file."""
@@ -86,7 +80,7 @@ def _encoder_from_hub() -> Path:
 
 def demo_base_dir(name: str) -> Path:
     """The folder of a demo base; builds and pretrains it at the first call."""
-    target = PROJECT_ROOT / "demo" / "bases" / f"{name}-{_fingerprint(name)}"
+    target = output_root() / "demo" / "bases" / f"{name}-{_fingerprint(name)}"
     if not (target / "gliner_config.json").is_file():
         logger.info("building %s: pretraining a small GLiNER on the demo corpora's other types, once", name)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -103,12 +97,12 @@ def demo_base_dir(name: str) -> Path:
 
 def _fingerprint(name: str) -> str:
     """Changes with the data and the settings that the base is made from."""
-    data = _pretraining_data(DEMO_BASES[name])
+    data = _pretraining_data()
     settings = [name, data.sha256, repr(PRETRAINING), ENCODER_LR, HEAD_LR, MAX_WIDTH, DROPOUT, ENCODER_SHA256]
     return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
-def _pretraining_data(encoder: Encoder) -> Dataset:
+def _pretraining_data() -> Dataset:
     from dataset_generation.demo import pretraining_sentences
     from dataset_generation.sources import BENCHMARKS
 
@@ -125,16 +119,16 @@ def _pretraining_data(encoder: Encoder) -> Dataset:
     # Every tenth sentence only watches over the pretraining.
     held_out = sentences[::10]
     kept = [sentence for index, sentence in enumerate(sentences) if index % 10]
-    return Dataset("demo", encoder, LabelSet(names, names, "other"), kept, held_out, held_out, digest)
+    return Dataset("demo", LabelSet(names, names, "other"), kept, held_out, held_out, digest)
 
 
-def _build(encoder: Encoder, target: Path) -> None:
+def _build(encoder: str, target: Path) -> None:
     from common.models.base import PARTS, Base
     from common.models.span_model import SpanModel
     from common.training.loop import fit
     from common.training.run_folder import Run
 
-    data = _pretraining_data(encoder)
+    data = _pretraining_data()
     seed_everything(PRETRAINING.seed)
     gliner = _untrained(encoder, str(encoder_dir()))
     base = Base(gliner, encoder, f"demo-{encoder}", f"demo-{encoder}", "untrained")
@@ -143,7 +137,8 @@ def _build(encoder: Encoder, target: Path) -> None:
         TrainedPart("encoders", ("core.token_rep_layer",), ENCODER_LR),
         TrainedPart("others", tuple(f"core.{PARTS[name]}" for name in heads), HEAD_LR),
     )
-    model = SpanModel(base, data.labels, data.labels.names, parts)
+    model = SpanModel(base, data.labels, data.labels.names)
+    model.declare(*parts)
     with tempfile.TemporaryDirectory() as folder:
         fit(model, data, PRETRAINING, RuntimeConfig(), Run(Path(folder), {}))
     # The encoders were loaded from a folder of this machine; the saved model names where they come from.
@@ -155,7 +150,7 @@ def _build(encoder: Encoder, target: Path) -> None:
     gliner.save_pretrained(target, safe_serialization=True)
 
 
-def _untrained(encoder: Encoder, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGLiNER:
+def _untrained(encoder: str, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGLiNER:
     """A GLiNER with MiniLM encoders and a random span head."""
     shape = {"max_width": MAX_WIDTH, "hidden_size": 384, "dropout": DROPOUT, "model_name": folder}
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import platform
-import random
-import resource
 import subprocess
-import sys
 import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
-from common.config import Precision, RuntimeConfig
+from common.approach import Batch
+from common.config import Precision, RuntimeConfig, Tracker
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
+
+T = TypeVar("T")
+B = TypeVar("B", bound=Batch)
 
 BF16_SPEEDUP = 1.2
 """bf16 is chosen on a CPU where the probe's product runs this many times faster than in fp32."""
@@ -31,9 +35,7 @@ BF16_SPEEDUP = 1.2
 
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - libraries read the global generator
-    torch.manual_seed(seed)
+    set_seed(seed)
 
 
 @lru_cache
@@ -51,17 +53,31 @@ def cpu_bf16_speedup() -> float:
     return fastest[torch.float32] / fastest[torch.bfloat16]
 
 
-def resolve_precision(precision: Precision, cpu: bool) -> str:
-    """The precision to use: ``fp32``, ``bf16`` or ``fp16``.
+def resolve_device(device: str) -> str:
+    """The kind of device to use: ``cpu``, ``cuda`` or ``mps``.
+
+    Raises:
+        InputError: If the device asked for is not available.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, found in available.items() if found)
+    if not available[device]:
+        raise InputError(f"device {device}: no GPU of this kind is available")
+    return device
+
+
+def resolve_precision(precision: Precision, device: str) -> str:
+    """The precision to use on a kind of device: ``fp32``, ``bf16`` or ``fp16``.
 
     Raises:
         InputError: If the device cannot compute in the precision asked for.
     """
     if precision == "auto":
-        if cpu:
-            return "bf16" if cpu_bf16_speedup() >= BF16_SPEEDUP else "fp32"
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if precision == "fp16" and cpu:
+        if device == "cuda":
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        return "bf16" if device == "cpu" and cpu_bf16_speedup() >= BF16_SPEEDUP else "fp32"
+    if precision == "fp16" and device == "cpu":
         raise InputError("precision fp16 needs a GPU; use bf16 or fp32 on a CPU")
     return precision
 
@@ -77,28 +93,93 @@ def as_trained(runtime: RuntimeConfig, precision: Precision) -> RuntimeConfig:
     return replace(runtime, precision=precision)
 
 
-def make_accelerator(runtime: RuntimeConfig) -> Accelerator:
+def make_accelerator(runtime: RuntimeConfig, track: Sequence[Tracker] = (), folder: Path | None = None) -> Accelerator:
     """The accelerator for a configuration.
 
+    Args:
+        runtime: Device and precision.
+        track: Trackers that the run reports to; see :func:`trackers`.
+        folder: The run folder, for trackers that write files.
+
     Raises:
-        InputError: If the device or the precision is not to be had.
+        InputError: If the device or the precision is not available, or a tracker's package is not installed.
     """
-    if runtime.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device cuda: no GPU is available")
-    cpu = runtime.device == "cpu" or not torch.cuda.is_available()
-    precision = resolve_precision(runtime.precision, cpu)
+    device = resolve_device(runtime.device)
+    precision = resolve_precision(runtime.precision, device)
+    for tracker in track:
+        if importlib.util.find_spec(tracker) is None:
+            raise InputError(f"--track {tracker} needs the package {tracker}: pip install {tracker}")
     # accelerate keeps the first precision of a process for good; a sweep or a study may use several.
     AcceleratorState._reset_state(reset_partial_state=False)
     # Some trained parts hold parameters that no forward pass reads, such as a BERT encoder's pooler.
     distributed = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(
-        cpu=cpu, mixed_precision="no" if precision == "fp32" else precision, kwargs_handlers=[distributed]
+        cpu=device == "cpu",
+        mixed_precision="no" if precision == "fp32" else precision,
+        kwargs_handlers=[distributed],
+        log_with=list(track) or None,
+        project_config=None if folder is None else ProjectConfiguration(str(folder), str(folder)),
     )
-    if (accelerator.device.type == "cpu") != cpu:
+    if accelerator.device.type != device:
         raise InputError(
             f"device {runtime.device}: this process computes on {accelerator.device} already; use a process of its own"
         )
     return accelerator
+
+
+@contextlib.contextmanager
+def trackers(accelerator: Accelerator, names: Sequence[Tracker], record: dict[str, Any]) -> Iterator[None]:
+    """Opens the trackers that an accelerator was made with, and closes them; ``accelerator.log`` reports to them.
+
+    Args:
+        accelerator: From :func:`make_accelerator`.
+        names: The trackers.
+        record: The run's record; its approach names the project, its configuration is reported.
+    """
+    if names:
+        accelerator.init_trackers(str(record.get("approach", "training")), config=_flat(record.get("config", {})))
+    try:
+        yield
+    finally:
+        # Not end_training(), which also takes the other processes' connections away.
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
+
+
+def prefetch(make: Callable[[T], B], items: Iterable[T], device: torch.device) -> Generator[B]:
+    """Batches on the device; for a GPU each is made, and pinned, while the one before it is computed.
+
+    Args:
+        make: Makes a batch on the CPU.
+        items: What it makes them from.
+        device: Where they go.
+    """
+    if device.type != "cuda":
+        yield from (make(item).to(device) for item in items)
+        return
+
+    def load(item: T) -> B:
+        return make(item).pin()
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = None
+        for item in items:
+            ahead = thread.submit(load, item)
+            if waiting is not None:
+                yield waiting.result().to(device)
+            waiting = ahead
+        if waiting is not None:
+            yield waiting.result().to(device)
 
 
 def precision_name(accelerator: Accelerator) -> str:
@@ -116,18 +197,28 @@ def reset_peak_memory() -> None:
 
 def peak_memory_mb() -> dict[str, float]:
     """Highest memory use of this process since :func:`reset_peak_memory` in MiB: resident on the CPU, allocated on the GPU."""
-    peak = {"cpu": round(_peak_resident_kb() / 2**10, 1)}
+    peak = {"cpu": round(_peak_resident_mb(), 1)}
     if torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
 
 
-def _peak_resident_kb() -> float:
+def _peak_resident_mb() -> float:
     with contextlib.suppress(OSError):
+        # Linux alone lets a process start the count anew, so its own figure comes first.
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
-                return float(line.split()[1])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "darwin" else 1)
+                return float(line.split()[1]) / 2**10
+    memory = psutil.Process().memory_info()
+    if hasattr(memory, "peak_wset"):
+        return memory.peak_wset / 2**20
+    try:
+        import resource
+    except ImportError:
+        return memory.rss / 2**20
+    # Bytes on macOS, kibibytes elsewhere.
+    unit = 2**20 if platform.system() == "Darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def provenance() -> dict[str, Any]:
@@ -158,7 +249,9 @@ def _processor() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and whether the work tree differs from it; None outside a git checkout."""
+    """Commit and whether the work tree differs from it; None where the packages do not lie in a checkout of their own."""
+    if not (PROJECT_ROOT / ".git").exists():
+        return None
 
     def git(*arguments: str) -> str:
         return subprocess.run(

@@ -1,70 +1,107 @@
-"""The steps that every train.py, every test.py and every export.py share."""
+"""The steps that every train.py, every test.py and every export.py share.
+
+The command line is read and the data set is looked for before torch and the model libraries are imported.
+"""
 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from accelerate.utils import broadcast_object_list
-
-from common.bases import load_base
-from common.checkpoint import find_checkpoint, load_checkpoint, resume_run, save_plain, start_run
-from common.config import RuntimeConfig, TestConfig, parse, parse_training
-from common.data.dataset import Dataset, Split, dataset_dir, load_dataset
-from common.device import as_trained, make_accelerator, precision_name, provenance, seed_everything
+from common.config import RuntimeConfig, TestConfig, parse
+from common.data.dataset import Dataset, Split, existing_dataset_dir, load_dataset
 from common.errors import InputError
-from common.evaluation.predict_split import evaluate
-from common.evaluation.results import read_result, render, result_record, write_result
-from common.models.base import Base
+from common.settings import parse_training
 from common.spec import ApproachSpec
-from common.training.loop import fit
-from common.training.run_folder import WEIGHTS_FILE, Run
+from common.training.records import WEIGHTS_FILE, find_checkpoint
+
+if TYPE_CHECKING:
+    from common.training.run_folder import Run
 
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
 
-def prepare_run(spec: ApproachSpec[C], argv: Sequence[str] | None) -> tuple[C, Run, Dataset, Any]:
-    """The steps of every train.py before ``fit``: configuration, data, base, model and run folder.
+class Training(Generic[C]):
+    """The steps of a train.py: settings, data, model, fit.
 
-    Returns:
-        Configuration, run, data set and model.
+    Args:
+        spec: The approach.
+        argv: Arguments; those of the process if not given.
+
+    Raises:
+        InputError: If a setting is wrong or the data set does not exist.
     """
-    config: Any
-    config, resume = parse_training(spec.config, spec.name, sys.argv[1:] if argv is None else argv)
-    # Asked for first: a device or precision that is not to be had is better known before the data is read.
-    if not make_accelerator(config.runtime).is_main_process:
-        logging.getLogger("common").setLevel(logging.WARNING)
-    encoder = spec.encoder(config)
-    data = load_dataset(config.data.dataset, encoder).limited(
-        config.data.train_size, config.data.validation_size, config.train.seed
-    )
-    base = load_base(config.base_model, encoder)
-    seed_everything(config.train.seed)
-    model = spec.build(config, base, data.labels)
-    run = resume_run(spec, config, data, base, resume) if resume else start_run(spec, config, data, base)
-    return config, run, data, model
 
+    def __init__(self, spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> None:
+        self.spec = spec
+        self.config: Any
+        self.config, self.resume = parse_training(spec, argv)
+        existing_dataset_dir(self.config.data.dataset)
 
-def run_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
-    """Trains an approach from the command line and returns its run folder."""
-    config: Any
-    config, run, data, model = prepare_run(spec, argv)
-    return fit(model, data, config.train, config.runtime, run).path
+    def data(self) -> Dataset:
+        """The data set, its training and validation sentences limited to the sizes asked for.
+
+        Raises:
+            InputError: If a record is bad or a size is larger than the split.
+        """
+        data = self.config.data
+        return load_dataset(data.dataset).limited(data.train_size, data.validation_size, self.config.train.seed)
+
+    def model(self, data: Dataset) -> Any:
+        """The base model with what the approach adds to it, its trained parts declared.
+
+        Raises:
+            InputError: If device, precision or base model are not available or do not fit the approach.
+        """
+        from common.device import make_accelerator, seed_everything
+
+        if not make_accelerator(self.config.runtime).is_main_process:
+            logging.getLogger("common").setLevel(logging.WARNING)
+        self.base = self.spec.load_base(self.config)
+        seed_everything(self.config.train.seed)
+        return self.spec.build(self.config, self.base, data.labels)
+
+    def run(self, data: Dataset) -> Run:
+        """The new run folder, or the one to resume. Comes after :meth:`model`.
+
+        Raises:
+            InputError: If the run to resume does not exist, is finished or was started differently.
+        """
+        from common.checkpoint import resume_run, start_run
+
+        if self.resume:
+            return resume_run(self.spec, self.config, data, self.base, self.resume)
+        return start_run(self.spec, self.config, data, self.base)
+
+    def fit(self, model: Any, data: Dataset) -> Path:
+        """Trains and returns the run folder, which holds the best weights.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+        """
+        from common.training.loop import fit
+
+        return fit(model, data, self.config.train, self.config.runtime, self.run(data)).path
 
 
 def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
     """Scores a checkpoint from the command line and returns the path of the result file."""
     config = parse(TestConfig, argv, description=f"Test of a trained {spec.title} checkpoint.")
-    name = dataset_dir(config.dataset).name
-    checkpoint = load_checkpoint(spec, find_checkpoint(spec, config.checkpoint, name), config.base_model)
+    name = existing_dataset_dir(config.dataset).name
+    path = find_checkpoint(spec, config.checkpoint, name)
+    data = load_dataset(config.dataset)
+
+    from common.checkpoint import load_checkpoint
+    from common.device import as_trained, provenance
+    from common.evaluation.results import result_record
+
+    checkpoint = load_checkpoint(spec, path, config.base_model)
     record = checkpoint.record
-    data = load_dataset(config.dataset, checkpoint.base.encoder)
     if data.labels.names != checkpoint.labels.names:
         raise InputError(
             f"{checkpoint.path}: was trained on the types {list(checkpoint.labels.names)}, "
@@ -94,7 +131,7 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
                 },
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
                 "earlier_provenance": record.get("earlier_provenance", []),
-                "epochs": len(record["history"]),
+                "epochs": record.get("epochs", len(record["history"])),
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,
             },
@@ -107,19 +144,25 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
 def score(
     folder: Path, model: Any, data: Dataset, record: dict[str, Any], *, split: Split, runtime: RuntimeConfig
 ) -> Path:
-    """Scores a model on a split, writes the result and prints its page.
+    """Scores a model on a split, writes the result and prints its report.
 
     Args:
         folder: Where results of the approach are.
         model: The approach.
         data: The data set.
-        record: What the result says of the model, from :func:`common.results.result_record`.
+        record: What the result says of the model, from :func:`common.evaluation.results.result_record`.
         split: Split to score.
         runtime: Device, precision and batch size.
 
     Returns:
         The path of the result's JSON file.
     """
+    from accelerate.utils import broadcast_object_list
+
+    from common.device import make_accelerator, precision_name
+    from common.evaluation.predict_split import evaluate
+    from common.evaluation.results import read_result, render, write_result
+
     accelerator = make_accelerator(runtime)
     model.to(accelerator.device)
     sentences = data.split(split)
@@ -156,7 +199,7 @@ def export_plain(
     checkpoint: Path,
     output: Path,
     base_model: str | None = None,
-    merge: Callable[[Base], None] | None = None,
+    merge: Callable[[Any], None] | None = None,
 ) -> None:
     """Writes a GLiNER folder that ``GLiNER.from_pretrained`` loads without any code of ours.
 
@@ -172,6 +215,8 @@ def export_plain(
     Raises:
         InputError: If ``output`` has files already or the checkpoint cannot be loaded.
     """
+    from common.checkpoint import load_checkpoint, save_plain
+
     loaded = load_checkpoint(spec, checkpoint, base_model)
     if merge is not None:
         merge(loaded.base)
@@ -179,11 +224,10 @@ def export_plain(
 
 
 def run_export(
-    spec: ApproachSpec[C], argv: Sequence[str] | None = None, merge: Callable[[Base], None] | None = None
+    spec: ApproachSpec[C], argv: Sequence[str] | None = None, merge: Callable[[Any], None] | None = None
 ) -> Path:
     """Exports what the command line names and returns the folder; for the arguments see :func:`export_plain`."""
     config = parse(ExportConfig, argv)
-    export_plain(
-        spec, find_checkpoint(spec, config.checkpoint, config.dataset), config.output, config.base_model, merge
-    )
+    path = find_checkpoint(spec, config.checkpoint, config.dataset)
+    export_plain(spec, path, config.output, config.base_model, merge)
     return config.output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ SIGN_OF_LIFE, DEAD_AFTER = 15.0, 120.0
 def this_process() -> dict[str, Any]:
     """Host, id and time of start of this process: together they name no other one, whatever ids are used again."""
     process = psutil.Process()
-    return {"host": os.uname().nodename, "pid": process.pid, "created": process.create_time()}
+    return {"host": platform.node(), "pid": process.pid, "created": process.create_time()}
 
 
 def is_dead(owner: Mapping[str, Any] | None, alive: float | None) -> bool:
@@ -35,7 +35,7 @@ def is_dead(owner: Mapping[str, Any] | None, alive: float | None) -> bool:
         return False
     if time.time() - alive > DEAD_AFTER:
         return True
-    if owner["host"] != os.uname().nodename:
+    if owner["host"] != platform.node():
         return False
     try:
         return psutil.Process(owner["pid"]).create_time() != owner["created"]

@@ -10,17 +10,22 @@ from pathlib import Path
 from common.errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-DATASETS_DIR = PROJECT_ROOT / "datasets"
+"""The folder of the packages: a checkout, or site-packages, where nothing is written."""
 
 OUTPUT_VARIABLE = "GLINER_ADAPTATION_OUTPUT"
-"""Environment variable that names another folder for savings and results than the project itself."""
+"""Environment variable that names another folder for all output than the working directory."""
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def output_root() -> Path:
-    """Where each approach's ``savings`` and ``test_results`` go: the project, or the folder in :data:`OUTPUT_VARIABLE`."""
-    return Path(os.environ.get(OUTPUT_VARIABLE) or PROJECT_ROOT).absolute()
+    """Where data sets, savings and results go: the working directory, or the folder in :data:`OUTPUT_VARIABLE`."""
+    return Path(os.environ.get(OUTPUT_VARIABLE) or Path.cwd()).absolute()
+
+
+def datasets_dir() -> Path:
+    """Where generated data sets are."""
+    return output_root() / "datasets"
 
 
 def check_name(name: str, what: str) -> str:

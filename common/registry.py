@@ -1,16 +1,46 @@
-"""The approaches by name: the one place in ``common`` that knows which there are."""
+"""The approaches by name: the one place outside their folders that knows which there are."""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
+from common.errors import InputError
 from common.spec import ApproachSpec
 
-TRAINED = ("ldsa", "softprompt_base", "injection_cross", "injection_bi", "glinerev", "full_finetune")
-"""Approaches with a train script, in the thesis's order."""
+APPROACHES = (
+    "zeroshot_baseline",
+    "ldsa",
+    "softprompt_base",
+    "injection_cross",
+    "injection_bi",
+    "glinerev",
+    "full_finetune",
+)
+"""In the order of tables and figures: the thesis's, then what was added."""
 
 
 def spec(name: str) -> ApproachSpec[Any]:
-    """The specification of a trained approach."""
-    return importlib.import_module(f"{name}.model").SPEC
+    """The specification of an approach.
+
+    Raises:
+        InputError: If there is none of this name: nothing that is read from a file is imported by its name.
+    """
+    if name not in APPROACHES:
+        raise InputError(f"unknown approach {name!r}; known are {list(APPROACHES)}")
+    return importlib.import_module(f"{name}.spec").SPEC
+
+
+def specs() -> list[ApproachSpec[Any]]:
+    """All of them, in the order of tables."""
+    return [spec(name) for name in APPROACHES]
+
+
+def trained() -> tuple[str, ...]:
+    """Names of those that have a train script."""
+    return tuple(item.name for item in specs() if item.trains)
+
+
+def cheapest_first() -> tuple[str, ...]:
+    """Names of all by the cost of a run."""
+    return tuple(item.name for item in sorted(specs(), key=lambda item: item.cost))

@@ -27,7 +27,7 @@ from common.data.labels import LabelSet
 from common.data.spans import touching_pairs
 from common.errors import InputError
 from common.files import read_json, sha256_file, write_json, write_json_records
-from common.paths import DATASETS_DIR, check_name
+from common.paths import check_name, datasets_dir
 from common.script import run_script
 from dataset_generation.demo import DEMO_PREFIX, demo_sentences
 from dataset_generation.descriptions import make_label_set
@@ -69,8 +69,8 @@ class GenerateConfig:
     """Of the token files: a hub id, a local folder, or auto, the tokenizer of each encoder's default base model."""
     skip_invalid: bool = False
     """Leave bad records out and count them, instead of ending at the first."""
-    output_dir: Path = DATASETS_DIR
-    """The data set becomes a folder in here."""
+    output_dir: Path | None = None
+    """The data set becomes a folder in here; datasets/ below the output root if not given."""
 
     def __post_init__(self) -> None:
         check_name(self.dataset, "data set name")
@@ -98,7 +98,7 @@ def generate(cfg: GenerateConfig) -> Path:
     Raises:
         InputError: If anything about the input is wrong; files of an earlier run are then as they were.
     """
-    directory = cfg.output_dir / cfg.dataset
+    directory = (cfg.output_dir or datasets_dir()) / cfg.dataset
     if not (directory.is_dir() or not directory.exists()):
         raise InputError(f"{directory}: is no folder")
     corpus = read_corpus(cfg)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
-from common.data.dataset import Encoder
 from common.data.labels import LabelText
 from common.models.published import DEFAULT_BASE
 
@@ -18,7 +17,7 @@ class Config:
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=5, batch_size=16, patience=2)
     runtime: RuntimeConfig = RuntimeConfig()
-    encoder: Encoder = "bi"
+    encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
     """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""

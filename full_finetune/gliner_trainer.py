@@ -62,10 +62,12 @@ class _EpochEnd(TrainerCallback):
         epoch, n_sentences = round(state.epoch or 0), self.trainer.n_sentences
         # gliner sums over the batch; ours is a mean over its sentences.
         train_loss = float(self.trainer.loss_sum) / n_sentences
-        self.recorder.progress.step = state.global_step
-        self.recorder.end_epoch(
+        self.recorder.progress.step, self.recorder.progress.epoch = state.global_step, epoch
+        self.recorder.validated(
             {
                 "epoch": epoch,
+                "epochs": float(epoch),
+                "step": state.global_step,
                 "train_loss": train_loss,
                 "train_seconds": seconds,
                 "sentences_per_second": n_sentences * args.world_size / seconds,
@@ -84,7 +86,22 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
         TrainingError: If the loss is not finite.
         KeyboardInterrupt: As it came; the best checkpoint so far is kept.
     """
+    with run.session():
+        return _fit(model, data, config, run)
+
+
+def _fit(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     train = config.train
+    for name, default in (
+        ("max_steps", None),
+        ("eval_every", None),
+        ("optimizer", "adamw"),
+        ("gradient_checkpointing", False),
+    ):
+        if getattr(train, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} is of --trainer common; gliner's trainer has none")
+    if train.track:
+        raise InputError("--track is of --trainer common")
     seed_everything(train.seed)
     accelerator = make_accelerator(config.runtime)
     freeze_all_but(model, model.parts)
@@ -140,7 +157,6 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
             data_collator=gliner._create_data_collator(),
             callbacks=[epoch_end],
         )
-        with recorder.watch():
-            trainer.train()
+        trainer.train()
     recorder.finish()
     return run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.entry import run_test
 from common.script import run_script
-from full_finetune.model import SPEC
+from full_finetune.spec import SPEC
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from common.entry import run_export
-from common.models.base import Base
 from common.script import run_script
-from glinerev.model import SPEC, PromptEmbedding
+from glinerev.spec import SPEC
+
+if TYPE_CHECKING:
+    from common.models.base import Base
 
 
 def merge(base: Base) -> None:
-    """Puts the prompt encoder into the label embedding table: it depends on the token id alone."""
-    label_encoder = base.part("label encoder").model
-    embedding: nn.Module = label_encoder.get_input_embeddings()
-    if isinstance(embedding, PromptEmbedding):
-        label_encoder.set_input_embeddings(embedding.merged())
+    """Puts the prompt encoder into the label embedding table."""
+    from glinerev.model import merge
+
+    merge(base)
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

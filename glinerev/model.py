@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.models.base import Base
-from common.models.span_model import SpanModel, loss_and_labels
-from common.spec import ApproachSpec
+from common.models.span_model import SpanModel
 from glinerev.config import Config, PromptForm
 
 
@@ -108,18 +107,13 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
         parts.append(TrainedPart("downstream", ("core.span_rep_layer", "core.prompt_rep_layer"), config.downstream_lr))
     if config.rest_lr:
         parts.append(TrainedPart("rest", ("core.token_rep_layer",), config.rest_lr))
-    model.parts = tuple(parts)
+    model.declare(*parts)
     return model
 
 
-def variant(config: Config) -> str:
-    """Name of the variant: the prompt form or the control run, and what else differs from the plain approach."""
-    names: list[str] = [config.prompt_form if config.prompt_encoder else "head only"]
-    if not config.head:
-        names.append("prompt only")
-    if config.rest_lr:
-        names.append("encoders trained")
-    return ", ".join(names + loss_and_labels(config.labels, config.focal_gamma, config.focal_alpha))
-
-
-SPEC = ApproachSpec("glinerev", "SP-GLiNER", Config, build, variant, encoder=lambda _: "bi")
+def merge(base: Base) -> None:
+    """Puts the prompt encoder into the label embedding table: it depends on the token id alone."""
+    label_encoder = base.part("label encoder").model
+    embedding: nn.Module = label_encoder.get_input_embeddings()
+    if isinstance(embedding, PromptEmbedding):
+        label_encoder.set_input_embeddings(embedding.merged())

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
+from common.sweeps.command import run_tuning
 from common.sweeps.space import Float, Switch
-from common.sweeps.sweep import run_tuning
-from glinerev.model import SPEC
+from glinerev.spec import SPEC
 
 SPACES = {
     "training": (

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
-from common.models.prompts import PromptConfig
+from common.models.config import FocalConfig, PromptConfig, TokenConfig
 from common.models.published import DEFAULT_BASE
-from common.models.token_model import FocalConfig, TokenConfig
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate
-from common.models.prompts import PromptConfig
+from common.models.config import FocalConfig, PromptConfig, TokenConfig
 from common.models.published import DEFAULT_BASE
-from common.models.token_model import FocalConfig, TokenConfig
 
 Level = Literal["token", "span"]
 

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from common.approach import Batch, Encoded, FrozenPart, TrainedPart
+from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, ScoredSpan
 from common.errors import InputError
 from common.models.base import Base
-from common.models.prompts import DescriptionPrompts, between_special_tokens, prompt_variant
+from common.models.prompts import DescriptionPrompts, between_special_tokens
 from common.models.span_head import span_mask
-from common.models.text_model import SpanScorer
+from common.models.text_model import EncodedWords, SpanScorer, WordBatch
 from common.models.token_model import ClassLoss, TokenModel, WeightedLoss, cosine_logits
-from common.spec import ApproachSpec
 from injection_cross.config import Config
 
 logger = logging.getLogger(__name__)
@@ -54,6 +53,7 @@ class InjectedPrompts(nn.Module):
             list(labels.label2desc.values()), self._tokenizer, self._embedding, config.prompts
         )
         n_labels, length = len(labels) + 1, config.prompts.prompt_length
+        self.width = int(base.part("text encoder").model.config.hidden_size)
         limit = int(self._tokenizer.model_max_length)
         # [CLS] is one of the text's own special tokens.
         self.text_limit = limit - n_labels * length - 1
@@ -70,7 +70,7 @@ class InjectedPrompts(nn.Module):
     def _embedding(self) -> nn.Embedding:
         return self._base.part("text encoder").model.get_input_embeddings()
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
         """Outputs of the text's sub-words ``(B, S, D)``, and the mean output of each label's prompts ``(B, C + 1, D)``."""
         embedding, inputs = self._embedding, batch.inputs
         prompts = self.prompts(embedding)
@@ -89,35 +89,6 @@ class InjectedPrompts(nn.Module):
         return torch.cat([outputs[:, :1], outputs[:, n_prefix:]], dim=1), of_prompts
 
 
-class TokenLevel(TokenModel):
-    """Classifies sub-words by their cosine with the sentence's own label vectors.
-
-    Args:
-        base: A cross-encoder.
-        labels: Entity types.
-        config: The approach's settings.
-
-    Raises:
-        InputError: As :class:`InjectedPrompts`.
-    """
-
-    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
-        width = base.part("text encoder").model.config.hidden_size
-        super().__init__(base, labels, config.token, ClassLoss.focal(config.focal), width)
-        self.injected = InjectedPrompts(base, labels, config)
-
-    def _limit(self) -> int:
-        return self.injected.text_limit
-
-    def representations(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sub-word vectors and the label vectors of each sentence."""
-        return self.injected(batch)
-
-    def frozen_part(self) -> FrozenPart | None:
-        """None: text is read together with prompts that change."""
-        return None
-
-
 class SpanLevel(SpanScorer):
     """Classifies all spans up to the maximum width; a span is the mean of its sub-words' unit vectors.
 
@@ -128,21 +99,19 @@ class SpanLevel(SpanScorer):
         base: A cross-encoder.
         labels: Entity types.
         config: The approach's settings.
-
-    Raises:
-        InputError: As :class:`InjectedPrompts`.
+        loss: The loss; its class weights come from the training data.
+        comparison: Makes the vectors.
     """
 
-    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
-        super().__init__(base, labels)
-        self.injected = InjectedPrompts(base, labels, config)
+    def __init__(
+        self, base: Base, labels: LabelSet, config: Config, loss: ClassLoss, comparison: InjectedPrompts
+    ) -> None:
+        super().__init__(base, labels, comparison.text_limit)
+        self.comparison = comparison
         self.temperature = config.token.temperature
-        self.loss = WeightedLoss(ClassLoss.focal(config.focal), [*labels.names, OUTSIDE])
+        self.loss = WeightedLoss(loss, [*labels.names, OUTSIDE])
 
-    def _limit(self) -> int:
-        return self.injected.text_limit
-
-    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+    def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
         """Computes the class weights from all spans of the training sentences."""
         entities = torch.bincount(torch.cat([item.targets[:, 2] for item in encoded]), minlength=len(self.labels) + 1)
         n_words = torch.tensor([item.n_words for item in encoded])
@@ -150,9 +119,9 @@ class SpanLevel(SpanScorer):
         entities[self.labels.outside_id] = spans - int(entities.sum())
         self.loss.count(entities)
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: WordBatch) -> Tensor:
         """Class scores of all spans, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence mean anything."""
-        subwords, classes = self.injected(batch)
+        subwords, classes = self.comparison(batch)
         word_index, n_words = batch.inputs["words_mask"], int(batch.n_words.max())
         subwords = nn.functional.normalize(subwords.float(), dim=-1)
         # Row 0 takes what belongs to no word.
@@ -166,7 +135,7 @@ class SpanLevel(SpanScorer):
             logits[:, : n_words - width, width] = cosine_logits(sums, classes, self.temperature)
         return logits
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: WordBatch) -> Tensor:
         """The loss of a batch over its spans, a scalar in float32."""
         logits = self.logits(batch)
         targets = torch.full(logits.shape[:-1], self.labels.outside_id, device=logits.device)
@@ -176,7 +145,7 @@ class SpanLevel(SpanScorer):
         return self.loss(logits[mask], targets[mask])
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+    def predict(self, batch: WordBatch) -> list[list[ScoredSpan]]:
         """Flat spans whose best class is a type.
 
         Raises:
@@ -191,32 +160,19 @@ class SpanLevel(SpanScorer):
         scores = probabilities.logit().masked_fill(~best, float("-inf"))[..., : len(self.labels)]
         return self._decode(batch, scores, threshold=0.0)
 
-    def frozen_part(self) -> FrozenPart | None:
-        """None: text is read together with prompts that change."""
-        return None
 
-
-def build(config: Config, base: Base, labels: LabelSet) -> TokenLevel | SpanLevel:
+def build(config: Config, base: Base, labels: LabelSet) -> TokenModel | SpanLevel:
     """The model, its prompt encoder declared as trained.
 
     Raises:
         InputError: As :class:`InjectedPrompts`.
     """
-    part = TrainedPart("prompt encoder", ("injected.prompts",), config.learning_rate)
-    if config.level == "span":
-        spans = SpanLevel(base, labels, config)
-        spans.parts = (part,)
-        spans.eval()
-        return spans
-    tokens = TokenLevel(base, labels, config)
-    tokens.declare([part])
-    return tokens
-
-
-def variant(config: Config) -> str:
-    """Name of the variant: level, pooling and prompt length, and the tag scheme."""
-    names = [config.level, prompt_variant(config.prompts)]
-    return ", ".join([*names, config.token.scheme] if config.level == "token" else names)
-
-
-SPEC = ApproachSpec("injection_cross", "SP-Cross", Config, build, variant, encoder=lambda _: "cross")
+    injected = InjectedPrompts(base, labels, config)
+    loss = ClassLoss.focal(config.focal)
+    model: TokenModel | SpanLevel
+    if config.level == "token":
+        model = TokenModel(base, labels, config.token, loss, injected, injected.text_limit)
+    else:
+        model = SpanLevel(base, labels, config, loss, injected)
+    model.declare(TrainedPart("prompt encoder", (model.path_of(injected.prompts),), config.learning_rate))
+    return model

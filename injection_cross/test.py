@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.entry import run_test
 from common.script import run_script
-from injection_cross.model import SPEC
+from injection_cross.spec import SPEC
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.entry import run_training
+from common.entry import Training
 from common.script import run_script
-from injection_cross.model import SPEC
+from injection_cross.spec import SPEC
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Trains and returns the run folder."""
-    return run_training(SPEC, argv)
+    training = Training(SPEC, argv)
+    data = training.data()
+    model = training.model(data)
+    return training.fit(model, data)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
+from common.sweeps.command import run_tuning
 from common.sweeps.space import Choice, Float
-from common.sweeps.sweep import run_tuning
-from injection_cross.model import SPEC
+from injection_cross.spec import SPEC
 
 SPACES = {
     "training": (

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
+from common.models.config import TokenConfig
 from common.models.published import DEFAULT_BASE
-from common.models.token_model import TokenConfig
 
 
 @dataclass(frozen=True)

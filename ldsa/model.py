@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.models.base import Base
-from common.models.token_model import BiTokenModel, ClassLoss
-from common.spec import ApproachSpec
+from common.models.token_model import ClassLoss, LabelComparison, TokenModel, encode_descriptions, label_projection
 from ldsa.config import Config
 
 
-class LDSA(BiTokenModel):
-    """A bi-encoder whose class vectors are the encoded descriptions."""
+class DescriptionAnchors(nn.Module):
+    """The encoded descriptions as label vectors.
 
-    def label_vectors(self) -> Tensor:
+    Args:
+        base: A bi-encoder.
+        labels: Entity types.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet) -> None:
+        super().__init__()
+        self._base, self._labels = base, labels
+
+    def forward(self) -> Tensor:
         """The descriptions' mean hidden states, shape ``(C + 1, E)``."""
-        return self.encode_descriptions()
+        return encode_descriptions(self._base, self._labels)
 
 
-def build(config: Config, base: Base, labels: LabelSet) -> LDSA:
+def build(config: Config, base: Base, labels: LabelSet) -> TokenModel:
     """The model, label encoder and projection declared as trained.
 
     Raises:
         InputError: If the base has no label encoder.
     """
-    model = LDSA(base, labels, config.token, ClassLoss("inverse_frequency"))
-    trained = tuple(model.path_of(base.part(name)) for name in ("label encoder", "label projection"))
-    model.declare([TrainedPart("label encoder", trained, config.learning_rate)])
+    projection = label_projection(base)
+    comparison = LabelComparison(base, DescriptionAnchors(base, labels))
+    model = TokenModel(base, labels, config.token, ClassLoss("inverse_frequency"), comparison)
+    trained = tuple(model.path_of(module) for module in (base.part("label encoder"), projection))
+    model.declare(TrainedPart("label encoder", trained, config.learning_rate))
     return model
-
-
-SPEC = ApproachSpec("ldsa", "LDSA", Config, build, lambda config: config.token.scheme, encoder=lambda _: "bi")

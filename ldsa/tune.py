@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
+from common.sweeps.command import run_tuning
 from common.sweeps.space import Choice, Float
-from common.sweeps.sweep import run_tuning
-from ldsa.model import SPEC
+from ldsa.spec import SPEC
 
 SPACES = {
     "training": (

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
+from common.models.config import FocalConfig, TokenConfig
 from common.models.published import DEFAULT_BASE
-from common.models.token_model import FocalConfig, TokenConfig
 
 Variant = Literal["v1", "focal", "focal_cb"]
 

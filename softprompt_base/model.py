@@ -8,57 +8,44 @@ from torch import Tensor, nn
 from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.models.base import Base
-from common.models.token_model import BiTokenModel, ClassLoss
-from common.spec import ApproachSpec
+from common.models.token_model import ClassLoss, LabelComparison, TokenModel, encode_descriptions, label_projection
 from softprompt_base.config import Config
 
 
-class SPBase(BiTokenModel):
-    """A bi-encoder whose class vectors are rows of a table, which starts as the encoded descriptions.
+class LabelTable(nn.Module):
+    """A table of label vectors, which starts as the encoded descriptions.
 
     Args:
         base: A bi-encoder.
         labels: Entity types.
-        config: The approach's settings.
     """
 
-    def __init__(self, base: Base, labels: LabelSet, config: Config) -> None:
-        loss = {
-            "v1": ClassLoss("inverse_frequency"),
-            "focal": ClassLoss("inverse_frequency", gamma=config.focal.gamma),
-            "focal_cb": ClassLoss.focal(config.focal),
-        }[config.variant]
-        super().__init__(base, labels, config.token, loss)
+    def __init__(self, base: Base, labels: LabelSet) -> None:
+        super().__init__()
         with torch.no_grad():
-            self.eval()
-            self.table = nn.Embedding.from_pretrained(self.encode_descriptions(), freeze=False)
+            self.table = nn.Embedding.from_pretrained(encode_descriptions(base, labels), freeze=False)
 
-    def label_vectors(self) -> Tensor:
+    def forward(self) -> Tensor:
         """The table, shape ``(C + 1, E)``."""
         return self.table.weight
 
 
-def build(config: Config, base: Base, labels: LabelSet) -> SPBase:
+def build(config: Config, base: Base, labels: LabelSet) -> TokenModel:
     """The model, table and projection declared as trained, each at its own learning rate.
 
     Raises:
         InputError: If the base has no label encoder.
     """
-    model = SPBase(base, labels, config)
+    loss = {
+        "v1": ClassLoss("inverse_frequency"),
+        "focal": ClassLoss("inverse_frequency", gamma=config.focal.gamma),
+        "focal_cb": ClassLoss.focal(config.focal),
+    }[config.variant]
+    projection = label_projection(base)
+    table = LabelTable(base, labels)
+    model = TokenModel(base, labels, config.token, loss, LabelComparison(base, table))
     model.declare(
-        [
-            TrainedPart("table", (model.path_of(model.table),), config.table_lr),
-            TrainedPart("projection", (model.path_of(base.part("label projection")),), config.projection_lr),
-        ]
+        TrainedPart("table", (model.path_of(table.table),), config.table_lr),
+        TrainedPart("projection", (model.path_of(projection),), config.projection_lr),
     )
     return model
-
-
-SPEC = ApproachSpec(
-    "softprompt_base",
-    "SP-Base",
-    Config,
-    build,
-    lambda config: f"{config.variant}, {config.token.scheme}",
-    encoder=lambda _: "bi",
-)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.entry import run_test
 from common.script import run_script
-from softprompt_base.model import SPEC
+from softprompt_base.spec import SPEC
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.script import run_script
+from common.sweeps.command import run_tuning
 from common.sweeps.space import Choice, Float
-from common.sweeps.sweep import run_tuning
-from softprompt_base.model import SPEC
+from softprompt_base.spec import SPEC
 
 SPACES = {
     "training": (

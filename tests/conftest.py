@@ -37,7 +37,9 @@ from common.spec import ApproachSpec
 from common.training.loop import fit
 from common.training.run_folder import Run
 
-REAL_DATA, REAL_BASES = (PROJECT_ROOT.parent / "shared" / name for name in ("data", "models"))
+# Real corpora (data/) and small real bases (models/), for those who have them: nothing of the project needs them.
+REAL = Path(os.environ.get("GLINER_ADAPTATION_REAL_DATA") or os.devnull)
+REAL_DATA, REAL_BASES = REAL / "data", REAL / "models"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
 needs_real_bases = pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
 
@@ -260,8 +262,8 @@ def dataset_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(dataset_path: Path) -> Dataset:
-    """The data set as bi-encoders read it."""
-    return load_dataset(str(dataset_path), "bi")
+    """The data set."""
+    return load_dataset(str(dataset_path))
 
 
 # -- runs -------------------------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ class Trial:
         )
 
     def base(self) -> Base:
-        return load_base(self.config.base_model, self.spec.encoder(self.config))
+        return self.spec.load_base(self.config)
 
     def base_folder(self) -> Path:
         return Path(self.config.base_model)
@@ -339,9 +341,8 @@ def trial(gliner_folder: Callable[..., Path], data: Dataset, dataset_path: Path)
     """Makes a :class:`Trial`: ``trial(SPEC, "bi-bert", train={"epochs": 1}, base_settings={"dropout": 0.0})``."""
 
     def make(spec: ApproachSpec, base: str, **settings: Any) -> Trial:
-        encoder = "cross" if base.startswith("cross") else "bi"
         folder = gliner_folder(base, **settings.pop("base_settings", {}))
-        return Trial(spec, folder, replace(data, encoder=encoder), dataset_path, **settings)
+        return Trial(spec, folder, data, dataset_path, **settings)
 
     return make
 

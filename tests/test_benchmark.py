@@ -6,8 +6,12 @@ from dataclasses import asdict
 import pytest
 from conftest import SIZES
 
-from common import benchmark
-from common.benchmark import Bench, Config, Measure, child, main, render
+from common.benchmark import measures as benchmark
+from common.benchmark.__main__ import main
+from common.benchmark.bench import Bench
+from common.benchmark.config import Config
+from common.benchmark.measures import Measure, child
+from common.benchmark.report import render
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
@@ -86,7 +90,7 @@ def made_up(monkeypatch, tmp_path):
 def test_rows_ratios_and_tables(made_up, tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed -->\n<!-- /speed -->\n")
-    main(["--dataset", "mine", "--output", str(made_up), "--readme", str(readme)])
+    main(["--dataset", "mine", "--output", str(made_up), "--readme", str(readme), "--scaling", "injection_bi"])
     record = read_json(made_up)
     rows = {(row["measure"], row["approach"]): row for row in record["rows"]}
     row = rows["training, same settings", "SP-GLiNER, bi"]

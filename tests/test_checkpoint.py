@@ -13,15 +13,18 @@ from safetensors.torch import save_file
 import common.checkpoint
 import common.paths
 import full_finetune.model
+import full_finetune.spec
 import glinerev.model
-from common.checkpoint import find_checkpoint, load_checkpoint
+import glinerev.spec
+from common.checkpoint import load_checkpoint
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.paths import new_run_dir
-from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors, save_tensors
+from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
+from common.training.run_folder import load_tensors, save_tensors
 
-SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
+SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
 
 
 @pytest.fixture
@@ -53,10 +56,10 @@ def test_files_of_a_run(trial, output):
     seen = []
     model, run = made.model(), made.start()
     assert files(run.path) == {RUN_FILE}
-    made.fit(model, run, on_epoch=lambda entry: seen.append(files(run.path)))
+    made.fit(model, run, on_validation=lambda entry: seen.append(files(run.path)))
     assert seen == [
-        {RUN_FILE, WEIGHTS_FILE, f"state_000{epoch}/state.json", f"state_000{epoch}/state.safetensors"}
-        for epoch in (1, 2)
+        {RUN_FILE, WEIGHTS_FILE, f"state_{step:08d}/state.json", f"state_{step:08d}/state.safetensors"}
+        for step in (5, 10)
     ]
     assert files(run.path) == {RUN_FILE, WEIGHTS_FILE}
     assert run.path.parent == output / "glinerev" / "savings"
@@ -77,7 +80,7 @@ def test_nothing_in_a_run_is_a_pickle(trial):
                 assert path.suffix == ".json"
                 json.loads(path.read_text(encoding="utf-8"))
 
-    made.fit(model, run, on_epoch=check)
+    made.fit(model, run, on_validation=check)
     check(None)
 
 
@@ -87,11 +90,11 @@ def test_record_of_a_run(finished, gliner_folder):
     assert record == run.record
     assert set(record) == {
         "format_version", "status", "created", "updated", "feature_seconds", "processes", "approach", "variant", "base_model", "dataset", "labels", "config", "seed",
-        "provenance", "precision", "unreachable_gold", "best", "parameters", "threshold", "history", "steps",
+        "provenance", "precision", "unreachable_gold", "best", "parameters", "threshold", "history", "steps", "epochs",
         "train_seconds", "seconds_per_epoch", "peak_memory_mb",
     }  # fmt: skip
-    assert (record["format_version"], record["status"], record["approach"]) == (1, "finished", "glinerev")
-    assert (record["variant"], record["seed"], record["precision"]) == ("residual", 1, "fp32")
+    assert (record["format_version"], record["status"], record["approach"]) == (2, "finished", "glinerev")
+    assert (record["variant"], record["seed"], record["precision"]) == ({"prompt encoder": "residual"}, 1, "fp32")
     base = gliner_folder("bi-bert")
     assert record["base_model"]["source"] == str(base.resolve())
     assert record["base_model"]["name"] == base.name
@@ -115,6 +118,8 @@ def test_record_of_a_run(finished, gliner_folder):
     (entry,) = record["history"]
     assert set(entry) == {
         "epoch",
+        "epochs",
+        "step",
         "train_loss",
         "learning_rates",
         "train_seconds",
@@ -205,18 +210,18 @@ def test_records_that_do_not_fit(finished):
     whole = path.read_text(encoding="utf-8")
 
     assert error(run, FT) == f"{run.path}: is a run of 'glinerev', not of 'full_finetune'"
-    edit(run, format_version=2)
-    assert error(run) == f"{path}: is no run record of format 1"
+    edit(run, format_version=3)
+    assert error(run) == f"{path}: is no run record of format 1 to 2"
     path.write_text("[]")
-    assert error(run) == f"{path}: is no run record of format 1"
+    assert error(run) == f"{path}: is no run record of format 1 to 2"
     path.write_text(whole[: len(whole) // 2])
     assert "is the file truncated?" in error(run)
     path.write_text(whole)
     record = json.loads(whole)
     edit(run, config=record["config"] | {"colour": "red"})
-    assert f"{path}: unknown settings ['colour']" in error(run)
+    assert f"{run.path}: unknown settings ['colour']" in error(run)
     edit(run, config=record["config"] | {"prompt_form": "inverse"})
-    assert f"{path}: prompt_form must be one of 'post_norm', 'residual', got 'inverse'" in error(run)
+    assert f"{run.path}: prompt_form must be one of 'post_norm', 'residual', got 'inverse'" in error(run)
     path.unlink()
     assert error(run) == f"{path}: no such file"
     shutil.rmtree(run.path)

@@ -2,10 +2,11 @@
 
 import pytest
 
-from common.config import ORIGIN, parse_training, to_dict
+from common.config import to_dict
 from common.files import read_json
 from common.paths import PROJECT_ROOT
-from common.registry import TRAINED, spec
+from common.registry import spec, trained
+from common.settings import ORIGIN, TYPES, parse_training
 from optuna_plots import FigureSet, load_view
 
 FILES = sorted(PROJECT_ROOT.glob("*/configs/*.json"))
@@ -31,11 +32,12 @@ def test_the_token_family_has_a_file_for_each_benchmark():
 def test_every_value_has_an_origin_and_is_used(path):
     settings = read_json(path)
     origin = settings.pop(ORIGIN)
+    assert settings.pop(TYPES)
     values = dict(leaves(settings))
     assert set(origin) == set(values)
     assert all(text == "ours" or text.startswith("thesis") for text in origin.values())
     name = path.parent.parent.name
-    config = to_dict(parse_training(spec(name).config, name, ["--dataset", path.stem])[0])
+    config = to_dict(parse_training(spec(name), ["--dataset", path.stem])[0])
     assert dict(leaves(config)) | values == dict(leaves(config))
 
 
@@ -43,8 +45,8 @@ def test_a_part_of_a_group_keeps_the_approachs_other_defaults(tmp_path):
     file = tmp_path / "settings.json"
     file.write_text('{"train": {"batch_size": 3}, "prompts": {"prompt_length": 5}}')
     approach = spec("injection_bi")
-    config = parse_training(approach.config, approach.name, ["--dataset", "mine", "--config", str(file)])[0]
-    plain = parse_training(approach.config, approach.name, ["--dataset", "mine"])[0]
+    config = parse_training(approach, ["--dataset", "mine", "--config", str(file)])[0]
+    plain = parse_training(approach, ["--dataset", "mine"])[0]
     assert (config.train.batch_size, config.prompts.prompt_length) == (3, 5)
     assert config.train.epochs == plain.train.epochs == 25
     assert config.prompts.pooling == plain.prompts.pooling == "attention"
@@ -52,8 +54,8 @@ def test_a_part_of_a_group_keeps_the_approachs_other_defaults(tmp_path):
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_the_best_settings_of_the_example_sweeps_can_be_trained_with(path):
-    approach = next(name for name in TRAINED if path.stem.startswith(name))
-    config = parse_training(spec(approach).config, approach, ["--dataset", "bc5cdr", "--config", str(path)])[0]
+    approach = next(name for name in trained() if path.stem.startswith(name))
+    config = parse_training(spec(approach), ["--dataset", "bc5cdr", "--config", str(path)])[0]
     values = dict(leaves(read_json(path)))
     assert values
     assert dict(leaves(to_dict(config))) | values == dict(leaves(to_dict(config)))

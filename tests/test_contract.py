@@ -12,11 +12,17 @@ import torch
 from conftest import LABELS, generated_split, predictions, set_threshold, spans_of
 
 import full_finetune.model
+import full_finetune.spec
 import glinerev.model
+import glinerev.spec
 import injection_bi.model
+import injection_bi.spec
 import injection_cross.model
+import injection_cross.spec
 import ldsa.model
+import ldsa.spec
 import softprompt_base.model
+import softprompt_base.spec
 import zeroshot_baseline.config
 import zeroshot_baseline.model
 from common.approach import (
@@ -29,8 +35,9 @@ from common.approach import (
 from common.data.dataset import make_sentence
 from common.models.prompts import PromptConfig
 from common.models.token_model import FocalConfig, TokenConfig
-from common.training.loop import optimizer_groups
-from common.training.run_folder import WEIGHTS_FILE, load_tensors
+from common.training.optimizer import optimizer_groups
+from common.training.records import WEIGHTS_FILE
+from common.training.run_folder import load_tensors
 
 POOLERS = r"\.pooler\."
 """BERT's pooler takes no part in a forward pass that reads its hidden states."""
@@ -50,14 +57,14 @@ class Row:
     """Declared parameters that no gradient ever reaches."""
 
 
-SP, FT = glinerev.model.SPEC, full_finetune.model.SPEC
+SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
 PROMPT, HEAD = r"\.prompt_encoder\.", r"^core\.(span_rep_layer|prompt_rep_layer)\."
 HEAD_AND_RNN = r"^core\.(span_rep_layer|prompt_rep_layer|rnn)\."
 ENCODERS = r"^core\.token_rep_layer\."
 SP_RATES = {"prompt_encoder_lr": 2e-3, "downstream_lr": 3e-4}
 FT_RATES = {"encoder_lr": 4e-5, "others_lr": 3e-4}
-LDSA, SP_BASE = ldsa.model.SPEC, softprompt_base.model.SPEC
-SP_BI, SP_CROSS = injection_bi.model.SPEC, injection_cross.model.SPEC
+LDSA, SP_BASE = ldsa.spec.SPEC, softprompt_base.spec.SPEC
+SP_BI, SP_CROSS = injection_bi.spec.SPEC, injection_cross.spec.SPEC
 LABEL_ENCODER = r"^core\.token_rep_layer\.labels_encoder\."
 PROJECTION, BEGIN = r"^core\.token_rep_layer\.labels_projection\.", "^begin_offset$"
 BIO = {"token": TokenConfig(scheme="bio")}
@@ -77,7 +84,7 @@ def sp_base_row(variant: str, **settings: Any) -> Row:
     return Row(
         SP_BASE,
         "bi-deberta",
-        {"table": (r"^table\.", 2e-3), "projection": (PROJECTION, 3e-3)},
+        {"table": (r"^comparison\.labels\.table\.", 2e-3), "projection": (PROJECTION, 3e-3)},
         {"table_lr": 2e-3, "projection_lr": 3e-3, "variant": variant, **settings},
     )
 
@@ -86,13 +93,13 @@ def sp_bi_row(base: str, pooling: str, **more: Any) -> Row:
     return Row(
         SP_BI,
         base,
-        {"prompt encoder": (r"^prompts\.", 2e-3), "projection": (PROJECTION, 3e-3)},
+        {"prompt encoder": (r"^comparison\.labels\.prompts\.", 2e-3), "projection": (PROJECTION, 3e-3)},
         {"prompt_encoder_lr": 2e-3, "projection_lr": 3e-3, **prompts(pooling, **more)},
     )
 
 
 def sp_cross_row(base: str, pooling: str, **settings: Any) -> Row:
-    pattern = "|".join([r"^injected\.prompts\.", *([BEGIN] if "token" in settings else [])])
+    pattern = "|".join([r"^comparison\.prompts\.", *([BEGIN] if "token" in settings else [])])
     return Row(
         SP_CROSS,
         base,

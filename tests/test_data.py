@@ -6,6 +6,7 @@ import re
 import pytest
 
 from common.data.dataset import (
+    SPLITS,
     Sentence,
     count_types,
     load_dataset,
@@ -47,12 +48,14 @@ def test_file_names():
 
 
 def test_load_dataset(dataset):
-    data = load_dataset(str(dataset), "bi")
+    data = load_dataset(str(dataset))
     assert data.name == "tiny"
     assert data.labels == LABELS
     assert data.train == data.validation == data.test == [SENTENCE, Sentence(("no",), ())]
     assert count_types(data.train) == {"protein": 1}
-    assert data.sha256 == load_dataset(str(dataset), "cross").sha256
+    for split in SPLITS:
+        (dataset / span_file(split, "bi")).unlink()
+    assert load_dataset(str(dataset)).sha256 == data.sha256, "the cross-encoder's files are alike"
     assert data.limited(1, None, seed=1).test == data.test
     assert len(data.limited(1, None, seed=1).train) == 1
 
@@ -63,9 +66,10 @@ def test_the_public_repositorys_files_are_read(dataset):
         "ner": [[0, 0, "2"], [1, 2, "1"], [3, 3, "2"]],
     }
     for split in ("train", "validation", "test"):
-        (dataset / span_file(split, "cross")).unlink()
+        for encoder in ("bi", "cross"):
+            (dataset / span_file(split, encoder)).unlink()
         write_json(dataset / span_file(split, "mono"), [record])
-    assert load_dataset(str(dataset), "cross").train == [SENTENCE]
+    assert load_dataset(str(dataset)).train == [SENTENCE]
 
 
 def test_named_outside_spans_are_dropped():
@@ -124,7 +128,7 @@ def test_bad_files(dataset):
 
     def error() -> str:
         with pytest.raises(InputError) as caught:
-            load_dataset(str(dataset), "bi")
+            load_dataset(str(dataset))
         return str(caught.value)
 
     path.write_bytes(whole[:-20])
@@ -137,7 +141,11 @@ def test_bad_files(dataset):
     path.write_text("[]")
     assert "the file holds no records" in error()
     path.unlink()
-    assert "has no file dataset_span_bi.json; generate it with --encoder bi or both" in error()
+    (dataset / span_file("train", "cross")).unlink()
+    assert (
+        "has no train file: none of ['dataset_span_bi.json', 'dataset_span_cross.json', 'dataset_span_mono.json']"
+        in error()
+    )
     path.write_bytes(whole)
     write_json(dataset / "manifest.json", {"files": {path.name: {"sha256": "0" * 64}}})
     assert f"{path}: differs from manifest.json" in error()
@@ -154,7 +162,7 @@ def test_bad_files(dataset):
 
 def test_a_missing_data_set_says_how_to_make_it():
     with pytest.raises(InputError, match=r"python -m dataset_generation\.generate --dataset no-such-set"):
-        load_dataset("no-such-set", "bi")
+        load_dataset("no-such-set")
 
 
 def test_writing_is_atomic(tmp_path):

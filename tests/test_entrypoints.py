@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import LABELS, SIZES, write_dataset
 
-import common.config
+import common.settings
 import common.training.loop
 import full_finetune.export
 import full_finetune.test
@@ -30,7 +30,7 @@ import ldsa.train
 import softprompt_base.test
 import softprompt_base.train
 import zeroshot_baseline.test
-from common.config import parse_training
+from common.config import DataConfig
 from common.data.dataset import read_span_file
 from common.data.labels import LabelSet
 from common.data.spans import Span
@@ -40,8 +40,10 @@ from common.evaluation.results import REQUIRED, companions, read_counts, read_re
 from common.files import read_json, write_json
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.script import run_script
-from common.training.run_folder import RUN_FILE, WEIGHTS_FILE
+from common.settings import parse_training
+from common.training.records import RUN_FILE, WEIGHTS_FILE
 from glinerev.config import Config
+from glinerev.spec import SPEC
 
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 FIT = [*QUICK, "--epochs", "1", "--batch-size", "8"]
@@ -126,8 +128,7 @@ def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
     assert len(list(folder.iterdir())) == 4
     result = check_result(path, folder)
     assert (result["approach"], result["seed"], result["threshold"]) == ("zeroshot_baseline", None, 0.45)
-    assert labels in result["variant"]
-    assert encoder in result["variant"]
+    assert result["variant"] == {"encoder": encoder, "labels": labels}
     assert result["parameters"]["trainable"] == result["parameters"]["with_gradient"] == 0
     assert capsys.readouterr().out == path.with_suffix(".md").read_text("utf-8") + "\n"
 
@@ -191,7 +192,7 @@ def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, glin
     run = glinerev.train.main([*arguments, *FIT, *limits, "--base-model", str(gliner_folder("bi-bert"))])
     stored = read_json(run / RUN_FILE)["dataset"]
     assert (stored["train"], stored["validation"], stored["test"]) == (9, 5, SIZES["test"])
-    assert len(read_result(glinerev.test.main(arguments))["speed"]) > 0
+    assert read_result(glinerev.test.main(arguments))["speed"]["sentences"] == SIZES["test"]
 
 
 def test_resume_by_command_line(dataset_path, gliner_folder, monkeypatch):
@@ -326,12 +327,6 @@ def test_help(script, options, capsys):
 def places(dataset_path, gliner_folder, tmp_path):
     """What command lines of the table refer to as {name}; most are made only when asked for."""
 
-    def only_bi() -> Path:
-        folder = write_dataset(tmp_path / "only_bi")
-        for path in folder.glob("*cross*"):
-            path.unlink()
-        return folder
-
     def changed() -> Path:
         folder = write_dataset(tmp_path / "changed")
         path = folder / "dataset_span_bi.json"
@@ -381,7 +376,6 @@ def places(dataset_path, gliner_folder, tmp_path):
         "tiny": lambda: dataset_path,
         "bi": lambda: gliner_folder("bi-bert"),
         "cross": lambda: gliner_folder("cross-bert"),
-        "only_bi": only_bi,
         "changed": changed,
         "other_types": other_types,
         "empty": lambda: (tmp_path / "empty").mkdir() or tmp_path / "empty",
@@ -412,7 +406,6 @@ WRONG = [
     (SP_TRAIN, "--dataset {tiny}/nope", r"data set '.*nope' does not exist"),
     (SP_TRAIN, "--dataset .hidden", r"data set name must be letters, digits.*got '\.hidden'"),
     (SP_TEST, "--dataset a$b", r"data set name must be letters, digits.*got 'a\$b'"),
-    (FT_TRAIN, "--dataset {only_bi} --encoder cross", r"has no file dataset_span_cross\.json; generate it with --encoder cross"),
     (SP_TRAIN, "--dataset {changed}", r"dataset_span_bi\.json: differs from manifest\.json"),
     (SP_TRAIN, "--dataset {empty}", r"label2id\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --train-size 41", r"train size must be between 1 and 40, got 41"),
@@ -556,7 +549,7 @@ def test_a_bug_is_no_input_error():
 @pytest.fixture
 def defaults(tmp_path, monkeypatch):
     """An approach folder with settings for the data set tiny."""
-    monkeypatch.setattr(common.config, "PROJECT_ROOT", tmp_path)
+    monkeypatch.setattr(common.settings, "files", lambda package: tmp_path / package)
     write_json(
         tmp_path / "glinerev" / "configs" / "tiny.json",
         {"prompt_encoder_lr": 0.5, "downstream_lr": 0.5, "rest_lr": 0.5, "train": {"epochs": 5, "seed": 5}},
@@ -568,7 +561,7 @@ def test_later_settings_win(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"downstream_lr": 0.25, "rest_lr": 0.25, "train": {"seed": 25}})
     config, resume = parse_training(
-        Config, "glinerev", ["--dataset", "tiny", "--config", str(file), "--rest-lr", "0.125", "--resume", "latest"]
+        SPEC, ["--dataset", "tiny", "--config", str(file), "--rest-lr", "0.125", "--resume", "latest"]
     )
     assert (config.prompt_encoder_lr, config.downstream_lr, config.rest_lr) == (0.5, 0.25, 0.125)
     assert (config.train.epochs, config.train.seed) == (5, 25)
@@ -580,25 +573,33 @@ def test_later_settings_win(defaults):
 def test_the_command_line_can_turn_off_what_a_file_turned_on(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"head": False, "threshold": 0.25, "data": {"train_size": 7}})
-    config, _ = parse_training(Config, "glinerev", ["--dataset", "tiny", f"--config={file}", "--head"])
+    config, _ = parse_training(SPEC, ["--dataset", "tiny", f"--config={file}", "--head"])
     assert (config.head, config.threshold, config.data.train_size) == (True, 0.25, 7)
 
 
 def test_the_data_set_may_come_from_the_file_and_brings_its_defaults(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"data": {"dataset": "tiny"}, "rest_lr": 0.25})
-    config, _ = parse_training(Config, "glinerev", ["--config", str(file)])
+    config, _ = parse_training(SPEC, ["--config", str(file)])
     assert (config.data.dataset, config.rest_lr, config.downstream_lr) == ("tiny", 0.25, 0.5)
 
 
 def test_a_data_set_without_defaults_has_those_of_the_code(defaults):
-    config, resume = parse_training(Config, "glinerev", ["--dataset", "other"])
+    config, resume = parse_training(SPEC, ["--dataset", "other"])
     assert config == Config(data=config.data)
     assert resume is None
+
+
+def test_defaults_are_for_a_corpus_and_not_for_its_name(defaults, dataset_path):
+    """A data set of the same name with other types gets none of them."""
+    path = defaults / "glinerev" / "configs" / "tiny.json"
+    for types, rate in ((list(LABELS.names), 0.25), (["protein"], Config(DataConfig("any")).rest_lr)):
+        write_json(path, {"types": types, "rest_lr": 0.25})
+        assert parse_training(SPEC, ["--dataset", str(dataset_path)])[0].rest_lr == rate
 
 
 def test_a_bad_default_file_is_named(defaults):
     path = defaults / "glinerev" / "configs" / "tiny.json"
     write_json(path, {"colour": "red"})
     with pytest.raises(InputError, match=r"glinerev/configs/tiny\.json: unknown settings \['colour'\]"):
-        parse_training(Config, "glinerev", ["--dataset", "tiny"])
+        parse_training(SPEC, ["--dataset", "tiny"])

@@ -7,9 +7,13 @@ import torch
 from conftest import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data, predictions, spans_of
 
 import glinerev.model
+import glinerev.spec
 import injection_bi.model
+import injection_bi.spec
 import ldsa.model
+import ldsa.spec
 import softprompt_base.model
+import softprompt_base.spec
 from common.bases import load_base
 from common.config import RuntimeConfig
 from common.data.dataset import make_sentence
@@ -23,10 +27,10 @@ from dataset_generation.sources import BENCHMARKS, read_local
 
 PROMPTS = {"prompts": PromptConfig(prompt_length=4)}
 CACHED = {
-    "LDSA": (ldsa.model.SPEC, {}),
-    "SP-Base": (softprompt_base.model.SPEC, {}),
-    "SP-Bi": (injection_bi.model.SPEC, PROMPTS),
-    "SP-GLiNER": (glinerev.model.SPEC, {}),
+    "LDSA": (ldsa.spec.SPEC, {}),
+    "SP-Base": (softprompt_base.spec.SPEC, {}),
+    "SP-Bi": (injection_bi.spec.SPEC, PROMPTS),
+    "SP-GLiNER": (glinerev.spec.SPEC, {}),
 }
 DISK = replace(RUNTIME, feature_cache="disk")
 
@@ -127,8 +131,8 @@ def test_the_key_changes_with_all_that_the_features_depend_on(trial, data):
     weights = made.model()
     with torch.no_grad():
         next(weights.core.token_rep_layer.bert_layer.parameters()).flatten()[0] += 1e-3
-    words = trial(glinerev.model.SPEC, "bi-bert").model()
-    first = trial(glinerev.model.SPEC, "bi-bert", subword_pooling="first").model()
+    words = trial(glinerev.spec.SPEC, "bi-bert").model()
+    first = trial(glinerev.spec.SPEC, "bi-bert", subword_pooling="first").model()
     found = [
         plain,
         keys(FeatureCache(RUNTIME), made.model(), data.test[:-1]),
@@ -158,7 +162,7 @@ def test_on_real_sentences_in_half_precision_stored_features_give_the_same_score
     sentences = read_local(REAL_DATA / "bc5cdr", known_types=types).splits["test"][:800]
     base = load_base(str(REAL_BASES / "gliner-minilm-bi"), "bi")
     # Before training it scores as the base does.
-    model = glinerev.model.SPEC.build(glinerev.model.SPEC.config(data=None), base, LabelSet(types, types, "other"))
+    model = glinerev.spec.SPEC.build(glinerev.spec.SPEC.config(data=None), base, LabelSet(types, types, "other"))
     runtime = RuntimeConfig(precision="bf16", progress=False)
     accelerator = make_accelerator(runtime)
     splits = FeatureCache(runtime).encode(model, sentences, accelerator, "x"), EncodedSplit(model.encode(sentences))

@@ -15,10 +15,12 @@ from common.errors import InputError, TrainingError
 from common.files import read_json
 from common.models.base import PARTS
 from common.models.span_model import SpanModel
+from common.spec import variant_text
 from common.training.recorder import Recorder
-from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors
+from common.training.records import RUN_FILE, WEIGHTS_FILE
+from common.training.run_folder import load_tensors
 from full_finetune.gliner_trainer import fit_with_gliner
-from full_finetune.model import SPEC, variant
+from full_finetune.spec import SPEC, variant
 from full_finetune.train import main
 
 
@@ -64,9 +66,9 @@ def test_a_base_without_a_bilstm_and_with_a_cross_fuser(trial):
 
 
 def test_variants(trial):
-    assert variant(trial(SPEC, "bi-bert").config) == "bi"
-    assert variant(trial(SPEC, "cross-bert", encoder="cross").config) == "cross"
-    assert variant(trial(SPEC, "bi-bert", trainer="gliner").config) == "bi, gliner's trainer"
+    assert variant(trial(SPEC, "bi-bert").config) == {"encoder": "bi"}
+    assert variant(trial(SPEC, "cross-bert", encoder="cross").config) == {"encoder": "cross"}
+    assert variant_text(variant(trial(SPEC, "bi-bert", trainer="gliner").config)) == "bi, gliner's trainer"
 
 
 # -- gliner's trainer -------------------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_generated_files(make, tmp_path):
     assert manifest["arguments"]["source"] == "corpus"
     assert str(tmp_path) not in (directory / "manifest.json").read_text()
     for encoder in ("bi", "cross"):
-        data = load_dataset(str(directory), encoder)
+        data = load_dataset(str(directory))
         assert data.train == data.validation == data.test == EXPECTED
         assert data.labels.names == ("cell type", "protein")
     assert read_json(directory / "dataset_span_bi.json")[0] == {
@@ -231,9 +231,7 @@ def test_another_run_leaves_no_stale_file(make):
     directory = make(encoder="both")
     make(encoder="cross", descriptions="names", test_size=1)
     assert not [name for name in contents(directory) if name.endswith("_bi.json")]
-    assert len(load_dataset(str(directory), "cross").test) == 1
-    with pytest.raises(InputError, match="generate it with --encoder bi or both"):
-        load_dataset(str(directory), "bi")
+    assert len(load_dataset(str(directory)).test) == 1
 
 
 def test_an_error_leaves_the_earlier_files(make, corpus_dir):
@@ -250,14 +248,14 @@ def test_skip_invalid_counts_what_it_skips(make, corpus_dir, caplog):
         stream.write('{"tokenized_text": ["a"], "ner": [[0, 7, "protein"]]}\n{"tokenized\n')
     directory = make(skip_invalid=True)
     assert read_json(directory / "manifest.json")["skipped"] == {"train": 2, "validation": 0, "test": 0}
-    assert load_dataset(str(directory), "bi").train == EXPECTED
+    assert load_dataset(str(directory)).train == EXPECTED
     assert "record 3 (counted from 0): span (0, 7, 'protein') is out of range" in caplog.text
     assert "train: skipped 2 invalid of 5 records" in caplog.text
 
 
 def test_a_type_that_train_lacks_is_a_label(make, corpus_dir, caplog):
     (corpus_dir / "test.jsonl").write_text('{"tokenized_text": ["a"], "ner": [[0, 0, "Anatomy"]]}\n')
-    labels = load_dataset(str(make(train_size=1, seed=1)), "bi").labels
+    labels = load_dataset(str(make(train_size=1, seed=1))).labels
     assert labels.names == ("cell type", "protein", "anatomy")
     assert "type 'anatomy' has no entity in the train split" in caplog.text
 
@@ -730,7 +728,7 @@ def test_the_shipped_demo_corpora(corpus):
 
 def test_demo_data_set(make):
     directory = make(dataset="demo-bc5cdr", source=None, descriptions="own", encoder="bi")
-    data = load_dataset(str(directory), "bi")
+    data = load_dataset(str(directory))
     assert data.labels.names == ("chemical", "disease")
     assert read_json(directory / "manifest.json")["source"] == {"kind": "embedded"}
 

@@ -18,10 +18,13 @@ from common.entry import export_plain
 from common.errors import InputError
 from common.files import read_json
 from common.models.span_model import SpanModel
-from common.training.run_folder import WEIGHTS_FILE, load_tensors
+from common.spec import variant_text
+from common.training.records import WEIGHTS_FILE
+from common.training.run_folder import load_tensors
 from glinerev.config import Config
 from glinerev.export import main, merge
-from glinerev.model import SPEC, PromptEmbedding, PromptEncoder, build, variant
+from glinerev.model import PromptEmbedding, PromptEncoder, build
+from glinerev.spec import SPEC, variant
 
 
 def config(**settings) -> Config:
@@ -168,7 +171,7 @@ def test_controls_train_what_they_say(trial, settings, parts, name):
     made = trial(SPEC, "bi-bert", train={"epochs": 1}, prompt_encoder_lr=1e-2, **settings)
     assert changed_parts(made) == parts
     if name:
-        assert variant(made.config) == name
+        assert variant_text(variant(made.config)) == name
 
 
 def test_the_head_only_control_has_no_prompt_encoder(load):

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import injection_bi.model
+import injection_bi.spec
 import injection_cross.model
+import injection_cross.spec
 from common.approach import freeze_all_but
 from common.errors import InputError
 from common.models.prompts import (
@@ -26,12 +28,13 @@ from common.models.prompts import (
     adaptive_bins,
     between_special_tokens,
 )
-from common.training.loop import optimizer_groups
-from common.training.run_folder import WEIGHTS_FILE, load_tensors
+from common.training.optimizer import optimizer_groups
+from common.training.records import WEIGHTS_FILE
+from common.training.run_folder import load_tensors
 
 POOLINGS = get_args(Pooling)
 
-SP_BI, SP_CROSS = injection_bi.model.SPEC, injection_cross.model.SPEC
+SP_BI, SP_CROSS = injection_bi.spec.SPEC, injection_cross.spec.SPEC
 WIDTH = 8
 LENGTHS = [1, 2, 5, 9, 12]
 """Sub-words of five descriptions, shorter and longer than the prompts."""
@@ -299,7 +302,7 @@ def test_the_trained_table_is_in_the_optimizer(trial):
     model = trial(SP_CROSS, "cross-bert", prompts=settings, learning_rate=3e-3).model()
     freeze_all_but(model, model.parts)
     rates = {id(p): group["lr"] for group in optimizer_groups(model, model.parts, 0.01) for p in group["params"]}
-    assert rates[id(model.injected.prompts.table.weight)] == 3e-3
+    assert rates[id(model.comparison.prompts.table.weight)] == 3e-3
 
 
 # -- between special tokens, and what does not fit --------------------------------------------------------------------
@@ -332,7 +335,7 @@ def test_a_tokenizer_without_special_tokens(backbone, missing):
 def test_prompts_beyond_the_label_encoders_positions(trial):
     """The tiny label encoder reads 32 sub-words."""
     fits = trial(SP_BI, "bi-bert", prompts=PromptConfig(prompt_length=30)).model()
-    assert fits.label_vectors().isfinite().all()
+    assert fits.comparison.labels().isfinite().all()
     with pytest.raises(InputError, match=r"--prompt-length 31 and two special tokens need 33 positions, .* has 32"):
         trial(SP_BI, "bi-bert", prompts=PromptConfig(prompt_length=31)).model()
 

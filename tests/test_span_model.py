@@ -298,7 +298,7 @@ def test_a_word_without_sub_words_shifts_no_other(plain):
     assert encoded.targets.tolist() == [[3, 0, LABELS.label2id["disease"]], [4, 0, LABELS.label2id["protein"]]]
     assert plain.unreachable(encoded) == {"truncation": 0, "maximum width": 0}
     # Without the empty words the same words have the same representations.
-    if plain.base.encoder == "bi":
+    if plain.base.kind == "bi":
         (bare,) = plain.encode([make_sentence(["the", "the", "over-expressed"], [])])
         with torch.no_grad():
             with_gaps = plain.frozen_part().compute(plain.collate([encoded]))[0]
@@ -337,7 +337,8 @@ def test_predict_needs_evaluation_mode(plain, data):
 def test_dropout_only_in_training_and_only_in_trained_parts(load, data):
     base = load("bi-bert")
     head = TrainedPart("head", ("core.span_rep_layer",), 1e-3)
-    model = SpanModel(base, LABELS, LABELS.names, [head])
+    model = SpanModel(base, LABELS, LABELS.names)
+    model.declare(head)
     batch = model.collate(model.encode(data.test[3:6]))
     model.train()
     assert not torch.equal(model.logits(batch), model.logits(batch))
@@ -400,11 +401,13 @@ def test_stored_features_are_used_and_skip_the_encoder(load, data, monkeypatch):
     ],
 )
 def test_features_are_stored_only_if_the_text_branch_is_frozen(load, name, trained, stored):
-    model = SpanModel(load(name), LABELS, LABELS.names, [TrainedPart("part", trained, 1e-3)])
+    model = SpanModel(load(name), LABELS, LABELS.names)
+    model.declare(TrainedPart("part", trained, 1e-3))
     part = model.frozen_part()
     assert (part is not None) == stored
     if part:
-        assert (part.unit, part.width) == ("word", model.base.config.hidden_size)
+        (item,) = model.encode([make_sentence(["α-actin", "binds"], [])])
+        assert (part.rows(item), part.width) == (2, model.base.config.hidden_size)
 
 
 # -- label texts ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import common.study.__main__
 import common.study.plan
 import common.study.runner
 import common.training.loop
-from common.config import parse, parse_training, to_dict
+from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
 from common.errors import InputError, TrainingError
 from common.evaluation.results import companions, read_result
@@ -25,14 +25,15 @@ from common.files import read_json, write_json
 from common.liveness import DEAD_AFTER
 from common.models.published import DEFAULT_BASE
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.registry import TRAINED, spec
+from common.registry import spec, trained
+from common.settings import parse_training
 from common.study import demo
 from common.study.__main__ import main
 from common.study.estimates import Pace, duration
 from common.study.plan import CHEAPEST_FIRST, ZERO_SHOT, StudyConfig, configuration, make_plan
 from common.study.runner import Study
 from common.tables import thesis
-from common.training.run_folder import WEIGHTS_FILE
+from common.training.records import WEIGHTS_FILE
 
 ON_CPU = ["--device", "cpu", "--precision", "fp32"]
 
@@ -78,7 +79,7 @@ def test_the_example_for_two_cores_is_understood():
 
 def test_every_approach_has_its_cells_on_every_data_set_with_every_seed():
     cells = planned()
-    assert set(CHEAPEST_FIRST) == {ZERO_SHOT, *TRAINED}
+    assert set(CHEAPEST_FIRST) == {ZERO_SHOT, *trained()}
     # Five approaches of one encoder and full fine-tuning of two, three seeds; zero-shot of two without a seed.
     assert len(cells) == 2 * (7 * 3 + 2)
     assert len({cell.id for cell in cells}) == len(cells)
@@ -664,7 +665,7 @@ def test_missing_data_are_generated_from_the_source(tmp_path, monkeypatch):
     assert set(study._without_data) == {"third"}
     assert "needs one folder third or one file third.*, found 0" in study._without_data["third"]
     for name in ("mine", "other"):
-        assert load_dataset(name, "cross").labels.names == ("protein",)
+        assert load_dataset(name).labels.names == ("protein",)
     before = (tmp_path / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns
     study.generate_missing()
     assert (tmp_path / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns == before
@@ -687,7 +688,7 @@ def test_a_real_study_is_cut_off_in_training_and_goes_on(run, monkeypatch, folde
             if arguments[1].name == "tiny" and len(arguments[1].train) == 12:
                 raise Killed
 
-        return fit(*arguments, on_epoch=kill)
+        return fit(*arguments, on_validation=kill)
 
     with monkeypatch.context() as patch:
         patch.setattr(common.study.runner, "fit", cut_off)

@@ -22,7 +22,7 @@ from common.evaluation.metrics import bootstrap_intervals, count_spans, paired_b
 from common.evaluation.results import counts_path, write_counts
 from common.files import put_between_markers
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.registry import TRAINED, spec
+from common.registry import spec, trained
 from common.tables import documents as tables
 from common.tables import thesis
 from common.tables.__main__ import main
@@ -633,7 +633,7 @@ def test_places_and_output_have_defaults(tmp_path, monkeypatch):
 
 
 def test_the_thesis_approaches_are_those_of_the_code():
-    assert {name: spec(name).title for name in TRAINED[: len(thesis.APPROACHES) - 1]} == thesis.TITLES
+    assert {name: spec(name).title for name in trained()[: len(thesis.APPROACHES) - 1]} == thesis.TITLES
     by_title = {approach.title: approach for approach in thesis.APPROACHES}
     for name in thesis.TITLES:
         kind, approach = spec(name), by_title[spec(name).title]

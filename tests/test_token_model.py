@@ -32,9 +32,13 @@ from test_losses import JNLPBA_WORDS
 from transformers import ModernBertConfig
 
 import injection_bi.model
+import injection_bi.spec
 import injection_cross.model
+import injection_cross.spec
 import ldsa.model
+import ldsa.spec
 import softprompt_base.model
+import softprompt_base.spec
 from common.bases import load_base
 from common.data.dataset import make_sentence
 from common.data.labels import LabelSet
@@ -49,8 +53,8 @@ from common.models.prompts import PromptConfig
 from common.models.token_model import FocalConfig, TokenConfig, cosine_logits, first_subwords, word_spans
 from dataset_generation.sources import BENCHMARKS, read_local
 
-LDSA, SP_BASE = ldsa.model.SPEC, softprompt_base.model.SPEC
-SP_BI, SP_CROSS = injection_bi.model.SPEC, injection_cross.model.SPEC
+LDSA, SP_BASE = ldsa.spec.SPEC, softprompt_base.spec.SPEC
+SP_BI, SP_CROSS = injection_bi.spec.SPEC, injection_cross.spec.SPEC
 N_TYPES = len(LABELS)
 OUTSIDE_ID = LABELS.outside_id
 BIO = {"token": TokenConfig(scheme="bio")}
@@ -81,7 +85,7 @@ def tagger(request, trial):
 def stirred(model):
     """The model with noise on what starts at a neutral value."""
     torch.manual_seed(3)
-    torch.nn.init.normal_(model.injected.prompts.encoder.mlp[3].weight, std=0.3)
+    torch.nn.init.normal_(model.comparison.prompts.encoder.mlp[3].weight, std=0.3)
     return model.eval()
 
 
@@ -411,7 +415,7 @@ def test_bio_begins_start_as_their_types_and_learn(trial, data):
     assert model.begin_offset.abs().max() > 1e-4
     # It is one vector for all types: a begin class is its type's unit vector plus the offset.
     with torch.no_grad():
-        vectors, classes = model.representations(batch)
+        vectors, classes = model.comparison(batch)
         begins = F.normalize(classes, dim=-1)[:N_TYPES] + model.begin_offset
         expected = F.cosine_similarity(vectors[:, :, None], begins, dim=-1) / model.temperature
         torch.testing.assert_close(model.logits(batch)[..., N_TYPES + 1 :], expected, rtol=1e-4, atol=1e-4)
@@ -516,7 +520,7 @@ def test_descriptions_are_means_over_their_own_sub_words(trial):
     tokenizer = model.base.gliner.data_processor.labels_tokenizer
     encoder = model.base.part("label encoder").model
     with torch.no_grad():
-        found = model.label_vectors()
+        found = model.comparison.labels()
         for vector, text in zip(found, LABELS.label2desc.values(), strict=True):
             alone = encoder(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(dim=0)
             torch.testing.assert_close(vector, alone, rtol=1e-4, atol=1e-5)
@@ -527,7 +531,7 @@ def test_sp_base_starts_where_ldsa_does(trial, data):
     table, described = (trial(spec, "bi-bert", token=TokenConfig(0.1)).model() for spec in (SP_BASE, LDSA))
     batch = described.collate(described.encode(data.test[:6]))
     with torch.no_grad():
-        torch.testing.assert_close(table.table.weight, described.label_vectors())
+        torch.testing.assert_close(table.comparison.labels.table.weight, described.comparison.labels())
         torch.testing.assert_close(table.logits(batch), described.logits(batch))
     # From there on the table is its own: the label encoder is not asked again.
     with torch.no_grad():
@@ -543,8 +547,8 @@ def test_sp_bi_is_the_label_encoders_reading_of_prompts(trial):
     encoder = model.base.part("label encoder").model
     words, tokenizer = encoder.get_input_embeddings().weight, model.base.gliner.data_processor.labels_tokenizer
     with torch.no_grad():
-        prompts = model.prompts(encoder.get_input_embeddings())
-        for vector, own in zip(model.label_vectors(), prompts, strict=True):
+        prompts = model.comparison.labels.prompts(encoder.get_input_embeddings())
+        for vector, own in zip(model.comparison.labels(), prompts, strict=True):
             inputs = torch.cat([words[tokenizer.cls_token_id][None], own, words[tokenizer.sep_token_id][None]])
             expected = encoder(inputs_embeds=inputs[None]).last_hidden_state[0].mean(dim=0)
             torch.testing.assert_close(vector, expected, rtol=1e-4, atol=1e-5)
@@ -560,7 +564,7 @@ def test_where_widths_agree_the_projection_starts_as_the_identity_and_is_trained
     assert not made.base().has("label projection")
     model = made.model()
     with torch.no_grad():
-        assert torch.equal(model._classes(), model.label_vectors())
+        assert torch.equal(model.comparison._classes(), model.comparison.labels())
     size = LABEL_WIDTH * (LABEL_WIDTH + 1)
     path = "core.token_rep_layer.labels_projection"
     assert sum(p.numel() for n, p in model.named_parameters() if n.startswith(path)) == size
@@ -569,7 +573,7 @@ def test_where_widths_agree_the_projection_starts_as_the_identity_and_is_trained
     assert not torch.equal(projection.weight, torch.eye(LABEL_WIDTH))
     assert projection.bias.any()
     plain = sum(p.numel() for p in made.base().core.parameters())
-    own = sum(p.numel() for n, p in trained.named_parameters() if n.startswith(("table", "prompts")))
+    own = sum(p.numel() for n, p in trained.named_parameters() if n.startswith("comparison"))
     assert run.record["parameters"]["total"] == plain + size + own
     encoder = sum(p.numel() for p in trained.base.part("label encoder").parameters()) if name == "LDSA" else 0
     assert run.record["parameters"]["trainable"] == size + own + encoder
@@ -580,8 +584,8 @@ def test_where_widths_agree_the_projection_starts_as_the_identity_and_is_trained
 def test_class_vectors_are_computed_once_an_evaluation(trial, data, monkeypatch):
     model = trial(LDSA, "bi-bert").model()
     calls = []
-    label_vectors = model.label_vectors
-    monkeypatch.setattr(model, "label_vectors", lambda: calls.append(1) or label_vectors())
+    label_vectors = model.comparison.labels.forward
+    monkeypatch.setattr(model.comparison.labels, "forward", lambda: calls.append(1) or label_vectors())
     before = predictions(model, data.test, size=2)
     assert len(calls) == 1
     with torch.no_grad():
@@ -696,7 +700,7 @@ def test_prompts_stand_before_the_text_and_its_end_right_behind_it(cross):
             assert item.input_ids[-1] == tokenizer.sep_token_id
             assert torch.equal(row[2 + n_prompts : 1 + n_prompts + n], words[item.input_ids[1:].long()])
     with torch.no_grad():
-        expected = cross.injected.prompts(cross.base.part("text encoder").model.get_input_embeddings())
+        expected = cross.comparison.prompts(cross.base.part("text encoder").model.get_input_embeddings())
     torch.testing.assert_close(inputs[:, 1 : 1 + n_prompts].unflatten(1, (4, 4)), expected.expand(3, -1, -1, -1))
 
 
@@ -709,8 +713,8 @@ def test_outputs_are_those_of_their_sub_words_and_prompts(cross, monkeypatch):
         encoder, "forward", lambda inputs_embeds, attention_mask: SimpleNamespace(last_hidden_state=inputs_embeds)
     )
     with torch.no_grad():
-        subwords, classes = cross.injected(batch)
-        prompts = cross.injected.prompts(words)
+        subwords, classes = cross.comparison(batch)
+        prompts = cross.comparison.prompts(words)
     assert torch.equal(subwords, words.weight[batch.inputs["input_ids"]])
     torch.testing.assert_close(classes, prompts.mean(dim=1).expand(3, -1, -1))
 
@@ -721,7 +725,7 @@ def test_label_vectors_are_the_sentences_own(trial, level):
     model = stirred(trial(SP_CROSS, "cross-bert", level=level, **PROMPTS).model())
     batch = batch_of(model, "IL-2 binds", "the fever")
     with torch.no_grad():
-        _, classes = model.injected(batch)
+        _, classes = model.comparison(batch)
     assert classes.shape == (2, N_TYPES + 1, TEXT_WIDTH)
     assert not torch.allclose(classes[0], classes[1], atol=1e-3)
 
@@ -736,7 +740,7 @@ def test_a_descriptions_change_changes_its_own_class_most(trial, data, backbone)
         moved = (
             1
             - F.cosine_similarity(
-                first.injected(batch_of(first, sentence))[1], second.injected(batch_of(second, sentence))[1], dim=-1
+                first.comparison(batch_of(first, sentence))[1], second.comparison(batch_of(second, sentence))[1], dim=-1
             )[0]
         )
     assert moved.argmax() == 2
@@ -763,7 +767,7 @@ def test_span_scores_are_those_of_a_loop(span_level):
     batch = batch_of(span_level, *sentences)
     with torch.no_grad():
         logits = span_level.logits(batch)
-        subwords, classes = span_level.injected(batch)
+        subwords, classes = span_level.comparison(batch)
     lengths = subwords[0].norm(dim=-1)
     assert lengths.max() > 1.2 * lengths.min()
     assert logits.shape == (3, 6, MAX_WIDTH, N_TYPES + 1)
@@ -959,7 +963,7 @@ def test_modernbert(modernbert, data, dataset_path, name):
     """Its positions are rotary, its attention partly local: padding and prompts must not disturb them."""
     spec, options = MODERN[name]
     kind = "bi" if spec is LDSA else "cross"
-    made = Trial(spec, modernbert[kind], replace(data, encoder=kind), dataset_path, **options)
+    made = Trial(spec, modernbert[kind], data, dataset_path, **options)
     assert type(made.base().part("text encoder").model).__name__ == "ModernBertModel"
     model, run = made.train()
     assert predictions(made.load(run), data.test) == predictions(model, data.test)

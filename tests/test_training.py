@@ -16,9 +16,11 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import common.training.loop
 import full_finetune.model
+import full_finetune.spec
 import glinerev.model
+import glinerev.spec
 import injection_bi.model
-from common.checkpoint import find_checkpoint
+import injection_bi.spec
 from common.config import DataConfig, TrainConfig
 from common.data.batching import evaluation_batches, training_batches
 from common.data.dataset import load_dataset, make_sentence
@@ -31,11 +33,12 @@ from common.files import read_json, write_json
 from common.models.features import FeatureCache
 from common.models.prompts import PromptConfig
 from common.models.token_model import TokenConfig
-from common.training.loop import schedule_factor
+from common.training.optimizer import schedule_factor
 from common.training.recorder import Recorder
-from common.training.run_folder import RUN_FILE, WEIGHTS_FILE, load_tensors
+from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
+from common.training.run_folder import load_tensors
 
-SP, FT, SP_BI = glinerev.model.SPEC, full_finetune.model.SPEC, injection_bi.model.SPEC
+SP, FT, SP_BI = glinerev.spec.SPEC, full_finetune.spec.SPEC, injection_bi.spec.SPEC
 
 
 def digest(tensors) -> str:
@@ -134,7 +137,7 @@ def test_best_weights_are_restored(trial, scripted, spec):
     scripted(0.1, 0.5, 0.2)
     made = trial(spec, "bi-bert", train={"epochs": 3}, threshold=0.5)
     model, after = made.model(), []
-    run = made.fit(model, made.start(), on_epoch=lambda entry: after.append(trained_digest(model)))
+    run = made.fit(model, made.start(), on_validation=lambda entry: after.append(trained_digest(model)))
     assert len(set(after)) == 3
     assert trained_digest(model) == weights_digest(run) == after[1]
     assert run.record["best"] == {"epoch": 2, "by": "macro_f1", "score": 0.5}
@@ -257,7 +260,7 @@ def assert_same_run(resumed, whole) -> None:
     assert {path.name for path in resumed.path.iterdir()} == {path.name for path in whole.path.iterdir()}
 
 
-def killed_run(made, on_epoch=None, in_step=None):
+def killed_run(made, on_validation=None, in_step=None):
     """The folder of a run whose process died in on_epoch or in a step."""
     model, run = made.model(), made.start()
     if in_step is not None:
@@ -270,8 +273,10 @@ def killed_run(made, on_epoch=None, in_step=None):
 
         model.register_forward_pre_hook(count)
     with pytest.raises(Killed):
-        made.fit(model, run, on_epoch=on_epoch)
-    assert read_json(run.path / RUN_FILE)["status"] == "running"
+        made.fit(model, run, on_validation=on_validation)
+    assert read_json(run.path / RUN_FILE)["status"] == "failed"
+    # What a killed process leaves: nobody was there to change the status.
+    run.update(status="running")
     return run.path
 
 
@@ -289,7 +294,7 @@ RESUMABLE = [
 def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
     made = trial(spec, base, train={"epochs": 3}, **settings)
     whole = made.train()[1]
-    path = killed_run(made, on_epoch=kill_after(1))
+    path = killed_run(made, on_validation=kill_after(1))
     model, resumed = made.resume(path)
     assert resumed.path == path
     assert_same_run(resumed, whole)
@@ -326,13 +331,13 @@ def test_a_run_needs_no_record_to_train(trial, tmp_path):
 def test_a_run_can_be_killed_again_and_again(trial):
     made = trial(SP, "bi-bert", train={"epochs": 4, "patience": 0})
     whole = made.train()[1]
-    path = killed_run(made, on_epoch=kill_after(1))
+    path = killed_run(made, on_validation=kill_after(1))
     for epoch in (2, 3):
         with pytest.raises(Killed):
             made.fit(
                 made.model(),
                 common.checkpoint.resume_run(SP, made.config, made.data, made.base(), str(path)),
-                on_epoch=kill_after(epoch),
+                on_validation=kill_after(epoch),
             )
         assert [p.name for p in path.glob("state_*")] == [f"state_{epoch:04d}"]
     assert_same_run(made.resume(path)[1], whole)
@@ -341,7 +346,7 @@ def test_a_run_can_be_killed_again_and_again(trial):
 def test_patience_goes_on_after_a_resume(trial, scripted):
     made = trial(SP, "bi-bert", train={"epochs": 9, "patience": 2})
     scripted(0.5, 0.4, 0.3)
-    path = killed_run(made, on_epoch=kill_after(1))
+    path = killed_run(made, on_validation=kill_after(1))
     _, run = made.resume(path)
     assert [entry["validation"]["macro_f1"] for entry in run.record["history"]] == [0.5, 0.4, 0.3]
     assert run.record["best"] == {"epoch": 1, "by": "macro_f1", "score": 0.5}
@@ -351,8 +356,8 @@ def test_latest_is_the_newest_unfinished_run(trial):
     made = trial(SP, "bi-bert", train={"epochs": 2})
     with pytest.raises(InputError, match="no unfinished run of glinerev on tiny"):
         made.resume("latest")
-    first = killed_run(made, on_epoch=kill_after(1))
-    second = killed_run(made, on_epoch=kill_after(1))
+    first = killed_run(made, on_validation=kill_after(1))
+    second = killed_run(made, on_validation=kill_after(1))
     made.train()
     assert made.resume("latest")[1].path == second
     assert made.resume("latest")[1].path == first
@@ -360,7 +365,7 @@ def test_latest_is_the_newest_unfinished_run(trial):
 
 def test_resuming_otherwise_is_an_error_that_names_it(trial, dataset_path, tmp_path, gliner_folder):
     made = trial(SP, "bi-bert", train={"epochs": 2})
-    path = killed_run(made, on_epoch=kill_after(1))
+    path = killed_run(made, on_validation=kill_after(1))
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
     with pytest.raises(InputError, match=r"started differently: train\.epochs: 2 != 3; train\.seed: 1 != 9"):
@@ -389,14 +394,14 @@ def test_data_and_base_that_moved_are_the_same_run(trial, dataset_path, tmp_path
     """A run is of contents, not of places."""
     made = trial(SP, "bi-bert", train={"epochs": 2})
     whole = made.train()[1]
-    path = killed_run(made, on_epoch=kill_after(1))
+    path = killed_run(made, on_validation=kill_after(1))
     shutil.copytree(dataset_path, tmp_path / "moved" / "tiny")
     shutil.copytree(made.base_folder(), tmp_path / "moved" / "base")
     moved = made.but()
     moved.config = replace(
         made.config, data=DataConfig(str(tmp_path / "moved" / "tiny")), base_model=str(tmp_path / "moved" / "base")
     )
-    moved.data = load_dataset(moved.config.data.dataset, "bi")
+    moved.data = load_dataset(moved.config.data.dataset)
     assert_same_run(moved.resume(path)[1], whole)
 
 
@@ -406,10 +411,10 @@ def test_a_changed_file_changes_the_data_sets_hash(dataset_path, tmp_path):
     for file in dataset_path.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     (copy / "manifest.json").unlink()
-    assert load_dataset(str(copy), "bi").sha256 == load_dataset(str(dataset_path), "bi").sha256
+    assert load_dataset(str(copy)).sha256 == load_dataset(str(dataset_path)).sha256
     records = read_json(copy / "dataset_span_bi.json")
     write_json(copy / "dataset_span_bi.json", [*records[:-1], {"tokenized_text": ["other"], "ner": []}])
-    assert load_dataset(str(copy), "bi").sha256 != load_dataset(str(dataset_path), "bi").sha256
+    assert load_dataset(str(copy)).sha256 != load_dataset(str(dataset_path)).sha256
 
 
 # -- steps ------------------------------------------------------------------------------------------------------------
@@ -506,7 +511,7 @@ def test_ctrl_c_keeps_the_best_checkpoint_and_says_where(trial, scripted, caplog
         kill_after(epoch, KeyboardInterrupt)(entry)
 
     with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
-        made.fit(model, run, on_epoch=stop)
+        made.fit(model, run, on_validation=stop)
     assert f"interrupted; best checkpoint so far (epoch 1): {run.path}" in caplog.text
     assert read_json(run.path / RUN_FILE)["status"] == "interrupted"
     assert find_checkpoint(SP, "latest", "tiny") == run.path
@@ -531,10 +536,27 @@ def test_ctrl_c_in_the_first_epoch_leaves_no_checkpoint(trial, caplog):
         find_checkpoint(SP, "latest", "tiny")
 
 
-def test_tensorboard_events(trial):
+def test_losses_and_scores_go_to_tensorboard(trial):
     pytest.importorskip("tensorboard")
-    run = trial(SP, "bi-bert", train={"epochs": 1, "tensorboard": True}).train()[1]
-    assert len(list(run.path.glob("events.out.tfevents.*"))) == 1
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trial(SP, "bi-bert", train={"epochs": 2, "track": ("tensorboard",)}).train()[1]
+    events = EventAccumulator(str(run.path / "glinerev"))
+    events.Reload()
+    history = run.record["history"]
+    for tag, values in (
+        ("loss/train", [entry["train_loss"] for entry in history]),
+        ("validation/micro_f1", [entry["validation"]["micro_f1"] for entry in history]),
+    ):
+        found = events.Scalars(tag)
+        assert [event.step for event in found] == [entry["step"] for entry in history]
+        assert [event.value for event in found] == pytest.approx(values, rel=1e-6)
+
+
+def test_a_tracker_that_is_not_installed(trial, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="--track wandb needs the package wandb: pip install wandb"):
+        trial(SP, "bi-bert", train={"track": ("wandb",)}).train()
 
 
 # -- the threshold ----------------------------------------------------------------------------------------------------
@@ -607,9 +629,9 @@ def test_bf16(trial):
 def test_auto_precision_on_a_cpu_follows_the_probe(monkeypatch):
     for speedup, precision in ((0.4, "fp32"), (1.19, "fp32"), (1.2, "bf16")):
         monkeypatch.setattr("common.device.cpu_bf16_speedup", lambda value=speedup: value)
-        assert resolve_precision("auto", cpu=True) == precision
+        assert resolve_precision("auto", "cpu") == precision
     with pytest.raises(InputError, match="fp16 needs a GPU"):
-        resolve_precision("fp16", cpu=True)
+        resolve_precision("fp16", "cpu")
 
 
 def test_several_precisions_in_one_process():
@@ -619,7 +641,7 @@ def test_several_precisions_in_one_process():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there():
-    with pytest.raises(InputError, match="device cuda: no GPU is available"):
+    with pytest.raises(InputError, match="device cuda: no GPU of this kind is available"):
         make_accelerator(replace(RUNTIME, device="cuda"))
 
 

@@ -16,12 +16,13 @@ import pytest
 from optuna.trial import TrialState
 
 import common.sweeps.sweep
-from common.config import from_dict, merge, parse_training, to_dict
+from common.config import from_dict, merge, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
 from common.liveness import DEAD_AFTER, this_process
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.registry import TRAINED, spec
+from common.registry import spec, trained
+from common.settings import parse_training
 from common.sweeps.space import Choice, Float, Switch, default_parameters, grid, name_of, suggest
 from common.sweeps.storage import open_storage
 from common.sweeps.sweep import Sweep, TuneConfig
@@ -42,7 +43,7 @@ QUICK = [
 ]
 SPACES = {
     f"{name} {space}": (name, space, parameters)
-    for name in TRAINED
+    for name in trained()
     for space, parameters in importlib.import_module(f"{name}.tune").SPACES.items()
 }
 
@@ -59,7 +60,7 @@ def defaults(name):
 def test_every_approach_has_a_training_space_and_the_injections_an_architecture():
     found = {key for key in SPACES if key.endswith("architecture")}
     assert found == {"injection_bi architecture", "injection_cross architecture"}
-    assert {name for name, space, _ in SPACES.values() if space == "training"} == set(TRAINED)
+    assert {name for name, space, _ in SPACES.values() if space == "training"} == set(trained())
 
 
 def test_a_space_holds_the_default_configuration(approach_space):
@@ -124,14 +125,14 @@ def scored(monkeypatch):
     seen = []
 
     def install(scores):
-        def fit(model, data, config, runtime, run, *, on_epoch, cache):
+        def fit(model, data, config, runtime, run, *, on_validation, cache):
             seen.append(run.record["config"])
             values = scores(len(seen), config)
             run.record["history"] = []
             for epoch, value in enumerate(values, start=1):
                 entry = {"epoch": epoch, "validation": {"macro_f1": value, "micro_f1": value / 2}}
                 run.record["history"].append(entry)
-                on_epoch(entry)
+                on_validation(entry)
             best = max(range(len(values)), key=values.__getitem__)
             run.update(best={"epoch": best + 1, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common.config import RuntimeConfig, require_share
-from common.data.dataset import Encoder
 from common.data.labels import LabelText
 from common.models.published import DEFAULT_BASE
 
@@ -17,7 +16,7 @@ class Config:
 
     dataset: str
     """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
-    encoder: Encoder = "bi"
+    encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
     """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""

@@ -19,7 +19,7 @@ TEXT_RESERVE = 150
 def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
     """The base model asked for the data set's types."""
     texts = list(labels.texts(config.labels))
-    if base.encoder == "cross":
+    if base.kind == "cross":
         texts = fit_texts(texts, base)
     return SpanModel(base, labels, texts, threshold=config.threshold)
 

@@ -15,7 +15,7 @@ from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, Span, check_flat, check_span
 from common.errors import InputError
 from common.files import read_json, sha256_file
-from common.paths import DATASETS_DIR, check_name
+from common.paths import check_name, datasets_dir
 
 Encoder = Literal["bi", "cross"]
 ENCODERS: tuple[Encoder, ...] = ("bi", "cross")
@@ -158,10 +158,9 @@ def sample(sentences: Sequence[Sentence], size: int | None, seed: int, what: str
 
 @dataclass(frozen=True)
 class Dataset:
-    """A generated corpus, as one kind of encoder reads it."""
+    """A generated corpus."""
 
     name: str
-    encoder: Encoder
     labels: LabelSet
     train: list[Sentence]
     validation: list[Sentence]
@@ -187,7 +186,7 @@ def dataset_dir(name: str) -> Path:
     path = Path(name)
     if len(path.parts) > 1 or path.is_absolute():
         return path
-    return DATASETS_DIR / check_name(name, "data set name")
+    return datasets_dir() / check_name(name, "data set name")
 
 
 def read_labels(directory: Path) -> LabelSet:
@@ -206,17 +205,11 @@ def read_labels(directory: Path) -> LabelSet:
         raise InputError(f"{directory}: {LABEL2ID_FILE} and {LABEL2DESC_FILE}: {error}") from error
 
 
-def load_dataset(name: str, encoder: Encoder) -> Dataset:
-    """Reads a generated data set.
-
-    Files of the public thesis repository are read too: ``mono`` in file names for ``cross``, type ids as strings, spans of O.
-
-    Args:
-        name: Name under ``datasets/``, or the path of a data set's folder.
-        encoder: Which kind of encoder's files to read.
+def existing_dataset_dir(name: str) -> Path:
+    """The folder of a data set that has been generated.
 
     Raises:
-        InputError: If the data set does not exist, a record is bad or a file differs from its manifest.
+        InputError: If there is none; the message says how to make it.
     """
     directory = dataset_dir(name)
     if not directory.is_dir():
@@ -224,6 +217,22 @@ def load_dataset(name: str, encoder: Encoder) -> Dataset:
             f"data set {name!r} does not exist ({directory}); make it with: "
             f"python -m dataset_generation.generate --dataset {directory.name}"
         )
+    return directory
+
+
+def load_dataset(name: str) -> Dataset:
+    """Reads a generated data set.
+
+    The span files of the bi- and the cross-encoder are alike; whichever are there are read. Files of the public thesis
+    repository are read too: ``mono`` in file names for ``cross``, type ids as strings, spans of O.
+
+    Args:
+        name: Name under ``datasets/``, or the path of a data set's folder.
+
+    Raises:
+        InputError: If the data set does not exist, a record is bad or a file differs from its manifest.
+    """
+    directory = existing_dataset_dir(name)
     expected = _manifest_hashes(directory)
     for name_of_file in (LABEL2ID_FILE, LABEL2DESC_FILE):
         _check_hash(directory / name_of_file, expected)
@@ -231,19 +240,15 @@ def load_dataset(name: str, encoder: Encoder) -> Dataset:
     splits: dict[Split, list[Sentence]] = {}
     digest = hashlib.sha256(json.dumps([labels.label2id, labels.label2desc]).encode())
     for split in SPLITS:
-        path = directory / span_file(split, encoder)
-        if encoder == "cross" and not path.exists():
-            path = directory / span_file(split, "mono")
-        if not path.exists():
-            raise InputError(
-                f"data set {name!r} has no file {span_file(split, encoder)}; generate it with --encoder {encoder} or both"
-            )
+        candidates = [directory / span_file(split, kind) for kind in (*ENCODERS, "mono")]
+        path = next((path for path in candidates if path.exists()), None)
+        if path is None:
+            raise InputError(f"data set {name!r} has no {split} file: none of {[path.name for path in candidates]}")
         file_hash = _check_hash(path, expected)
         splits[split] = read_span_file(path, labels)
         digest.update(file_hash.encode())
     return Dataset(
         name=directory.name,
-        encoder=encoder,
         labels=labels,
         train=splits["train"],
         validation=splits["validation"],

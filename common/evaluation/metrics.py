@@ -6,14 +6,14 @@ Counts are kept for each sentence, so that intervals and paired comparisons resa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
 
+from common.config import Metric
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
@@ -108,6 +108,34 @@ def _prf(
     )
 
 
+Counts = NDArray[np.float64]
+"""Numbers of spans, the types on the last axis."""
+
+
+@dataclass(frozen=True)
+class F1:
+    """A score over spans that something is chosen or compared by."""
+
+    title: str
+    """Name in tables and logs."""
+    average: Literal["micro", "macro"]
+    """Which part of :class:`SpanScores` it is the F1 of."""
+    of_counts: Callable[[Counts, Counts, Counts], Counts]
+    """From true positives, predicted and gold spans, each of shape ``(..., C)``, to shape ``(...)``."""
+
+    def of(self, scores: SpanScores) -> float:
+        """Its value among the scores of a split."""
+        found: Scores = getattr(scores, self.average)
+        return found.f1
+
+
+METRICS: dict[Metric, F1] = {
+    "micro_f1": F1("micro F1", "micro", lambda *counts: _prf(*(plane.sum(axis=-1) for plane in counts))[2]),
+    "macro_f1": F1("macro F1", "macro", lambda *counts: _prf(*counts)[2].mean(axis=-1)),
+}
+"""The metrics by their names in settings, result files and CSV tables."""
+
+
 def span_scores(counts: SpanCounts) -> SpanScores:
     """Micro, macro and per-type scores."""
     totals = [plane.sum(axis=0).astype(float) for plane in (counts.true_positives, counts.predicted, counts.gold)]
@@ -129,25 +157,23 @@ def span_scores(counts: SpanCounts) -> SpanScores:
 
 
 def resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Micro and macro F1 of each run on the same bootstrap samples of sentences, shape ``(runs, 2, n_resamples)``."""
+    """Each of :data:`METRICS` of each run on the same bootstrap samples of sentences, shape ``(runs, metrics, n_resamples)``."""
     n_sentences = len(counts[0])
     generator = np.random.default_rng(seed)
     planes = [
         np.concatenate([run.true_positives, run.predicted, run.gold], axis=1).astype(np.float64) for run in counts
     ]
     n_types = len(counts[0].types)
-    result = np.empty((len(counts), 2, n_resamples))
+    result = np.empty((len(counts), len(METRICS), n_resamples))
     for first in range(0, n_resamples, _RESAMPLES_AT_ONCE):
         size = min(_RESAMPLES_AT_ONCE, n_resamples - first)
         weights = generator.multinomial(n_sentences, np.full(n_sentences, 1 / n_sentences), size=size).astype(
             np.float64
         )
-        for index, plane in enumerate(planes):
-            totals = (weights @ plane).reshape(size, 3, n_types)
-            per_type = _prf(totals[:, 0], totals[:, 1], totals[:, 2])[2]
-            pooled = totals.sum(axis=2)
-            result[index, 0, first : first + size] = _prf(pooled[:, 0], pooled[:, 1], pooled[:, 2])[2]
-            result[index, 1, first : first + size] = per_type.mean(axis=1)
+        for run, plane in enumerate(planes):
+            totals = np.moveaxis((weights @ plane).reshape(size, 3, n_types), 1, 0)
+            for row, metric in enumerate(METRICS.values()):
+                result[run, row, first : first + size] = metric.of_counts(*totals)
     return result
 
 
@@ -164,7 +190,7 @@ def bootstrap_intervals(
     samples = resampled_f1([counts], n_resamples, seed)[0]
     tail = (1 - level) / 2
     low, high = np.quantile(samples, [tail, 1 - tail], axis=1)
-    return {name: (float(low[index]), float(high[index])) for index, name in enumerate(("micro_f1", "macro_f1"))}
+    return {name: (float(low[index]), float(high[index])) for index, name in enumerate(METRICS)}
 
 
 @dataclass(frozen=True)
@@ -193,11 +219,10 @@ def paired_bootstrap(
     samples = resampled_f1([first, second], n_resamples, seed)
     deltas = samples[0] - samples[1]
     scores = [span_scores(counts) for counts in (first, second)]
-    observed = (scores[0].micro.f1 - scores[1].micro.f1, scores[0].macro.f1 - scores[1].macro.f1)
-    result = {}
-    for index, name in enumerate(("micro_f1", "macro_f1")):
-        result[name] = difference_of(observed[index], deltas[index])
-    return result
+    return {
+        name: difference_of(metric.of(scores[0]) - metric.of(scores[1]), deltas[index])
+        for index, (name, metric) in enumerate(METRICS.items())
+    }
 
 
 def difference_of(observed: float, deltas: NDArray[np.float64]) -> Difference:
@@ -213,7 +238,7 @@ def best_threshold(
     predicted: Sequence[Sequence[ScoredSpan]],
     types: Sequence[str],
     *,
-    by: Literal["macro_f1", "micro_f1"],
+    by: Metric,
     default: float = 0.5,
 ) -> tuple[float, float]:
     """The probability threshold with the highest F1, of those with two decimals.
@@ -245,10 +270,7 @@ def best_threshold(
     for spans_of_sentence in gold:
         for span in set(spans_of_sentence):
             support[column[span.label]] += 1
-    if by == "micro_f1":
-        f1 = _prf(counts[0].sum(axis=0), counts[1].sum(axis=0), np.full(len(thresholds), support.sum()))[2]
-    else:
-        f1 = _prf(counts[0], counts[1], np.broadcast_to(support, counts[0].shape).copy())[2].mean(axis=0)
+    f1 = METRICS[by].of_counts(counts[0].T, counts[1].T, np.broadcast_to(support.T, counts[0].T.shape))
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     chosen = best[np.argmin(np.abs(thresholds[best] - default))]
     return float(thresholds[chosen]), float(f1[chosen])
@@ -323,6 +345,8 @@ def token_report(
     Returns:
         ``per_type`` by name, ``micro`` and ``macro``; the support is a number of words.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     n_words = [len(sentence.words) for sentence in sentences]
     gold = [c for s, n in zip(sentences, n_words, strict=True) for c in labels.word_classes(s.spans, n)]
     found = [c for spans, n in zip(predicted, n_words, strict=True) for c in labels.word_classes(spans, n)]

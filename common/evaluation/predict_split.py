@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,13 +14,16 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from common.approach import Encoded, Predictor
-from common.config import RuntimeConfig
+from common.approach import Predictor
+from common.config import Metric, RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.data.spans import ScoredSpan
+from common.device import prefetch
 from common.evaluation.metrics import (
+    METRICS,
     SpanCounts,
+    best_threshold,
     bootstrap_intervals,
     count_spans,
     error_report,
@@ -27,6 +31,8 @@ from common.evaluation.metrics import (
     token_report,
 )
 from common.models.features import EncodedSplit
+
+logger = logging.getLogger(__name__)
 
 _WARM_UP_BATCHES = 3
 
@@ -40,8 +46,8 @@ def predict_split(
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     predicted: list[tuple[int, list[ScoredSpan]]] = []
     progress = runtime.progress and accelerator.is_main_process
-    for indices in tqdm(mine, desc=what, disable=not progress, leave=False):
-        batch = split.batch(model, indices).to(accelerator.device)
+    loaded = prefetch(lambda indices: split.batch(model, indices), mine, accelerator.device)
+    for indices, batch in zip(tqdm(mine, desc=what, disable=not progress, leave=False), loaded, strict=True):
         with torch.no_grad(), accelerator.autocast():
             predicted += zip(indices, model.predict(batch), strict=True)
     by_index = dict(gather_object(predicted) if accelerator.num_processes > 1 else predicted)
@@ -50,13 +56,31 @@ def predict_split(
 
 @torch.no_grad()
 def split_loss(model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator) -> float:
-    """The mean loss of a split's sentences, in evaluation mode."""
+    """The mean loss of a split's sentences, in evaluation mode; the same on each of several processes, which share the work."""
     model.eval()
+    batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
+    mine = batches[accelerator.process_index :: accelerator.num_processes]
     total = 0.0
-    for indices in evaluation_batches(split.lengths, runtime.eval_batch_size):
+    for batch in prefetch(lambda indices: split.batch(model, indices), mine, accelerator.device):
         with accelerator.autocast():
-            total += float(model(split.batch(model, indices).to(accelerator.device))) * len(indices)
-    return total / len(split.encoded)
+            total += float(model(batch)) * len(batch)
+    totals = gather_object([total]) if accelerator.num_processes > 1 else [total]
+    return sum(totals) / len(split.encoded)
+
+
+LOWEST_THRESHOLD = 0.01
+"""Predictions down to here are kept when the threshold is chosen."""
+
+
+def choose_threshold(
+    model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator, by: Metric
+) -> None:
+    """Gives a model the threshold with the best F1 on a split; its own stays if none is better."""
+    default, model.threshold = model.threshold, LOWEST_THRESHOLD
+    predictions = predict_split(model, split, runtime, accelerator, "threshold")
+    gold = [item.sentence.spans for item in split.encoded]
+    model.threshold, score = best_threshold(gold, predictions, model.labels.names, by=by, default=default)
+    logger.info("threshold %.2f: validation %s %.4f", model.threshold, by, score)
 
 
 def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
@@ -64,7 +88,7 @@ def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
     return [[item.span for item in spans] for spans in predictions]
 
 
-def unreachable_gold(model: Predictor, encoded: Sequence[Encoded]) -> dict[str, Any]:
+def unreachable_gold(model: Predictor, encoded: Sequence[Any]) -> dict[str, Any]:
     """Gold spans that the model cannot predict, by reason, their share of all gold spans, and the F1 of its best prediction."""
     reasons: Counter[str] = Counter()
     for item in encoded:
@@ -80,7 +104,7 @@ def unreachable_gold(model: Predictor, encoded: Sequence[Encoded]) -> dict[str, 
         "lost": lost,
         "share": lost / n_gold if n_gold else 0.0,
         "by_reason": dict(reasons),
-        "ceiling": {"micro_f1": ceiling.micro.f1, "macro_f1": ceiling.macro.f1},
+        "ceiling": {name: metric.of(ceiling) for name, metric in METRICS.items()},
     }
 
 

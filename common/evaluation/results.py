@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock
@@ -16,10 +16,13 @@ from filelock import FileLock
 from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan
 from common.errors import InputError
-from common.evaluation.metrics import SpanCounts
-from common.evaluation.predict_split import Evaluation
+from common.evaluation.metrics import METRICS, SpanCounts
 from common.files import atomic_path, atomic_text, read_json, write_json, write_text
 from common.paths import now, timestamp
+from common.spec import Variant, variant_text
+
+if TYPE_CHECKING:
+    from common.evaluation.predict_split import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +137,7 @@ def read_result(path: Path) -> dict[str, Any]:
 def result_record(
     *,
     approach: str,
-    variant: str,
+    variant: Variant,
     data: Dataset,
     base: Mapping[str, Any],
     seed: int | None,
@@ -153,10 +156,10 @@ def result_record(
     return {
         "created": now(),
         "approach": approach,
-        "variant": variant,
+        "variant": dict(variant),
         "dataset": data.name,
         "dataset_sha256": data.sha256,
-        "base_model": {key: base[key] for key in ("name", "revision", "encoder")},
+        "base_model": {key: base[key] for key in ("name", "revision", "kind")},
         "seed": seed,
         "labels": list(data.labels.names),
         "parameters": dict(parameters),
@@ -170,7 +173,7 @@ def render(result: Mapping[str, Any]) -> str:
     """A result as a Markdown page."""
     scores, base = result["scores"], result["base_model"]
     lines = [
-        f"# {result['approach']} ({result['variant']}) on {result['dataset']}",
+        f"# {result['approach']} ({variant_text(result['variant'])}) on {result['dataset']}",
         "",
         f"Base model {base['name']}, seed {result['seed']}, {result['split']} split, threshold {result['threshold']}.",
         "",
@@ -189,15 +192,16 @@ def render(result: Mapping[str, Any]) -> str:
     parameters = result["parameters"]
     lines += [
         "",
-        f"95 % bootstrap intervals over sentences: micro F1 {_interval(intervals['micro_f1'])}, "
-        f"macro F1 {_interval(intervals['macro_f1'])}.",
+        "95 % bootstrap intervals over sentences: "
+        + ", ".join(f"{metric.title} {_interval(intervals[name])}" for name, metric in METRICS.items())
+        + ".",
         "",
         f"Trained: {parameters['trainable']:,} of {parameters['total']:,} parameters "
         f"({100 * parameters['trainable'] / parameters['total']:.2f} %).",
         "",
         f"Speed: {speed['sentences_per_second']:.1f} sentences/s at batch size {speed['batch_size']}, {result['precision']}.",
         "",
-        f"Gold spans out of reach: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}; "
+        f"Unreachable gold spans: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}; "
         f"the best possible micro F1 is {lost['ceiling']['micro_f1']:.4f}.",
         "",
         f"By words instead of spans: micro F1 {tokens['micro']['f1']:.4f}, macro F1 {tokens['macro']['f1']:.4f}.",

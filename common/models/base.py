@@ -1,15 +1,16 @@
-"""A loaded GLiNER base model, its parts under the field's names."""
+"""A loaded GLiNER base model, and its parts under the field's names."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from common.data.dataset import Encoder
 from common.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PARTS = {
     "text encoder": "token_rep_layer.bert_layer",
@@ -30,7 +31,8 @@ class Base:
 
     gliner: Any
     """gliner's wrapper: processor, tokenizers, decoder, ``save_pretrained``."""
-    encoder: Encoder
+    kind: str
+    """``bi`` or ``cross``: the kind of encoder."""
     source: str
     """Hub id, folder or demo name, as the user gave it."""
     location: str
@@ -52,6 +54,15 @@ class Base:
     def config(self) -> Any:
         """Gliner's configuration."""
         return self.gliner.config
+
+    @property
+    def encoder_settings(self) -> str:
+        """The text encoder's configuration, without the name that it was loaded by."""
+        values = self.config.encoder_config
+        values = values if isinstance(values, dict) else values.to_dict()
+        return json.dumps(
+            {name: value for name, value in values.items() if name != "_name_or_path"}, default=str, sort_keys=True
+        )
 
     def has(self, part: str) -> bool:
         """Whether the base has a part of :data:`PARTS`."""

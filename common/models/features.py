@@ -1,18 +1,21 @@
 """Stored output of an approach's frozen part: computed once, read in every epoch, and by every run with the same text.
 
-A store is known by its content: the frozen weights, what else the computation depends on, precision, and every sub-word of every
-sentence. Whatever changes one of them changes the key, so a stored file can be missing but never stale.
+A store is known by its content: the frozen weights, the configuration of their modules, what else the computation depends on,
+precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever changes one of them changes
+the key, so a stored file can be missing but never stale.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +25,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from common.approach import Approach, Batch, Encoded, FrozenPart, Predictor
+from common.approach import Approach, FrozenPart, Predictor
 from common.config import RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
-from common.device import precision_name
+from common.device import precision_name, prefetch
+from common.errors import TrainingError
 from common.files import atomic_path
 from common.paths import output_root
 
@@ -56,17 +60,18 @@ class FeatureStore:
 class EncodedSplit:
     """The tokenised sentences of a split, with the stored features of a model's frozen part if it has one."""
 
-    encoded: list[Encoded]
+    encoded: Sequence[Any]
+    """As :class:`Encoded`."""
     store: FeatureStore | None = None
     seconds: float = 0.0
     """What computing the features took; 0 if they were there."""
 
     @property
     def lengths(self) -> list[int]:
-        """Sub-words of each sentence."""
-        return [len(item.input_ids) for item in self.encoded]
+        """The length of each sentence."""
+        return [item.length for item in self.encoded]
 
-    def batch(self, model: Predictor, indices: Sequence[int]) -> Batch:
+    def batch(self, model: Predictor, indices: Sequence[int]) -> Any:
         """The padded batch of some sentences."""
         batch = model.collate([self.encoded[index] for index in indices])
         if self.store is not None:
@@ -108,8 +113,7 @@ class FeatureCache:
         if part is None or self.runtime.feature_cache == "off":
             return split
         start = time.perf_counter()
-        rows_of = [item.n_words if part.unit == "word" else len(item.input_ids) for item in split.encoded]
-        offsets = torch.tensor([0, *rows_of]).cumsum(0).tolist()
+        offsets = torch.tensor([0, *map(part.rows, split.encoded)]).cumsum(0).tolist()
         dtype = _dtype(precision_name(accelerator))
         megabytes = offsets[-1] * part.width * dtype.itemsize / 2**20
         key = _key(model, part, split.encoded, accelerator)
@@ -143,7 +147,7 @@ class FeatureCache:
         return split
 
     def _write(
-        self, path: Path, model: Predictor, encoded: Sequence[Encoded], part: FrozenPart, offsets: Sequence[int],
+        self, path: Path, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
         accelerator: Accelerator, what: str,
     ) -> None:  # fmt: skip
         """Computes features straight into a file named by their type, which appears when it is whole."""
@@ -154,25 +158,35 @@ class FeatureCache:
 
     @torch.no_grad()
     def _compute(
-        self, rows: Tensor, model: Predictor, encoded: Sequence[Encoded], part: FrozenPart, offsets: Sequence[int],
+        self, rows: Tensor, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
         accelerator: Accelerator, what: str,
     ) -> None:  # fmt: skip
         """Fills ``rows`` batch by batch, sentences of like length together."""
-        batches = evaluation_batches([len(item.input_ids) for item in encoded], self.runtime.eval_batch_size)
-        for indices in tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.progress, leave=False):
-            batch = model.collate([encoded[index] for index in indices]).to(accelerator.device)
+        batches = evaluation_batches([item.length for item in encoded], self.runtime.eval_batch_size)
+        progress = tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.progress, leave=False)
+        loaded = prefetch(
+            lambda chosen: model.collate([encoded[index] for index in chosen]), batches, accelerator.device
+        )
+        for indices, batch in zip(progress, loaded, strict=True):
             with accelerator.autocast():
                 output = part.compute(batch)
             output = output.to("cpu", rows.dtype)
             for row, index in enumerate(indices):
-                rows[offsets[index] : offsets[index + 1]] = output[row, : offsets[index + 1] - offsets[index]]
+                values = output[row, : offsets[index + 1] - offsets[index]]
+                if not bool(values.isfinite().all()):
+                    raise TrainingError(
+                        f"{part.name}: its output for sentence {index} of {what} is not finite in {rows.dtype} "
+                        f"({' '.join(encoded[index].sentence.words[:8])} ...); use --precision fp32"
+                    )
+                rows[offsets[index] : offsets[index + 1]] = values
 
 
-def _key(model: object, part: FrozenPart, encoded: Sequence[Encoded], accelerator: Accelerator) -> str:
+def _key(model: object, part: FrozenPart, encoded: Sequence[Any], accelerator: Accelerator) -> str:
     """The content hash of what the features are computed from."""
     digest = hashlib.sha256()
-    dtype = precision_name(accelerator)
-    digest.update(repr((part.name, part.unit, part.width, part.settings, dtype, accelerator.device.type)).encode())
+    versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "gliner")]
+    where = precision_name(accelerator), accelerator.device.type
+    digest.update(repr((part.name, part.width, part.settings, *where, versions)).encode())
     modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
     for path in part.modules:
         if path in modules:
@@ -180,7 +194,5 @@ def _key(model: object, part: FrozenPart, encoded: Sequence[Encoded], accelerato
                 digest.update(f"{path}.{name}{tuple(tensor.shape)}".encode())
                 digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for item in encoded:
-        digest.update(repr((item.n_words, len(item.input_ids))).encode())
-        digest.update(item.input_ids.numpy().tobytes())
-        digest.update(item.word_index.numpy().tobytes())
+        digest.update(part.content(item))
     return digest.hexdigest()

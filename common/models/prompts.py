@@ -8,36 +8,15 @@ Every step looks at a description's own sub-words only, so a label's prompt is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from common.config import require, require_share
 from common.errors import InputError
-
-Pooling = Literal["adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided"]
+from common.models.config import Pooling, PromptConfig
 
 ATTENTION_HEADS = 4
-
-
-@dataclass(frozen=True)
-class PromptConfig:
-    """Soft prompts."""
-
-    pooling: Pooling = "conv1d"
-    """How a description of any length becomes prompt_length vectors."""
-    prompt_length: int = 32
-    """Prompt vectors of each label."""
-    dropout: float = 0.1
-    """Dropout inside the prompt encoder."""
-    train_embedding_table: bool = False
-    """Train a copy of the word embeddings that descriptions are read with, as the thesis does; it is counted as trained."""
-
-    def __post_init__(self) -> None:
-        require(self.prompt_length >= 1, f"prompt_length must be at least 1, got {self.prompt_length}")
-        require_share("dropout", self.dropout)
 
 
 class MLPPromptEncoder(nn.Module):
@@ -205,8 +184,3 @@ def between_special_tokens(prompts: Tensor, tokenizer: Any, embedding: nn.Embedd
         )
     special = embedding(torch.tensor(ids, device=prompts.device)).to(prompts.dtype).expand(len(prompts), -1, -1)
     return torch.cat([special[:, :1], prompts, special[:, 1:]], dim=1)
-
-
-def prompt_variant(config: PromptConfig) -> str:
-    """The part of a variant's name that the injections share."""
-    return f"{config.pooling} {config.prompt_length}" + (", table trained" if config.train_embedding_table else "")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from common.data.dataset import Encoder
-
-DEFAULT_BASE: dict[Encoder, str] = {
+DEFAULT_BASE = {
     "bi": "Ihor/gliner-biomed-bi-small-v1.0",
     "cross": "urchade/gliner_small-v2.1",
 }
 """The thesis's base models."""
+
+DEMO_BASES = {"demo-bi": "bi", "demo-cross": "cross"}
+"""Small base models that are built here, and their kind of encoder: see :mod:`common.demo_base`."""
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder of the demo bases."""

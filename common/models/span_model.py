@@ -14,15 +14,15 @@ from gliner.modeling.span_rep import SpanMarkerV0
 from gliner.modeling.utils import extract_word_embeddings
 from torch import Tensor
 
-from common.approach import Batch, FrozenPart, TrainedPart
-from common.data.labels import LabelSet, LabelText
+from common.approach import FrozenPart
+from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan
 from common.errors import InputError
 from common.models.base import Base
 from common.models.dropout import fast_dropout, mlp
 from common.models.losses import binary_focal_loss
 from common.models.span_head import dense_logits, factored_logits, span_mask
-from common.models.text_model import TEXT_BRANCH, SpanScorer
+from common.models.text_model import SpanScorer, WordBatch, encode_text
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,6 @@ class SpanModel(SpanScorer):
         base: The base model; it is used in place, not copied.
         labels: Entity types.
         label_texts: What the model reads for each type, in the same order.
-        parts: What is trained; everything else is frozen by the loop.
         focal_gamma: Focusing exponent of the loss; 0 is plain cross-entropy.
         focal_alpha: Weight of the positives; None weighs positives and negatives alike.
         threshold: Least probability of a predicted span; None means that training chooses it on the validation split.
@@ -56,14 +55,13 @@ class SpanModel(SpanScorer):
         base: Base,
         labels: LabelSet,
         label_texts: Sequence[str],
-        parts: Sequence[TrainedPart] = (),
         *,
         focal_gamma: float = 0.0,
         focal_alpha: float | None = None,
         threshold: float | None = None,
         word_dropout: float = 0.0,
     ) -> None:
-        super().__init__(base, labels, parts)
+        super().__init__(base, labels)
         self.label_texts = list(label_texts)
         repeated = sorted({text for text in self.label_texts if self.label_texts.count(text) > 1})
         if repeated:
@@ -73,7 +71,7 @@ class SpanModel(SpanScorer):
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
         self.word_dropout = word_dropout
         self._shared_labels: Tensor | None = None
-        if base.encoder == "bi":
+        if base.kind == "bi":
             tokens = base.gliner.data_processor.labels_tokenizer(
                 self.label_texts, return_tensors="pt", truncation=True, padding="longest"
             )
@@ -92,7 +90,7 @@ class SpanModel(SpanScorer):
         """By gliner's own processor, which puts a cross-encoder's label texts before the words."""
         prompt = {text: index for index, text in enumerate(self.label_texts, start=1)}
         processor = self.base.gliner.data_processor
-        return processor.tokenize_inputs(list(map(list, words)), None if self.base.encoder == "bi" else prompt)
+        return processor.tokenize_inputs(list(map(list, words)), None if self.base.kind == "bi" else prompt)
 
     def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
         """For each sub-word the 1-based word that it stands for, 0 for none and for those that pooling leaves out.
@@ -109,7 +107,7 @@ class SpanModel(SpanScorer):
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: WordBatch) -> Tensor:
         """The loss of a batch, a scalar in float32."""
         logits = self.logits(batch)
         mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
@@ -119,7 +117,7 @@ class SpanModel(SpanScorer):
         return losses.sum() / len(batch)
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+    def predict(self, batch: WordBatch) -> list[list[ScoredSpan]]:
         """Flat spans above the threshold, decoded by gliner's own decoder.
 
         Raises:
@@ -128,11 +126,11 @@ class SpanModel(SpanScorer):
         self._check_evaluation_mode()
         return self._decode(batch, self.logits(batch), self.threshold)
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: WordBatch) -> Tensor:
         """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence mean anything."""
         core = self.core
         words_mask = torch.arange(int(batch.n_words.max()), device=batch.n_words.device) < batch.n_words[:, None]
-        if self.base.encoder == "bi":
+        if self.base.kind == "bi":
             words = self._words(batch) if batch.features is None else batch.features
             labels = self._label_vectors()
             # Stored features may be half precision.
@@ -157,10 +155,7 @@ class SpanModel(SpanScorer):
 
     def frozen_part(self) -> FrozenPart | None:
         """The text branch of a bi-encoder, if nothing in it is trained."""
-        if not self._reads_frozen_text():
-            return None
-        pooling = self.base.config.subtoken_pooling
-        return FrozenPart("text encoder", "word", self.base.config.hidden_size, TEXT_BRANCH, pooling, self._words)
+        return self._frozen_text(lambda item: item.n_words, self._words, self.base.config.subtoken_pooling)
 
     def train(self, mode: bool = True) -> SpanModel:
         """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
@@ -168,9 +163,9 @@ class SpanModel(SpanScorer):
         super().train(mode)
         return self
 
-    def _words(self, batch: Batch) -> Tensor:
+    def _words(self, batch: WordBatch) -> Tensor:
         """Word representations of a bi-encoder, shape ``(B, W, D)``; zero behind a sentence's end."""
-        subwords = self._subwords(batch)
+        subwords = encode_text(self.base, batch)
         words, _ = extract_word_embeddings(
             subwords,
             batch.inputs["words_mask"],
@@ -208,11 +203,3 @@ class SpanModel(SpanScorer):
                 f"{limit}: use shorter texts (--labels names)"
             )
         return int(lengths[0])
-
-
-def loss_and_labels(labels: LabelText, focal_gamma: float, focal_alpha: float | None) -> list[str]:
-    """The part of a variant's name that the native span approaches share: empty for names and plain cross-entropy."""
-    names = ["descriptions"] if labels == "descriptions" else []
-    if focal_gamma or focal_alpha is not None:
-        names.append("focal")
-    return names

@@ -1,4 +1,4 @@
-"""How every model of ours reads sentences: words in, sub-words by ``word_ids``, padded batches, a text branch that may be frozen.
+"""How every GLiNER model of ours reads sentences: words in, sub-words by ``word_ids``, padded batches, a text branch that may be frozen.
 
 Legend: B sentences, S sub-words, W words, D hidden size.
 """
@@ -6,15 +6,15 @@ Legend: B sentences, S sub-words, W words, D hidden size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import Batch, Encoded, TrainedPart, set_mode
+from common.approach import FrozenPart, TensorBatch, TrainedPart, set_mode
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
@@ -27,48 +27,90 @@ TEXT_BRANCH = ("core.token_rep_layer.bert_layer", "core.token_rep_layer.projecti
 """Where a bi-encoder's text encoder and text projection are."""
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedWords:
+    """One sentence's sub-words; S of them."""
+
+    sentence: Sentence
+    input_ids: Tensor
+    """Sub-word ids with special tokens, int32, shape ``(S,)``."""
+    word_index: Tensor
+    """For each sub-word the 1-based word that it stands for, 0 for none (GLiNER's ``words_mask``), int32, shape ``(S,)``."""
+    n_words: int
+    """Words that the model sees; fewer than the sentence's where it was cut."""
+    targets: Tensor
+    """What the approach trains on, int64; its layout is the approach's own."""
+
+    @property
+    def length(self) -> int:
+        """Its sub-words."""
+        return len(self.input_ids)
+
+    @property
+    def content(self) -> bytes:
+        """All that a text encoder's output for it depends on."""
+        sizes = repr((self.n_words, len(self.input_ids))).encode()
+        return sizes + self.input_ids.numpy().tobytes() + self.word_index.numpy().tobytes()
+
+
+@dataclass(eq=False)
+class WordBatch(TensorBatch):
+    """Padded sentences; B of them, S sub-words, W words."""
+
+    inputs: dict[str, Tensor]
+    """Model inputs by gliner's names: ``input_ids``, ``attention_mask``, ``words_mask``, each ``(B, S)``."""
+    n_words: Tensor
+    """Words of each sentence, int64, shape ``(B,)``."""
+    targets: Tensor
+    """Training targets, the approach's own layout."""
+    features: Tensor | None = None
+    """Output of the frozen text encoder for these sentences, if it was computed before; shape ``(B, W or S, D)``."""
+
+
 class TextModel(nn.Module):
-    """A base model with label set and trained parts; subclasses say what they predict.
+    """A base model with a label set and trained parts; subclasses say what they predict.
 
     Args:
         base: The base model; it is used in place, not copied.
         labels: Entity types.
-        parts: What is trained; everything else is frozen by the loop.
+        limit: Sub-words, special tokens included, at which a sentence is cut; the tokenizer's own limit if not given.
     """
 
-    def __init__(self, base: Base, labels: LabelSet, parts: Sequence[TrainedPart] = ()) -> None:
+    def __init__(self, base: Base, labels: LabelSet, limit: int | None = None) -> None:
         super().__init__()
         self.base = base
         self.core = base.core
         self.labels = labels
-        self.parts = tuple(parts)
+        self.limit = int(self._tokenizer.model_max_length) if limit is None else limit
+        self.parts: tuple[TrainedPart, ...] = ()
+
+    def declare(self, *parts: TrainedPart) -> None:
+        """Says what is trained; everything else is frozen by the loop. The model is in evaluation mode afterwards."""
+        self.parts = parts
+        self.eval()
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
 
     def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
-        """A ``BatchEncoding`` of sentences, cut at :meth:`_limit` sub-words; words go in as they are."""
+        """A ``BatchEncoding`` of sentences, cut at the limit; words go in as they are."""
         return self._tokenizer(
             [list(sentence) for sentence in words],
             is_split_into_words=True,
             return_tensors="pt",
             truncation=True,
-            max_length=self._limit(),
+            max_length=self.limit,
             padding="longest",
         )
-
-    def _limit(self) -> int:
-        """Sub-words, special tokens included, at which a sentence is cut."""
-        return int(self._tokenizer.model_max_length)
 
     def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
         """For each sub-word the 1-based word that it stands for, 0 for none."""
         return [0 if word is None else word + 1 for word in word_ids]
 
-    def _targets(self, encoded: Encoded) -> Tensor:
-        """The training targets of a sentence; what it has for targets so far means nothing."""
+    def _targets(self, encoded: EncodedWords) -> Tensor:
+        """The training targets of a sentence, from everything else in ``encoded``."""
         raise NotImplementedError
 
-    def _collate_targets(self, encoded: Sequence[Encoded]) -> Tensor:
+    def _collate_targets(self, encoded: Sequence[EncodedWords]) -> Tensor:
         """The targets of a batch."""
         raise NotImplementedError
 
@@ -78,7 +120,7 @@ class TextModel(nn.Module):
     def _tokenizer(self) -> Any:
         return self.base.gliner.data_processor.transformer_tokenizer
 
-    def encode(self, sentences: Sequence[Sentence]) -> list[Encoded]:
+    def encode(self, sentences: Sequence[Sentence]) -> list[EncodedWords]:
         """Tokenises sentences; words are never joined and split again."""
         encoded = []
         for first in range(0, len(sentences), _TOKENISE_AT_ONCE):
@@ -89,18 +131,18 @@ class TextModel(nn.Module):
                 attended = tokens["attention_mask"][row].bool()
                 word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
                 # Words behind the tokenizer's cut are not seen. A word that has no sub-word at all reads as nothing.
-                cut = len(word_index) >= self._limit()
+                cut = len(word_index) >= self.limit
                 n_words = max(1, int(word_index.max()) if cut else len(words[row]))
-                item = Encoded(
+                item = EncodedWords(
                     sentence, tokens["input_ids"][row][attended].int(), word_index.int(), n_words, _NO_TARGETS
                 )
                 encoded.append(replace(item, targets=self._targets(item)))
         return encoded
 
-    def collate(self, encoded: Sequence[Encoded]) -> Batch:
+    def collate(self, encoded: Sequence[EncodedWords]) -> WordBatch:
         """Pads sentences to the longest one."""
         padding = self._tokenizer.pad_token_id
-        return Batch(
+        return WordBatch(
             encoded=encoded,
             inputs={
                 "input_ids": pad_sequence([e.input_ids for e in encoded], True, padding).long(),
@@ -111,7 +153,7 @@ class TextModel(nn.Module):
             targets=self._collate_targets(encoded),
         )
 
-    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+    def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
         """Nothing to learn from the training sentences before the first step."""
 
     # -- model --------------------------------------------------------------------------------------------------------
@@ -125,35 +167,46 @@ class TextModel(nn.Module):
         """The path of a module inside this model, as ``TrainedPart`` takes it."""
         return next(name for name, found in self.named_modules() if found is module)
 
+    def frozen_part(self) -> FrozenPart | None:
+        """What of the forward pass can be stored: nothing, unless a subclass says otherwise."""
+        return None
+
     def _check_evaluation_mode(self) -> None:
         if self.training:
             raise RuntimeError("predict needs evaluation mode: call eval() first")
 
-    def _reads_frozen_text(self) -> bool:
-        """Whether the base is a bi-encoder of whose text branch nothing is declared as trained."""
+    def _frozen_text(
+        self, rows: Callable[[EncodedWords], int], compute: Callable[[WordBatch], Tensor], pooling: str
+    ) -> FrozenPart | None:
+        """The text branch of a bi-encoder of which no part is trained; None elsewhere."""
         paths = [path for part in self.parts for path in part.modules]
-        return self.base.encoder == "bi" and not any(
+        trained = any(
             own == path or own.startswith(f"{path}.") or path.startswith(f"{own}.")
             for path in paths
             for own in TEXT_BRANCH
         )
+        if self.base.kind != "bi" or trained:
+            return None
+        settings = f"{pooling} {self.base.encoder_settings}"
+        width = self.base.config.hidden_size
+        return FrozenPart("text encoder", width, TEXT_BRANCH, settings, rows, lambda item: item.content, compute)
 
-    def _subwords(self, batch: Batch) -> Tensor:
-        """Output of a bi-encoder's text branch, shape ``(B, S, D)``; without gradient if it is frozen."""
-        with self._gradient_of(*TEXT_BRANCH):
-            return self.core.token_rep_layer.encode_text(batch.inputs["input_ids"], batch.inputs["attention_mask"])
 
-    @contextlib.contextmanager
-    def _gradient_of(self, *paths: str) -> Iterator[None]:
-        """Records gradients only if they are recorded around it and a parameter below one of the paths is trained."""
-        trained = any(
-            parameter.requires_grad
-            for path in paths
-            for name, parameter in self.named_parameters()
-            if name.startswith(f"{path}.")
-        )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
-            yield
+def encode_text(base: Base, batch: WordBatch) -> Tensor:
+    """Output of a bi-encoder's text branch, shape ``(B, S, D)``; without gradient if it is frozen."""
+    layer = base.core.token_rep_layer
+    with gradient_of(layer.bert_layer, getattr(layer, "projection", None)):
+        return layer.encode_text(batch.inputs["input_ids"], batch.inputs["attention_mask"])
+
+
+@contextlib.contextmanager
+def gradient_of(*modules: nn.Module | None) -> Iterator[None]:
+    """Records gradients only if they are recorded around it and a parameter of one of the modules is trained."""
+    trained = any(
+        parameter.requires_grad for module in modules if module is not None for parameter in module.parameters()
+    )
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+        yield
 
 
 class SpanScorer(TextModel):
@@ -162,25 +215,25 @@ class SpanScorer(TextModel):
     Args:
         base: The base model; it is used in place, not copied.
         labels: Entity types.
-        parts: What is trained; everything else is frozen by the loop.
+        limit: As of :class:`TextModel`.
     """
 
-    def __init__(self, base: Base, labels: LabelSet, parts: Sequence[TrainedPart] = ()) -> None:
-        super().__init__(base, labels, parts)
+    def __init__(self, base: Base, labels: LabelSet, limit: int | None = None) -> None:
+        super().__init__(base, labels, limit)
         self.max_width: int = base.config.max_width
 
-    def _targets(self, encoded: Encoded) -> Tensor:
+    def _targets(self, encoded: EncodedWords) -> Tensor:
         """Rows (start, width - 1, class) of the gold spans that have a score, int64, shape ``(N, 3)``."""
         class_ids = self.labels.label2id
         rows = [(span.start, span.end - span.start, class_ids[span.label]) for span in self.oracle(encoded)]
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
 
-    def _collate_targets(self, encoded: Sequence[Encoded]) -> Tensor:
+    def _collate_targets(self, encoded: Sequence[EncodedWords]) -> Tensor:
         """The rows of a batch with the sentence's number before them, shape ``(N, 4)``."""
         rows = [torch.cat([torch.full((len(e.targets), 1), row), e.targets], dim=1) for row, e in enumerate(encoded)]
         return torch.cat(rows)
 
-    def oracle(self, encoded: Encoded) -> list[Span]:
+    def oracle(self, encoded: EncodedWords) -> list[Span]:
         """The gold spans that have a score."""
         return [
             span
@@ -188,13 +241,13 @@ class SpanScorer(TextModel):
             if span.end < encoded.n_words and span.end - span.start < self.max_width
         ]
 
-    def unreachable(self, encoded: Encoded) -> dict[str, int]:
+    def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
         """Gold spans lost because the sentence was cut or because they are wider than the maximum."""
         truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
         wide = len(encoded.sentence.spans) - len(self.oracle(encoded)) - truncated
         return {"truncation": truncated, "maximum width": wide}
 
-    def _decode(self, batch: Batch, logits: Tensor, threshold: float) -> list[list[ScoredSpan]]:
+    def _decode(self, batch: WordBatch, logits: Tensor, threshold: float) -> list[list[ScoredSpan]]:
         """Flat spans of a batch by gliner's own decoder: those above the threshold, of overlapping ones the best.
 
         Args:

@@ -13,17 +13,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import Batch, Encoded, FrozenPart, TrainedPart
-from common.config import require
+from common.approach import FrozenPart, TrainedPart
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, ScoredSpan, Span
 from common.models.base import Base
+from common.models.config import FocalConfig, TokenConfig
 from common.models.losses import (
     IGNORED,
     class_balanced_weights,
@@ -31,39 +31,11 @@ from common.models.losses import (
     token_cross_entropy,
     token_focal_loss,
 )
-from common.models.text_model import TEXT_BRANCH, TextModel
+from common.models.text_model import EncodedWords, TextModel, WordBatch, encode_text
 
 logger = logging.getLogger(__name__)
 
-TokenScheme = Literal["io", "bio"]
 Weighting = Literal["none", "inverse_frequency", "class_balanced"]
-
-
-@dataclass(frozen=True)
-class TokenConfig:
-    """How sub-words are classified."""
-
-    temperature: float = 0.05
-    """Cosines are divided by it before the softmax."""
-    scheme: TokenScheme = "io"
-    """io: one class for each type, touching entities of one type fuse; bio: a begin class more for each type."""
-
-    def __post_init__(self) -> None:
-        require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
-
-
-@dataclass(frozen=True)
-class FocalConfig:
-    """Focal loss with class-balanced weights."""
-
-    gamma: float = 2.0
-    """Focusing exponent; 0 is cross-entropy."""
-    beta: float = 0.9999
-    """Class-balanced weights: 0 weighs all classes alike, towards 1 they become inverse frequencies."""
-
-    def __post_init__(self) -> None:
-        require(0 <= self.gamma < float("inf"), f"gamma must be at least 0, got {self.gamma}")
-        require(0 <= self.beta < 1, f"beta must be at least 0 and less than 1, got {self.beta}")
 
 
 @dataclass(frozen=True)
@@ -164,41 +136,55 @@ def word_spans(classes: Tensor, n_types: int) -> Tensor:
     return torch.cat([first, last[:, 1:], types[starts].unsqueeze(1)], dim=1)
 
 
+class Comparison(Protocol):
+    """What a token model compares: an ``nn.Module``."""
+
+    width: int
+    """D."""
+
+    def __call__(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
+        """Sub-word vectors ``(B, S, D)`` and the vectors of the types and ``O``, ``(C + 1, D)`` or ``(B, C + 1, D)``."""
+
+
 class TokenModel(TextModel):
     """Tags words by comparing their first sub-word with class vectors; ``forward`` is the loss over all sub-words.
-
-    A subclass says what the vectors are, in :meth:`representations`.
 
     Args:
         base: The base model; it is used in place, not copied.
         labels: Entity types.
         config: Temperature and tag scheme.
         loss: The loss; its class weights come from the training data.
-        width: D.
+        comparison: Makes the vectors.
+        limit: As of :class:`TextModel`.
     """
 
-    def __init__(self, base: Base, labels: LabelSet, config: TokenConfig, loss: ClassLoss, width: int) -> None:
-        super().__init__(base, labels)
+    def __init__(
+        self,
+        base: Base,
+        labels: LabelSet,
+        config: TokenConfig,
+        loss: ClassLoss,
+        comparison: Comparison,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(base, labels, limit)
+        self.comparison = comparison
         self.temperature, self.scheme = config.temperature, config.scheme
         begins = [f"begin {name}" for name in labels.names] if config.scheme == "bio" else []
         self.loss = WeightedLoss(loss, [*labels.names, OUTSIDE, *begins])
-        self.begin_offset = nn.Parameter(torch.zeros(width)) if config.scheme == "bio" else None
+        bio = config.scheme == "bio"
+        self.begin_offset = nn.Parameter(torch.zeros(comparison.width)) if bio else None
 
-    def representations(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Sub-word vectors ``(B, S, D)`` and the vectors of the types and ``O``, ``(C + 1, D)`` or ``(B, C + 1, D)``."""
-        raise NotImplementedError
-
-    def declare(self, parts: Sequence[TrainedPart]) -> None:
-        """Declares what is trained; BIO's begin offset joins the last part."""
+    def declare(self, *parts: TrainedPart) -> None:
+        """Says what is trained; BIO's begin offset joins the last part."""
         *others, last = parts
         if self.begin_offset is not None:
             last = TrainedPart(last.name, (*last.modules, "begin_offset"), last.learning_rate)
-        self.parts = (*others, last)
-        self.eval()
+        super().declare(*others, last)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def _targets(self, encoded: Encoded) -> Tensor:
+    def _targets(self, encoded: EncodedWords) -> Tensor:
         """The class of each sub-word, shape ``(S,)``; special tokens are ignored."""
         sentence, word_index = encoded.sentence, encoded.word_index
         classes = self.labels.word_classes(sentence.spans, len(sentence.words))
@@ -209,22 +195,22 @@ class TokenModel(TextModel):
             targets[first_subwords(word_index[None])[0] & begins[word_index]] += len(self.labels) + 1
         return targets
 
-    def _collate_targets(self, encoded: Sequence[Encoded]) -> Tensor:
+    def _collate_targets(self, encoded: Sequence[EncodedWords]) -> Tensor:
         return pad_sequence([item.targets for item in encoded], True, IGNORED)
 
-    def begin_training(self, encoded: Sequence[Encoded]) -> None:
+    def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
         """Computes the class weights from all sub-words of the training sentences."""
         targets = torch.cat([item.targets for item in encoded])
         self.loss.count(torch.bincount(targets[targets != IGNORED], minlength=len(self.loss.names)))
 
-    def oracle(self, encoded: Encoded) -> list[Span]:
+    def oracle(self, encoded: EncodedWords) -> list[Span]:
         """The spans that the gold classes themselves decode to."""
         first = first_subwords(encoded.word_index[None])
         return self._spans(self._word_classes(encoded.targets[None], encoded.word_index[None], first, encoded.n_words))[
             0
         ]
 
-    def unreachable(self, encoded: Encoded) -> dict[str, int]:
+    def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
         """Gold spans that the gold classes do not decode to: behind the cut, fused with a neighbour, or on a word without sub-word."""
         lost = set(encoded.sentence.spans) - set(self.oracle(encoded))
         truncated = {span for span in lost if span.end >= encoded.n_words}
@@ -239,9 +225,9 @@ class TokenModel(TextModel):
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
-    def logits(self, batch: Batch) -> Tensor:
+    def logits(self, batch: WordBatch) -> Tensor:
         """Class scores of all sub-words, shape ``(B, S, K)``, float32."""
-        vectors, classes = self.representations(batch)
+        vectors, classes = self.comparison(batch)
         if self.begin_offset is not None:
             # A begin class lies beside its type, whatever the length of the type's vector.
             classes = nn.functional.normalize(classes.float(), dim=-1)
@@ -249,12 +235,12 @@ class TokenModel(TextModel):
             classes = torch.cat([classes, begin], dim=-2)
         return cosine_logits(vectors, classes, self.temperature)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: WordBatch) -> Tensor:
         """The loss of a batch over its sub-words, a scalar in float32."""
         return self.loss(self.logits(batch).flatten(0, 1), batch.targets.flatten())
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
+    def predict(self, batch: WordBatch) -> list[list[ScoredSpan]]:
         """Spans of each sentence; a span's score is the mean probability of its type over its words.
 
         Raises:
@@ -299,68 +285,69 @@ class TokenModel(TextModel):
             found[sentence].append(span if scores is None else ScoredSpan(span, mean))
         return found
 
+    def frozen_part(self) -> FrozenPart | None:
+        """The text branch of a bi-encoder, sub-word by sub-word."""
+        return self._frozen_text(lambda item: item.length, lambda batch: encode_text(self.base, batch), "sub-words")
 
-class BiTokenModel(TokenModel):
-    """A token model on a bi-encoder: class vectors are projected label vectors, text comes from the frozen text branch.
+    def train(self, mode: bool = True) -> TokenModel:
+        """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
+        if isinstance(self.comparison, LabelComparison):
+            self.comparison.kept_classes = None
+        super().train(mode)
+        return self
 
-    A subclass makes the label vectors, in :meth:`label_vectors`. Where the widths agree gliner has no label projection; one is then
-    put into the base model, and starts as the identity.
+
+class LabelComparison(nn.Module):
+    """A bi-encoder's comparison: text from its text branch, class vectors projected from label vectors.
 
     Args:
-        base: A bi-encoder.
-        labels: Entity types.
-        config: Temperature and tag scheme.
-        loss: The loss.
+        base: A bi-encoder with a label projection; see :func:`label_projection`.
+        labels: Makes the label vectors, ``() -> (C + 1, E)``, E the label encoder's width.
+    """
+
+    def __init__(self, base: Base, labels: nn.Module) -> None:
+        super().__init__()
+        self._base = base
+        self.labels = labels
+        self.width = int(base.config.hidden_size)
+        self.kept_classes: Tensor | None = None
+        """The class vectors between two calls of the model's ``train`` or ``eval``."""
+
+    def forward(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
+        """Text vectors ``(B, S, D)`` and class vectors ``(C + 1, D)``; the latter are computed once for an evaluation."""
+        vectors = encode_text(self._base, batch) if batch.features is None else batch.features
+        if self.training or torch.is_grad_enabled():
+            return vectors, self._classes()
+        if self.kept_classes is None:
+            self.kept_classes = self._classes()
+        return vectors, self.kept_classes
+
+    def _classes(self) -> Tensor:
+        return self._base.part("label projection")(self.labels())
+
+
+def label_projection(base: Base) -> nn.Module:
+    """The base's label projection; where the widths agree gliner has none, and an identity is put in.
 
     Raises:
         InputError: If the base has no label encoder.
     """
+    # Raises before anything of the base is changed.
+    base.part("label encoder")
+    if not base.has("label projection"):
+        width = base.config.hidden_size
+        projection = nn.Linear(width, width)
+        nn.init.eye_(projection.weight)
+        nn.init.zeros_(projection.bias)
+        base.core.token_rep_layer.labels_projection = projection
+    return base.part("label projection")
 
-    def __init__(self, base: Base, labels: LabelSet, config: TokenConfig, loss: ClassLoss) -> None:
-        # Raises before anything of the base is changed.
-        base.part("label encoder")
-        hidden = base.config.hidden_size
-        if not base.has("label projection"):
-            projection = nn.Linear(hidden, hidden)
-            nn.init.eye_(projection.weight)
-            nn.init.zeros_(projection.bias)
-            base.core.token_rep_layer.labels_projection = projection
-        super().__init__(base, labels, config, loss, hidden)
-        self._shared_classes: Tensor | None = None
 
-    def label_vectors(self) -> Tensor:
-        """One vector for each type and ``O``, shape ``(C + 1, E)``, E the label encoder's width."""
-        raise NotImplementedError
-
-    def encode_descriptions(self) -> Tensor:
-        """Mean of the label encoder's last hidden states over the sub-words of each description, shape ``(C + 1, E)``."""
-        tokens = self.base.gliner.data_processor.labels_tokenizer(
-            list(self.labels.label2desc.values()), return_tensors="pt", truncation=True, padding="longest"
-        ).to(self.loss.weights.device)
-        layer = self.core.token_rep_layer
-        hidden = layer.labels_encoder(tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        return layer.mean_pooling(hidden, tokens["attention_mask"])
-
-    def representations(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Text and class vectors; the latter are computed once between two calls of ``train`` or ``eval``."""
-        vectors = self._subwords(batch) if batch.features is None else batch.features
-        if self.training or torch.is_grad_enabled():
-            return vectors, self._classes()
-        if self._shared_classes is None:
-            self._shared_classes = self._classes()
-        return vectors, self._shared_classes
-
-    def _classes(self) -> Tensor:
-        return self.base.part("label projection")(self.label_vectors())
-
-    def frozen_part(self) -> FrozenPart | None:
-        """The text branch."""
-        if not self._reads_frozen_text():
-            return None
-        return FrozenPart("text encoder", "subword", self.base.config.hidden_size, TEXT_BRANCH, "", self._subwords)
-
-    def train(self, mode: bool = True) -> BiTokenModel:
-        """Sets the mode of the trained parts; frozen modules stay in evaluation mode."""
-        self._shared_classes = None
-        super().train(mode)
-        return self
+def encode_descriptions(base: Base, labels: LabelSet) -> Tensor:
+    """Mean of the label encoder's last hidden states over the sub-words of each description, shape ``(C + 1, E)``."""
+    layer = base.core.token_rep_layer
+    tokens = base.gliner.data_processor.labels_tokenizer(
+        list(labels.label2desc.values()), return_tensors="pt", truncation=True, padding="longest"
+    ).to(next(layer.labels_encoder.parameters()).device)
+    hidden = layer.labels_encoder(tokens["input_ids"], attention_mask=tokens["attention_mask"])
+    return layer.mean_pooling(hidden, tokens["attention_mask"])

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from common.config import parse
 from common.script import run_script
 from common.study.plan import StudyConfig
-from common.study.runner import Study
-from common.tables import __main__ as tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,14 +15,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 1 if a cell failed.
     """
-    study = Study(parse(StudyConfig, argv))
-    if study.config.dry_run:
+    config = parse(StudyConfig, argv)
+
+    from common.study.runner import Study
+
+    study = Study(config)
+    if config.dry_run:
         print(study.outline())
         return 0
     ended = study.run()
     print(study.summary(ended))
     if any(study.results.glob("*.json")):
-        tables.main(["--results", str(study.results), "--output", str(study.folder / "tables")])
+        from common.tables.write import write_tables
+
+        print(write_tables([study.results], study.folder / "tables"))
     return int("failed" in ended.values())
 
 

@@ -48,7 +48,7 @@ def paces(folder: Path) -> dict[_Kind, Pace]:
             result = read_result(path)
             if result["provenance"]["machine"]["gpu"] == gpu:
                 base = result["base_model"]
-                found[(result["approach"], base["encoder"], base["name"])].append(_pace(result))
+                found[(result["approach"], base.get("kind") or base["encoder"], base["name"])].append(_pace(result))
     return {
         kind: Pace(
             statistics.median(pace.test for pace in rows),

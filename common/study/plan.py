@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -10,31 +9,21 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from common.config import DataConfig, Precision, parse, parse_training, require
-from common.data.dataset import ENCODERS, Encoder, dataset_dir
+from common.config import Device, Precision, parse, require
+from common.data.dataset import dataset_dir
 from common.errors import InputError
 from common.files import read_json
 from common.models.published import DEFAULT_BASE
-from common.registry import TRAINED, spec
-from zeroshot_baseline.config import Config as ZeroShotConfig
+from common.registry import cheapest_first, spec, trained
+from common.settings import parse_training
 
-# Not __name__, which is __main__ when this file runs as a script.
+# Not __name__, so that a study has one logger in all its modules.
 logger = logging.getLogger("common.study")
-
-ZERO_SHOT = "zeroshot_baseline"
-
-_BY_COST = (ZERO_SHOT, "ldsa", "softprompt_base", "injection_bi", "glinerev", "injection_cross", "full_finetune")
-
-CHEAPEST_FIRST = (*_BY_COST, *(name for name in TRAINED if name not in _BY_COST))
-"""All approaches; those that were added last, since nothing is known of their cost."""
 
 FEW_SHOT_KEY = "few-shot"
 """In an options file, for the few-shot cells of all data sets."""
-
-FEW_SHOT_APPROACHES = ("glinerev", "full_finetune", "ldsa", "injection_bi")
-
 OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
 """What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
 
@@ -46,27 +35,29 @@ class StudyConfig:
     dataset: tuple[str, ...]
     """Names of data sets or paths of their folders; one that is missing is generated."""
     approaches: tuple[str, ...] = ("all",)
-    """all, or names of approaches; full_finetune and zeroshot_baseline are run with both kinds of encoder."""
+    """all, or names of approaches; one that runs on several kinds of base model is run with each."""
     seeds: tuple[int, ...] = (42, 43, 44)
     """Every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
     cross_base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER: hub id, folder, or demo-cross."""
+    other_base_models: tuple[str, ...] = ()
+    """KIND=MODEL for other kinds of base model; the approach's own default if not given."""
     source: Path | None = None
     """Folder with a folder or a file for each data set to generate; the hub if not given."""
     train_sizes: tuple[int, ...] = ()
     """Numbers of training sentences for further, few-shot cells."""
     few_shot_approaches: tuple[str, ...] | None = None
-    """Approaches of the few-shot cells; glinerev, full_finetune, ldsa and injection_bi, so far as chosen, if not given."""
+    """Approaches of the few-shot cells; those of the chosen ones that are meant for it if not given."""
     controls: bool = False
-    """Also SP-GLiNER's head alone, prompt alone and post_norm, the token family's BIO scheme, and zero-shot with descriptions."""
+    """Also each approach's control runs: parts of it alone, another tag scheme, descriptions in place of names."""
     config: Path | None = None
     """JSON file of options by approach, as {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
     for all cells of the approach, for those on one data set, for those on few sentences; the later one wins."""
     output: Path | None = None
     """The study's folder; study/ among the project's output if not given."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Overrides the device of every cell."""
     precision: Precision | None = None
     """Overrides the precision of every cell."""
@@ -78,29 +69,38 @@ class StudyConfig:
     def __post_init__(self) -> None:
         for name in ("dataset", "approaches", "seeds"):
             require(bool(getattr(self, name)), f"--{name} needs at least one value")
-        known = ("all", *CHEAPEST_FIRST)
+        known = ("all", *cheapest_first())
         for approach in self.approaches:
             require(approach in known, f"--approaches: {approach!r} is none of {list(known)}")
         for approach in self.few_shot_approaches or ():
-            require(approach in TRAINED, f"--few-shot-approaches: {approach!r} is none of {list(TRAINED)}")
+            require(approach in trained(), f"--few-shot-approaches: {approach!r} is none of {list(trained())}")
         for seed in self.seeds:
             require(seed >= 0, f"--seeds must be at least 0, got {seed}")
         for size in self.train_sizes:
             require(size >= 1, f"--train-sizes must be at least 1, got {size}")
         require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
+        for text in self.other_base_models:
+            kind, separator, model = text.partition("=")
+            require(bool(separator and kind and model), f"--other-base-models: expected KIND=MODEL, got {text!r}")
         folders = [dataset_dir(name).name for name in self.dataset]
         require(len(set(folders)) == len(folders), f"--dataset: two data sets have one name: {folders}")
 
     @property
     def chosen(self) -> tuple[str, ...]:
         """The approaches of the study."""
-        return CHEAPEST_FIRST if "all" in self.approaches else self.approaches
+        return cheapest_first() if "all" in self.approaches else self.approaches
+
+    def base_model_of(self, approach: str, kind: str) -> str:
+        """The base model that an approach is run with."""
+        given = {"bi": self.base_model, "cross": self.cross_base_model}
+        given |= dict(text.split("=", 1) for text in self.other_base_models)
+        return given.get(kind) or spec(approach).bases.defaults[kind]
 
     @property
     def few_shot(self) -> tuple[str, ...]:
         """The approaches of the few-shot cells."""
         if self.few_shot_approaches is None:
-            return tuple(name for name in FEW_SHOT_APPROACHES if name in self.chosen)
+            return tuple(name for name in self.chosen if spec(name).few_shot)
         return self.few_shot_approaches
 
     @property
@@ -115,13 +115,14 @@ class Cell:
     """One model on one data set."""
 
     approach: str
-    encoder: Encoder
+    kind: str
+    """Kind of base model."""
     base_model: str
     dataset: str
     seed: int | None = None
     """None where nothing is trained."""
-    variant: str = ""
-    """Name of the control variant; empty for the approach itself."""
+    control: str = ""
+    """Name of the control run; empty for the approach itself."""
     train_size: int | None = None
     """Training sentences of a few-shot cell; all if None."""
     options: tuple[str, ...] = ()
@@ -130,8 +131,8 @@ class Cell:
     @property
     def id(self) -> str:
         """Its name in the study's folder: the same on every machine, whatever the options that are no part of the plan."""
-        parts = [dataset_dir(self.dataset).name, self.approach, self.encoder]
-        parts += [self.variant.replace(" ", "-")] * bool(self.variant)
+        parts = [dataset_dir(self.dataset).name, self.approach, self.kind]
+        parts += [self.control.replace(" ", "-")] * bool(self.control)
         parts += [f"n{self.train_size}"] * (self.train_size is not None)
         parts += [f"s{self.seed}"] * (self.seed is not None)
         digest = hashlib.sha256(json.dumps([*parts, self.base_name]).encode())
@@ -145,8 +146,7 @@ class Cell:
     @property
     def title(self) -> str:
         """Its name in logs."""
-        name = "zero-shot" if self.approach == ZERO_SHOT else spec(self.approach).title
-        what = [f"{name} {self.encoder}", *([self.variant] if self.variant else [])]
+        what = [f"{spec(self.approach).title} {self.kind}", *([self.control] if self.control else [])]
         how = [f"{self.train_size:,} training sentences"] if self.train_size is not None else []
         how += [f"seed {self.seed}"] if self.seed is not None else []
         return ", ".join([f"{', '.join(what)} on {dataset_dir(self.dataset).name}", *how])
@@ -155,36 +155,10 @@ class Cell:
     def arguments(self) -> list[str]:
         """The command line of its train.py, or of test.py where nothing is trained."""
         arguments = ["--dataset", self.dataset, "--base-model", self.base_model]
-        arguments += ["--encoder", self.encoder] if len(encoders_of(self.approach)) > 1 else []
+        arguments += ["--encoder", self.kind] if len(spec(self.approach).kinds) > 1 else []
         arguments += ["--seed", str(self.seed)] if self.seed is not None else []
         arguments += ["--train-size", str(self.train_size)] if self.train_size is not None else []
         return [*arguments, *self.options, "--no-progress"]
-
-
-def encoders_of(approach: str) -> tuple[Encoder, ...]:
-    """The kinds of encoder that an approach is run with."""
-    if approach == ZERO_SHOT or "encoder" in _settings_of(approach):
-        return ENCODERS
-    kind = spec(approach)
-    return (kind.encoder(kind.config(data=DataConfig("any"))),)
-
-
-def controls_of(approach: str) -> dict[str, tuple[str, ...]]:
-    """The options of an approach's control variants, by their names."""
-    if approach == ZERO_SHOT:
-        return {"descriptions": ("--labels", "descriptions")}
-    if approach == "glinerev":
-        return {
-            "head only": ("--no-prompt-encoder",),
-            "prompt only": ("--no-head",),
-            "post_norm": ("--prompt-form", "post_norm"),
-            "descriptions": ("--labels", "descriptions"),
-        }
-    return {"bio": ("--scheme", "bio")} if "token" in _settings_of(approach) else {}
-
-
-def _settings_of(approach: str) -> set[str]:
-    return {field.name for field in dataclasses.fields(spec(approach).config)}
 
 
 def make_plan(config: StudyConfig) -> list[Cell]:
@@ -195,22 +169,22 @@ def make_plan(config: StudyConfig) -> list[Cell]:
     """
     options = read_options(config.config, config.dataset) if config.config else Options({}, {})
     cells: dict[str, Cell] = {}
-    for approach in CHEAPEST_FIRST:
+    for approach in cheapest_first():
+        known = spec(approach)
         rows: list[tuple[str, tuple[str, ...], int | None]] = []
         if approach in config.chosen:
-            controls = controls_of(approach) if config.controls else {}
-            rows = [("", (), None), *((name, more, None) for name, more in controls.items())]
+            controls = known.controls if config.controls else ()
+            rows = [("", (), None), *((control.name, control.options, None) for control in controls)]
         if approach in config.few_shot:
             rows += [("", (), size) for size in config.train_sizes]
-        trained = approach != ZERO_SHOT
-        seeds = config.seeds if trained else (None,)
-        last = ("--epochs", str(config.epochs)) if trained and config.epochs is not None else ()
-        for encoder in encoders_of(approach):
-            base_model = config.base_model if encoder == "bi" else config.cross_base_model
-            for variant, more, size in rows:
+        seeds = config.seeds if known.trains else (None,)
+        last = ("--epochs", str(config.epochs)) if known.trains and config.epochs is not None else ()
+        for kind in known.kinds:
+            base_model = config.base_model_of(approach, kind)
+            for control, more, size in rows:
                 for seed, dataset in itertools.product(seeds, config.dataset):
                     given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
-                    cell = Cell(approach, encoder, base_model, dataset, seed, variant, size, given)
+                    cell = Cell(approach, kind, base_model, dataset, seed, control, size, given)
                     cells.setdefault(cell.id, cell)
     return list(cells.values())
 
@@ -254,8 +228,8 @@ def read_options(path: Path, datasets: Iterable[str]) -> Options:
 
 
 def _read_lists(values: Any, where: str) -> dict[str, tuple[str, ...]]:
-    if not isinstance(values, dict) or not set(values) <= set(CHEAPEST_FIRST):
-        raise InputError(f"{where}: expected an object of options by approach; approaches are {list(CHEAPEST_FIRST)}")
+    if not isinstance(values, dict) or not set(values) <= set(cheapest_first()):
+        raise InputError(f"{where}: expected an object of options by approach; approaches are {list(cheapest_first())}")
     for approach, options in values.items():
         if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
             raise InputError(f"{where}: {approach}: expected a list of strings, got {options!r}")
@@ -272,9 +246,9 @@ def configuration(cell: Cell) -> Any:
         InputError: If the script does not understand its options, or the cell could not be resumed.
     """
     try:
-        if cell.approach == ZERO_SHOT:
-            return parse(ZeroShotConfig, cell.arguments)
-        config = parse_training(spec(cell.approach).config, cell.approach, cell.arguments)[0]
+        if not spec(cell.approach).trains:
+            return parse(spec(cell.approach).config, cell.arguments)
+        config = parse_training(spec(cell.approach), cell.arguments)[0]
     except SystemExit:
         # The command line's parser has said what is wrong, and ends the process.
         raise InputError(f"options of {cell.approach} are not right: {' '.join(cell.arguments)}") from None

@@ -28,20 +28,19 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from common.bases import load_base
-from common.config import differences, to_dict
-from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, Encoder, dataset_dir, load_dataset
-from common.entry import prepare_run
+from common.config import differences, merge, to_dict
+from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, dataset_dir, load_dataset
+from common.entry import Training
 from common.errors import InputError, TrainingError
 from common.evaluation.results import companions, read_result
 from common.files import atomic_path, read_json, write_json
 from common.liveness import is_dead, signs_of_life, this_process
-from common.paths import PROJECT_ROOT, now, output_root
+from common.paths import now, output_root
 from common.registry import spec
 from common.study.estimates import Pace, duration, paces, total_time
-from common.study.plan import ZERO_SHOT, Cell, StudyConfig, configuration, make_plan
+from common.study.plan import Cell, StudyConfig, configuration, make_plan
 from common.training.loop import fit
-from common.training.run_folder import RUN_FILE, WEIGHTS_FILE
+from common.training.records import RUN_FILE, WEIGHTS_FILE
 from dataset_generation.generate import DEMOS, GenerateConfig, generate
 
 # Not __name__, so that a study has one logger in all its modules.
@@ -130,8 +129,8 @@ class Study:
         self.cells = make_plan(config)
         self.configurations = {cell.id: configuration(cell) for cell in self.cells}
         self.started = now()
-        self._contents: dict[tuple[str, Encoder], _Content] = {}
-        self._revisions: dict[tuple[str, Encoder], str] = {}
+        self._contents: dict[str, _Content] = {}
+        self._revisions: dict[str, str] = {}
         self._without_data: dict[str, str] = {}
 
     @property
@@ -190,9 +189,9 @@ class Study:
         """
         if cell.dataset in self._without_data:
             raise InputError(self._without_data[cell.dataset])
-        key = cell.dataset, cell.encoder
+        key = cell.dataset
         if key not in self._contents:
-            data = load_dataset(cell.dataset, cell.encoder)
+            data = load_dataset(cell.dataset)
             sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
             self._contents[key] = _Content(data.sha256, sizes)
         return self._contents[key]
@@ -203,9 +202,9 @@ class Study:
         Raises:
             InputError: If it cannot be loaded.
         """
-        key = cell.base_model, cell.encoder
+        key = cell.base_model
         if key not in self._revisions:
-            self._revisions[key] = load_base(cell.base_model, cell.encoder).revision
+            self._revisions[key] = spec(cell.approach).bases.revision(key)
         return self._revisions[key]
 
     def settings(self, cell: Cell, revision: str) -> dict[str, Any]:
@@ -214,12 +213,7 @@ class Study:
         Raises:
             InputError: If there is no such data set.
         """
-        values = to_dict(self.configurations[cell.id])
-        # Content hash and revision stand for the places of data and base model.
-        for name in ("runtime", "base_model", "dataset"):
-            values.pop(name, None)
-        if "data" in values:
-            values["data"].pop("dataset")
+        values = _lasting(to_dict(self.configurations[cell.id]))
         return {
             "approach": cell.approach,
             "configuration": values,
@@ -230,7 +224,22 @@ class Study:
     def is_done(self, cell: Cell, file: CellFile, settings: Mapping[str, Any]) -> bool:
         """Whether the folder has the whole result of a cell with the same settings."""
         whole = all(path.is_file() for path in companions(self.result_path(cell)))
-        return whole and file.get("state") == "done" and file.get("hash") == digest_of(settings)
+        return whole and file.get("state") == "done" and self.same_settings(cell, file, settings)
+
+    def same_settings(self, cell: Cell, file: CellFile, settings: Mapping[str, Any]) -> bool:
+        """Whether what the folder has of a cell was made with these settings, by this or an earlier version."""
+        if file.get("hash") == digest_of(settings):
+            return True
+        stored = file.get("settings")
+        if not stored:
+            return False
+        known = spec(cell.approach)
+        given = {"data": {"dataset": cell.dataset}} if known.trains else {"dataset": cell.dataset}
+        try:
+            values = known.stored_config(merge(given, stored["configuration"]), str(file.path))
+        except InputError:
+            return False
+        return {**stored, "configuration": _lasting(to_dict(values))} == settings
 
     # -- the plan as text ---------------------------------------------------------------------------------------------
 
@@ -246,8 +255,8 @@ class Study:
 
     def estimates(self, cells: Iterable[Cell]) -> list[float | None]:
         """Seconds that cells take at most, by results of the same approach and base; None if there is none or no data yet."""
-        known = paces(PROJECT_ROOT / "results") | paces(self.results)
-        return [self._estimate(cell, known.get((cell.approach, cell.encoder, cell.base_name))) for cell in cells]
+        known = paces(output_root() / "results") | paces(self.results)
+        return [self._estimate(cell, known.get((cell.approach, cell.kind, cell.base_name))) for cell in cells]
 
     def _estimate(self, cell: Cell, pace: Pace | None) -> float | None:
         if pace is None:
@@ -257,7 +266,7 @@ class Study:
         except InputError:
             return None
         config = self.configurations[cell.id]
-        if cell.approach == ZERO_SHOT:
+        if not spec(cell.approach).trains:
             return pace.seconds(sizes, 0)
         limits = {"train": config.data.train_size, "validation": config.data.validation_size}
         limited = {name: min(size, limits.get(name) or size) for name, size in sizes.items()}
@@ -370,7 +379,7 @@ class Study:
         """Makes the cell this process's; what it had with other settings is put aside."""
         digest = digest_of(settings)
         kept: dict[str, Any] = {}
-        if file.get("hash") == digest:
+        if self.same_settings(cell, file, settings):
             kept = {name: file.get(name) for name in ("run", "result") if file.get(name) is not None}
         else:
             if file.get("settings"):
@@ -412,20 +421,25 @@ class Study:
 
     def _trained(self, cell: Cell, file: CellFile) -> Path:
         """The folder of a finished run; one that was cut off goes on."""
-        approach, known = spec(cell.approach), file.get("run")
-        prepared = None
+        known = file.get("run")
         status = run_status(Path(known)) if known else None
         if status == "finished":
             return Path(known)
-        # One that failed does so again from its last epoch; it gets another chance from the start.
+        # One that failed does so again from its last validation; it gets another chance from the start.
         if status in ("running", "interrupted"):
             try:
-                prepared = prepare_run(approach, [*cell.arguments, "--resume", known])
+                return self._train(cell, file, [*cell.arguments, "--resume", known])
             except InputError as error:
                 logger.warning("%s: starts again: %s", cell.title, error)
-        config, run, data, model = prepared or prepare_run(approach, cell.arguments)
+        return self._train(cell, file, cell.arguments)
+
+    def _train(self, cell: Cell, file: CellFile, arguments: Sequence[str]) -> Path:
+        training = Training(spec(cell.approach), arguments)
+        data = training.data()
+        model = training.model(data)
+        run = training.run(data)
         file.update(run=str(run.path))
-        return fit(model, data, config.train, config.runtime, run).path
+        return fit(model, data, training.config.train, training.config.runtime, run).path
 
     def _collect(self, cell: Cell, result: Path) -> None:
         """Copies a result into the study's folder, the JSON file last: what has one is whole."""
@@ -449,6 +463,14 @@ class Study:
                 error = file.get("error") if file.get("state") == "failed" else "see the log"
                 lines.append(f"failed: {cell.title}: {error} ({cell.id})")
         return "\n".join(lines)
+
+
+def _lasting(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without places and runtime: content hash and revision stand for the places of data and base model."""
+    rest = {name: value for name, value in values.items() if name not in ("runtime", "base_model", "dataset")}
+    if "data" in rest:
+        rest["data"] = {name: value for name, value in rest["data"].items() if name != "dataset"}
+    return rest
 
 
 def _is_missing(directory: Path) -> bool:

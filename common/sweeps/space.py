@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
-
-from optuna.trial import Trial
+from typing import TYPE_CHECKING, Any
 
 from common.config import merge
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
 
 
 @dataclass(frozen=True)

@@ -12,45 +12,42 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-import warnings
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import optuna
 import torch
-import tyro
 from filelock import FileLock
 from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from common.bases import load_base
 from common.checkpoint import start_run
-from common.config import differences, from_dict, merge, parse_training, require, to_dict
+from common.config import differences, from_dict, merge, to_dict
 from common.data.dataset import Dataset, load_dataset
 from common.device import make_accelerator, provenance, seed_everything
 from common.errors import InputError, TrainingError
 from common.files import write_json
 from common.liveness import is_dead, signs_of_life, this_process
 from common.models.features import FeatureCache
-from common.paths import check_name, now, output_root
+from common.paths import now, output_root
+from common.settings import parse_training
 from common.spec import ApproachSpec
+from common.sweeps.command import TuneConfig
 from common.sweeps.space import Space, Switch, _nested, default_parameters, grid, suggest
 from common.sweeps.storage import PASSING_ERRORS, open_storage
 from common.training.loop import fit
 
 logger = logging.getLogger(__name__)
 
-SpaceName = Literal["training", "architecture"]
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
 """Of the median pruner: complete trials before it starts, and epochs of each trial that it leaves alone."""
 _DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -58,36 +55,6 @@ _ALIVE, _PROCESS, _FOLDER = "alive", "process", "folder"
 
 
 # -- search spaces ----------------------------------------------------------------------------------------------------
-
-
-# -- configuration ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """A sweep. All options of train.py can be given too: they hold for every trial, but for what is searched."""
-
-    space: SpaceName = "training"
-    """What is searched: learning rates and the loss, or the prompts' architecture."""
-    trials: int = 20
-    """Trials of the study in all, pruned and failed ones among them; a search of few combinations tries each of them once instead."""
-    timeout: float | None = None
-    """Minutes after which no further trial starts."""
-    objective: Literal["macro_f1", "micro_f1"] = "macro_f1"
-    """Validation score over spans that is maximised."""
-    study: str | None = None
-    """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
-    storage: str | None = None
-    """Any Optuna storage: sqlite:///FILE, postgresql://..., mysql://..., or a path ending in .journal; SQLite in optuna/ if not given."""
-    workers: int = 1
-    """Processes on this machine that work on the study together."""
-
-    def __post_init__(self) -> None:
-        require(self.trials >= 1, f"trials must be at least 1, got {self.trials}")
-        require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
-        require(self.timeout is None or self.timeout > 0, f"timeout must be positive, got {self.timeout}")
-        if self.study is not None:
-            check_name(self.study, "--study")
 
 
 # -- one study --------------------------------------------------------------------------------------------------------
@@ -108,7 +75,7 @@ class Sweep:
         self, spec: ApproachSpec[Any], space: Space, config: TuneConfig, training: Any, worker: int = 0
     ) -> None:
         self.spec, self.space, self.config, self.training = spec, space, config, training
-        self.data: Dataset = load_dataset(training.data.dataset, spec.encoder(training)).limited(
+        self.data: Dataset = load_dataset(training.data.dataset).limited(
             training.data.train_size, training.data.validation_size, training.train.seed
         )
         self.name = config.study or f"{self.data.name}_{config.space}"
@@ -124,7 +91,7 @@ class Sweep:
             "objective": config.objective,
             "dataset": self.data.name,
             "dataset_sha256": self.data.sha256,
-            "base_model": load_base(training.base_model, spec.encoder(training)).revision,
+            "base_model": spec.bases.revision(training.base_model),
             "settings": _public(to_dict(training)),
         }
         with self.lock:
@@ -138,9 +105,7 @@ class Sweep:
             )
             # Seeded alike, a sweep that goes on, or another machine that joins, would draw the first random trials again.
             joined = (
-                [len(self.study.trials), os.getpid(), zlib.crc32(os.uname().nodename.encode())]
-                if self.study.trials
-                else []
+                [len(self.study.trials), os.getpid(), zlib.crc32(platform.node().encode())] if self.study.trials else []
             )
             seed = int(np.random.SeedSequence([training.train.seed, worker, *joined]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
@@ -159,6 +124,8 @@ class Sweep:
             logger.info("study %s in %s", self.name, storage)
             return
         begun = {key: value for key, value in self.study.user_attrs.items() if key in self.context}
+        # Settings that are newer than the study had their defaults in it.
+        begun["settings"] = _public(to_dict(self.spec.stored_config(begun["settings"], f"study {self.name!r}")))
         changed = differences(begun, self.context)
         if changed:
             raise InputError(
@@ -201,7 +168,7 @@ class Sweep:
         """Marks a trial that was cut off as failed and queues its parameters once more; only the new one counts."""
         logger.warning("trial %d was cut off; it is tried again", trial.number)
         owner, folder = trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_FOLDER)
-        if owner is not None and folder is not None and owner["host"] == os.uname().nodename:
+        if owner is not None and folder is not None and owner["host"] == platform.node():
             shutil.rmtree(folder, ignore_errors=True)
         self.study.tell(trial.number, state=TrialState.FAIL)
         parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
@@ -252,19 +219,19 @@ class Sweep:
         trial.set_user_attr("seed", config.train.seed)
         trial.set_user_attr("provenance", provenance())
 
-        def on_epoch(entry: dict[str, Any]) -> None:
+        def on_validation(entry: dict[str, Any]) -> None:
             trial.report(entry["validation"][self.config.objective], entry["epoch"])
             if trial.should_prune() and entry["epoch"] < config.train.epochs:
                 raise optuna.TrialPruned
 
         make_accelerator(config.runtime)
-        base = load_base(config.base_model, self.spec.encoder(config))
+        base = self.spec.load_base(config)
         seed_everything(config.train.seed)
         model = self.spec.build(config, base, self.data.labels)
         with tempfile.TemporaryDirectory(prefix=f".{self.name}_trial_", dir=self.folder) as folder:
             trial.set_user_attr(_FOLDER, folder)
             run = start_run(self.spec, config, self.data, base, savings=Path(folder))
-            fit(model, self.data, config.train, config.runtime, run, on_epoch=on_epoch, cache=self.cache)
+            fit(model, self.data, config.train, config.runtime, run, on_validation=on_validation, cache=self.cache)
         trial.set_user_attr("parameters", run.record["parameters"])
         trial.set_user_attr("train_seconds", run.record["train_seconds"])
         trial.set_user_attr(
@@ -315,7 +282,7 @@ class Sweep:
 
         Data, base model, runtime and the length of training are left to train.py.
         """
-        plain = parse_training(self.spec.config, self.spec.name, ["--dataset", self.training.data.dataset])[0]
+        plain = parse_training(self.spec, ["--dataset", self.training.data.dataset])[0]
         settings = _other(to_dict(self.training), to_dict(plain))
         for name in ("data", "base_model", "runtime"):
             settings.pop(name, None)
@@ -374,81 +341,3 @@ def _public(config: dict[str, Any]) -> dict[str, Any]:
     public["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
     public.pop("runtime")
     return public
-
-
-# -- entry ------------------------------------------------------------------------------------------------------------
-
-
-def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Sequence[str] | None = None) -> Path:
-    """Runs a sweep from the command line and returns the path of its summary.
-
-    Args:
-        spec: The approach.
-        spaces: What is searched, by the names that ``--space`` takes.
-        argv: Arguments; those of the process if not given.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    description = (
-        f"{TuneConfig.__doc__}\nSpaces of {spec.title}: {', '.join(spaces)}. For train.py's options see its --help."
-    )
-    config, rest = tyro.cli(
-        TuneConfig,
-        args=arguments,
-        description=description,
-        return_unknown_args=True,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    if config.space not in spaces:
-        raise InputError(f"--space {config.space}: {spec.title} has {', '.join(spaces)}")
-    training, resume = parse_training(spec.config, spec.name, rest)
-    if resume:
-        raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
-    worker = int(os.environ.get(_WORKER, "0"))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Settings that depend on a switch need groups, which Optuna calls experimental.
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    if config.workers > 1 and _WORKER not in os.environ:
-        # Workers read one store of features instead of computing one each.
-        training = replace(training, runtime=replace(training.runtime, feature_cache=_shared(training.runtime)))
-        sweep = Sweep(spec, spaces[config.space], config, training)
-        _run_workers(spec, config, arguments, training.runtime.feature_cache)
-    else:
-        sweep = Sweep(spec, spaces[config.space], config, training, worker)
-        sweep.run()
-    with sweep.lock:
-        sweep.write()
-    best = best_of(sweep.study.trials)
-    if best is None:
-        raise TrainingError(f"no trial of study {sweep.name!r} is complete; their errors are in {sweep.summary_path}")
-    logger.info("best: trial %d, %s %.4f; %s", best.number, config.objective, best.values[0], sweep.best_path)
-    return sweep.summary_path
-
-
-_WORKER = "GLINER_ADAPTATION_WORKER"
-
-
-def _shared(runtime: Any) -> str:
-    return "off" if runtime.feature_cache == "off" else "disk"
-
-
-def _run_workers(spec: ApproachSpec[Any], config: TuneConfig, arguments: Sequence[str], feature_cache: str) -> None:
-    """Starts the workers and waits for them.
-
-    Raises:
-        TrainingError: If one of them failed.
-    """
-    threads = str(max(1, torch.get_num_threads() // config.workers))
-    command = [sys.executable, "-m", f"{spec.name}.tune", *arguments, "--feature-cache", feature_cache]
-    workers = [
-        subprocess.Popen(command, env=os.environ | {_WORKER: str(number + 1), "OMP_NUM_THREADS": threads})
-        for number in range(config.workers)
-    ]
-    try:
-        codes = [worker.wait() for worker in workers]
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.terminate()
-                worker.wait()
-    if any(codes):
-        raise TrainingError(f"workers of the sweep ended with exit codes {codes}")

@@ -11,30 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import parse, require
-from common.files import put_between_markers
 from common.paths import output_root
 from common.script import run_script
-from common.tables.documents import (
-    controls_table,
-    differences_table,
-    errors_table,
-    few_shot_table,
-    main_table,
-    overview,
-    readme_block,
-    runs_table,
-    types_table,
-    unreachable_table,
-)
-from common.tables.drawings import write_figures
-from common.tables.render import markdown_table, write_document
-from common.tables.runs import (
-    corpora,
-    default_places,
-    read_runs,
-)
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("common.tables")
 
 
 @dataclass(frozen=True)
@@ -56,16 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = parse(Config, argv)
     folder = config.output if config.output is not None else output_root() / "results" / "tables"
     require(not folder.is_file(), f"--output {folder}: is a file, a folder is needed")
-    runs = read_runs(config.results or default_places(), config.dataset)
-    found = corpora(runs)
-    main_document, runs_document = main_table(found), runs_table(runs)
-    builders = (types_table, errors_table, differences_table, controls_table, unreachable_table, few_shot_table)
-    for document in (main_document, *(build(found) for build in builders), runs_document):
-        write_document(document, folder)
-    write_figures(found, folder)
-    if config.readme is not None:
-        put_between_markers(config.readme, "results", readme_block(main_document))
-    print(f"{overview(main_document)}\nAll runs:\n\n{markdown_table(runs_document.sections[0])}")
+
+    from common.tables.write import write_tables
+
+    print(write_tables(config.results, folder, dataset=config.dataset, readme=config.readme))
     logger.info("tables and figures: %s", folder)
 
 

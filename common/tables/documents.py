@@ -17,20 +17,19 @@ from typing import Any
 import pandas as pd
 
 from common.config import differences
-from common.evaluation.metrics import Difference
+from common.evaluation.metrics import METRICS, Difference
+from common.spec import variant_text
 from common.tables import thesis
 from common.tables.render import Document, Section, markdown_table
 from common.tables.runs import (
     DAGGER,
     INTERVALS,
-    METRICS,
     MISSING,
     NONE,
     Cell,
     Corpus,
     Cost,
     Estimate,
-    Metric,
     Row,
     Run,
     dataset_order,
@@ -71,7 +70,7 @@ def _who(corpus: Corpus, row: Row, cell: Cell | None) -> dict[str, Any]:
     return {
         "dataset": corpus.name,
         "approach": row.approach.title,
-        "encoder": row.encoder,
+        "encoder": row.kind,
         "base": cell.first.base if cell else row.base,
         "variant": cell.variant if cell else None,
         "training_sentences": cell.first.n_train if cell else None,
@@ -107,7 +106,7 @@ def _memory(peak: Mapping[str, float]) -> str:
 
 
 def _base_note(corpus: Corpus) -> str:
-    kinds = {kind: sorted({c.first.base for c in corpus.cells if c.first.encoder == kind}) for kind in ("bi", "cross")}
+    kinds = {kind: sorted({c.first.base for c in corpus.cells if c.first.kind == kind}) for kind in ("bi", "cross")}
     return "Base models: " + "; ".join(f"{kind} {', '.join(names)}" for kind, names in kinds.items() if names) + "."
 
 
@@ -171,8 +170,8 @@ def _zero_shot_note(corpus: Corpus) -> list[str]:
 
 
 def _main_row(corpus: Corpus, row: Row) -> tuple[list[str], dict[str, Any]]:
-    title, cell = row.approach.title, row.cell
-    reported, share = thesis.MACRO_F1.get(corpus.name, {}).get(title), thesis.TRAINED_PERCENT.get(title)
+    name, cell = row.approach.name, row.cell
+    reported, share = thesis.MACRO_F1.get(corpus.name, {}).get(name), thesis.TRAINED_PERCENT.get(name)
     micro, macro = (corpus.estimate(cell, metric) if cell else None for metric in METRICS)
     counts = [cell.first.get("parameters", name) if cell else None for name in ("trainable", "total", "with_gradient")]
     trained, total, gradient = counts
@@ -193,7 +192,7 @@ def _main_row(corpus: Corpus, row: Row) -> tuple[list[str], dict[str, Any]]:
     }
     texts = dict.fromkeys(MAIN_COLUMNS, MISSING) | {
         "approach": row.marked,
-        "base": row.base or row.encoder,
+        "base": row.base or row.kind,
         "macro F1 reported by the thesis": _reported(reported, 4),
         "trained % reported by the thesis": _reported(share, 0),
     }
@@ -311,12 +310,8 @@ def differences_table(found: Sequence[Corpus]) -> Document:
                 for i in range(1, len(rows))
             ]
             columns = ["first − second", *(row.marked for row in rows[:-1])]
-            sections.append(_section(f"{corpus.title}, {_metric_name(metric)}", columns, texts, 1, notes))
+            sections.append(_section(f"{corpus.title}, {METRICS[metric].title}", columns, texts, 1, notes))
     return _document("differences", "Differences between approaches", sections, records)
-
-
-def _metric_name(metric: Metric) -> str:
-    return metric.replace("_f1", " F1")
 
 
 def _difference_values(prefix: str, found: Difference | None) -> dict[str, float | None]:
@@ -378,14 +373,14 @@ def controls_table(found: Sequence[Corpus]) -> Document:
 
 def _pairs(corpus: Corpus) -> list[_Pair]:
     pairs, told = [], set()
-    for control in thesis.CONTROLS:
-        for row in corpus.rows:
-            if row.approach.title in control.titles:
-                variant = control.of(row.variant)
-                pairs.append(_pair(corpus, control.name, row, variant))
-                told.add((row, variant))
     for row in corpus.rows:
-        cells = corpus.of(row.approach.title, row.encoder, row.base)
+        for control in row.approach.controls:
+            default = row.cell.first.variant if row.cell else row.approach.default_variant(row.kind)
+            variant = variant_text({**default, **control.change})
+            pairs.append(_pair(corpus, control.title, row, variant))
+            told.add((row, variant))
+    for row in corpus.rows:
+        cells = corpus.of(row.approach.name, row.kind, row.base)
         for variant in sorted({cell.variant for cell in cells} - {row.variant}):
             if (row, variant) not in told:
                 pairs.append(_pair(corpus, "other variant", row, variant))
@@ -393,7 +388,7 @@ def _pairs(corpus: Corpus) -> list[_Pair]:
 
 
 def _pair(corpus: Corpus, control: str, row: Row, variant: str) -> _Pair:
-    cells = corpus.of(row.approach.title, row.encoder, row.base)
+    cells = corpus.of(row.approach.name, row.kind, row.base)
     cell = corpus.pick(cell for cell in cells if cell.variant == variant)
     default = row.cell
     if cell is not None:
@@ -433,21 +428,22 @@ def _control_row(corpus: Corpus, pair: _Pair) -> tuple[list[str], dict[str, Any]
 
 def _control_notes(corpus: Corpus, pair: _Pair) -> list[str]:
     cell, default, notes = pair.cell, pair.default, []
+    told = pair.row.approach.spec.variant_settings if pair.row.approach.spec else frozenset()
     if cell is not None and not corpus.is_whole(cell):
         notes.append(f"{pair.label(corpus)}, {pair.variant}: trained on {_part(corpus, cell)}, and so is its default.")
-    if cell is not None and default is not None and (others := _other_settings(default, cell)):
+    if cell is not None and default is not None and (others := _other_settings(default, cell, told)):
         notes.append(f"{pair.label(corpus)}, {pair.variant}, differs from its default also in {'; '.join(others)}.")
     return notes
 
 
-def _other_settings(default: Cell, control: Cell) -> list[str]:
-    """Settings that differ although the variant's name does not say so; those that a file of an older version lacks are left out."""
+def _other_settings(default: Cell, control: Cell, told: frozenset[str]) -> list[str]:
+    """Settings that differ although the variant does not tell; those that a file of an older version lacks are left out."""
     first, second = (
         {name: value for name, value in cell.first.result["config"].items() if name not in ("runtime", "data")}
         for cell in (default, control)
     )
     found = {text.partition(": ")[0]: text for text in differences(first, second)}
-    left_out = thesis.CONTROLLED | {"train.seed", "train.tensorboard"}
+    left_out = told | {"train.seed", "train.tensorboard", "train.track"}
     return [text for name, text in found.items() if name not in left_out and _has(first, name) and _has(second, name)]
 
 
@@ -467,7 +463,7 @@ def unreachable_table(found: Sequence[Corpus]) -> Document:
     for corpus in found:
         pairs = []
         for row in corpus.rows:
-            cells = corpus.of(row.approach.title, row.encoder, row.base)
+            cells = corpus.of(row.approach.name, row.kind, row.base)
             others = sorted({cell.variant for cell in cells} - {row.variant})
             shown = [row.cell, *(corpus.pick(cell for cell in cells if cell.variant == name) for name in others)]
             pairs += [_unreachable_row(corpus, row, cell) for cell in shown]
@@ -548,7 +544,11 @@ def _errors_row(corpus: Corpus, row: Row, cell: Cell | None) -> tuple[list[str],
 
 def curve(corpus: Corpus, row: Row) -> dict[int, Cell]:
     """The cells of a row's approach by their number of training sentences."""
-    cells = [c for c in corpus.of(row.approach.title, row.encoder, row.base) if row.approach.is_default(c.variant)]
+    cells = [
+        c
+        for c in corpus.of(row.approach.name, row.kind, row.base)
+        if row.approach.is_default(c.first.variant, row.kind)
+    ]
     sizes = sorted({cell.first.n_train or 0 for cell in cells} - {0})
     picked = {n: corpus.pick((cell for cell in cells if cell.first.n_train == n), row.variant) for n in sizes}
     return {n: cell for n, cell in picked.items() if cell is not None}
@@ -558,7 +558,7 @@ def few_shot_table(found: Sequence[Corpus]) -> Document:
     """F1 by the number of training sentences."""
     sections, records = [], []
     for corpus in found:
-        curves = [(row, curve(corpus, row)) for row in corpus.rows if row.approach.title != thesis.ZERO_SHOT]
+        curves = [(row, curve(corpus, row)) for row in corpus.rows if row.approach.trains]
         expected = thesis.FEW_SHOT_SIZES if corpus.name in thesis.DATASETS else ()
         sizes = {n for _, cells in curves for n in cells} | {n for n in expected if n < (corpus.size or math.inf)}
         columns = {n: f"all ({n:,})" if n == corpus.size else f"{n:,}" for n in sorted(sizes)}
@@ -575,7 +575,7 @@ def few_shot_table(found: Sequence[Corpus]) -> Document:
                 "Columns: training sentences. Mean ± standard deviation over seeds where there are several.",
                 _base_note(corpus),
             ]
-            title = f"{corpus.title}, {_metric_name(metric)}"
+            title = f"{corpus.title}, {METRICS[metric].title}"
             sections.append(_section(title, ["approach", *columns.values()], rows, 1, notes))
     return _document("few_shot", "Training sentences", sections, records)
 
@@ -603,7 +603,7 @@ def _run_row(run: Run) -> tuple[list[str], dict[str, Any]]:
     texts = [
         run.dataset if split in (None, "test") else f"{run.dataset} ({split})",
         run.result["approach"],
-        run.result["variant"],
+        variant_text(run.variant),
         run.base,
         NONE if run.result["seed"] is None else str(run.result["seed"]),
         of_training(_number(run.n_train, ",")),
@@ -621,8 +621,8 @@ def _run_row(run: Run) -> tuple[list[str], dict[str, Any]]:
         run.get("precision") or MISSING,
         _number(speed, ".0f"),
     ]
-    record = {name: run.get(name) for name in ("dataset", "split", "approach", "variant")}
-    record |= {"base": run.base, "encoder": run.encoder, "seed": run.result["seed"], "training_sentences": run.n_train}
+    record = {name: run.get(name) for name in ("dataset", "split", "approach")} | {"variant": variant_text(run.variant)}
+    record |= {"base": run.base, "encoder": run.kind, "seed": run.result["seed"], "training_sentences": run.n_train}
     record |= {"epochs": epochs}
     for metric, ends in intervals.items():
         low, high = ends or (None, None)

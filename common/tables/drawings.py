@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from common.tables import plots, thesis
+from common.tables import plots
 from common.tables.documents import curve
 from common.tables.runs import (
     DAGGER,
@@ -80,7 +80,7 @@ def _by_time(found: Sequence[Corpus]) -> dict[str, plots.Panel]:
 def _curves(corpus: Corpus) -> plots.Panel:
     panel: dict[plots.Series, list[plots.Point]] = {}
     for row, cell in corpus.shown:
-        if row.approach.title == thesis.ZERO_SHOT:
+        if not row.approach.trains:
             panel[row.series] = [_point(corpus, cell, None)]
         else:
             panel[row.series] = [_point(corpus, item, size, mark=False) for size, item in curve(corpus, row).items()]

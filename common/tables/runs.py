@@ -1,7 +1,7 @@
 """What the tables are made of: result files read, grouped and averaged.
 
 Words: a *run* is one result file; a *cell* is the runs that differ in nothing but the seed; a *row* is the cell that stands for an
-approach, a kind of encoder and a base in the main table. A cell without a result is missing, never zero.
+approach, a kind of base model and a base in the main table. A cell without a result is missing, never zero.
 """
 
 from __future__ import annotations
@@ -13,18 +13,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
-from common.data.dataset import Encoder
+from common.config import Metric, to_dict
 from common.errors import InputError
-from common.evaluation.metrics import N_RESAMPLES, Difference, SpanCounts, difference_of, resampled_f1, span_scores
+from common.evaluation.metrics import (
+    METRICS,
+    N_RESAMPLES,
+    Difference,
+    SpanCounts,
+    difference_of,
+    resampled_f1,
+    span_scores,
+)
 from common.evaluation.results import counts_path, read_counts, read_result
 from common.files import read_json
 from common.paths import output_root
+from common.registry import APPROACHES, spec
+from common.spec import ApproachSpec, Control, Variant, variant_text
 from common.tables import plots, thesis
 
 logger = logging.getLogger(__name__)
@@ -32,8 +42,38 @@ logger = logging.getLogger(__name__)
 MISSING, NONE, DAGGER = "missing", "-", "†"
 """No result; does not apply; trained on a part of the training sentences."""
 
-Metric = Literal["micro_f1", "macro_f1"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+
+@dataclass(frozen=True)
+class Listed:
+    """An approach as tables know it; one that is not registered has no default variant but whatever there is."""
+
+    name: str
+    spec: ApproachSpec[Any] | None
+    kinds: tuple[str, ...]
+    """Kinds of base model that it has a row for."""
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return self.spec.title if self.spec else self.name
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.spec is None or self.spec.trains
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """Its control runs."""
+        return self.spec.controls if self.spec else ()
+
+    def default_variant(self, kind: str) -> Variant:
+        """The variant of its own settings."""
+        return self.spec.default_variant(kind) if self.spec else {}
+
+    def is_default(self, variant: Variant, kind: str) -> bool:
+        """Whether a variant belongs into the main table."""
+        return self.spec is None or self.spec.is_default(variant, kind)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -59,15 +99,37 @@ class Run:
         return self.result["dataset"]
 
     @property
-    def title(self) -> str:
-        """The thesis's name of the approach; the approach's own if the thesis has none."""
-        name = self.result["approach"]
-        return thesis.TITLES.get(name) or (name if self.get("training") else thesis.ZERO_SHOT)
+    def approach(self) -> str:
+        """Name of the approach."""
+        return self.result["approach"]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Its configuration, complete; that of an earlier version with the defaults of what is new."""
+        config = self.result["config"]
+        try:
+            return to_dict(spec(self.approach).stored_config(config, str(self.path)))
+        except InputError:
+            # Of an approach that is not here, or of a version that had other settings.
+            return config
+
+    @cached_property
+    def variant(self) -> Variant:
+        """The variant by its aspects."""
+        stored = self.result["variant"]
+        if not isinstance(stored, str):
+            return stored
+        # Results of format 1 have a text. Their configuration says what it stands for.
+        try:
+            known = spec(self.approach)
+            return known.variant(known.stored_config(self.result["config"], str(self.path)))
+        except InputError:
+            return {"variant": stored}
 
     @property
-    def encoder(self) -> Encoder:
-        """Kind of encoder."""
-        return self.get("base_model", "encoder") or "bi"
+    def kind(self) -> str:
+        """Kind of base model."""
+        return self.get("base_model", "kind") or self.get("base_model", "encoder") or "bi"
 
     @property
     def base(self) -> str:
@@ -106,12 +168,12 @@ class Run:
 
         Where it ran is not in it. The base is named by its content, so that two bases of one name stay apart.
         """
-        config = {name: value for name, value in self.result["config"].items() if name not in ("runtime", "data")}
+        config = {name: value for name, value in self.settings.items() if name not in ("runtime", "data")}
         if isinstance(config.get("train"), dict):
-            left_out = ("seed", "tensorboard")
+            left_out = ("seed", "track")
             config["train"] = {name: value for name, value in config["train"].items() if name not in left_out}
         sizes = [self.n_train, self.get("training", "dataset", "validation"), self.get("speed", "sentences")]
-        what = [self.result[name] for name in ("approach", "variant", "dataset")]
+        what = [self.approach, variant_text(self.variant), self.dataset]
         return json.dumps(
             [what, self.get("split"), self.base, self.get("base_model", "revision"), sizes, config], sort_keys=True
         )
@@ -237,8 +299,8 @@ class Cell:
 
     @property
     def variant(self) -> str:
-        """Name of the variant."""
-        return self.first.result["variant"]
+        """The variant as text."""
+        return variant_text(self.first.variant)
 
     @property
     def rank(self) -> tuple[int, str, str]:
@@ -302,7 +364,7 @@ def resample(runs: Iterable[Run]) -> dict[Path, Resampled]:
             continue
         counts = read_counts(run.path)
         scores = span_scores(counts)
-        found = (scores.micro.f1, scores.macro.f1)
+        found = [metric.of(scores) for metric in METRICS.values()]
         if not len(counts) or not np.allclose(found, [f1_of(run, metric) for metric in METRICS], rtol=0, atol=1e-6):
             logger.warning("%s: not used, does not give the scores of the result", counts_path(run.path))
             continue
@@ -316,15 +378,15 @@ def resample(runs: Iterable[Run]) -> dict[Path, Resampled]:
 
 def f1_of(run: Run, metric: Metric) -> float:
     """A score of a run, in [0, 1]."""
-    return run.result["scores"][metric.removesuffix("_f1")]["f1"]
+    return run.result["scores"][METRICS[metric].average]["f1"]
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
     """What stands for an approach with a kind of encoder and a base."""
 
-    approach: thesis.Approach
-    encoder: Encoder
+    approach: Listed
+    kind: str
     base: str | None
     """None if the approach has no result with an encoder of this kind."""
     cell: Cell | None
@@ -340,7 +402,7 @@ class Row:
     @property
     def variant(self) -> str:
         """Name of its variant, or of the one that it would have."""
-        return self.cell.variant if self.cell else self.approach.variants[self.encoder]
+        return self.cell.variant if self.cell else variant_text(self.approach.default_variant(self.kind))
 
     @property
     def marked(self) -> str:
@@ -396,7 +458,7 @@ class Corpus:
         sd = float(np.std(values, ddof=1))
         samples = self.samples(cell)
         if samples is not None:
-            low, high = (float(end) for end in np.quantile(samples[1][METRICS.index(metric)], [0.025, 0.975]))
+            low, high = (float(end) for end in np.quantile(samples[1][list(METRICS).index(metric)], [0.025, 0.975]))
             return Estimate(mean, sd, low, high, "mean")
         reach = float(student_t.ppf(0.975, len(values) - 1)) * sd / math.sqrt(len(values))
         return Estimate(mean, sd, max(0.0, mean - reach), min(1.0, mean + reach), "t")
@@ -422,12 +484,12 @@ class Corpus:
             result[metric] = difference_of(observed, samples[0][1][index] - samples[1][1][index])
         return result
 
-    def of(self, title: str, encoder: Encoder, base: str | None = None) -> list[Cell]:
-        """Cells of an approach with a kind of encoder, and a base if given."""
+    def of(self, approach: str, kind: str, base: str | None = None) -> list[Cell]:
+        """Cells of an approach with a kind of base model, and a base if given."""
         return [
             cell
             for cell in self.cells
-            if (cell.first.title, cell.first.encoder) == (title, encoder) and base in (None, cell.first.base)
+            if (cell.first.approach, cell.first.kind) == (approach, kind) and base in (None, cell.first.base)
         ]
 
     def pick(self, cells: Iterable[Cell], preferred: str = "") -> Cell | None:
@@ -440,27 +502,29 @@ class Corpus:
         return max(cells, key=rank, default=None)
 
     def _rows(self) -> Iterable[Row]:
-        known = {approach.title for approach in thesis.APPROACHES}
-        others: dict[str, dict[Encoder, str]] = {}
-        bases: dict[Encoder, set[str]] = {}
+        bases: dict[str, set[str]] = {}
+        others: dict[str, set[str]] = {}
         for cell in self.cells:
-            bases.setdefault(cell.first.encoder, set()).add(cell.first.base)
-            if cell.first.title not in known:
-                others.setdefault(cell.first.title, {})[cell.first.encoder] = ""
-        added = [thesis.Approach(title, dict(sorted(others[title].items())), ".*") for title in sorted(others)]
-        for order, approach in enumerate((*thesis.APPROACHES, *added)):
-            for encoder, preferred in approach.variants.items():
-                of_kind = sorted(bases.get(encoder, ()))
-                cells = [cell for cell in self.of(approach.title, encoder) if approach.is_default(cell.variant)]
+            run = cell.first
+            bases.setdefault(run.kind, set()).add(run.base)
+            if run.approach not in APPROACHES:
+                others.setdefault(run.approach, set()).add(run.kind)
+        listed = [Listed(name, spec(name), spec(name).kinds) for name in APPROACHES]
+        listed += [Listed(name, None, tuple(sorted(others[name]))) for name in sorted(others)]
+        for order, approach in enumerate(listed):
+            for kind in approach.kinds:
+                of_kind = sorted(bases.get(kind, ()))
+                cells = [c for c in self.of(approach.name, kind) if approach.is_default(c.first.variant, kind)]
+                preferred = variant_text(approach.default_variant(kind))
                 found: list[str | None] = [*sorted({cell.first.base for cell in cells})]
                 for base in found or [None]:
                     shown = self.pick((cell for cell in cells if cell.first.base == base), preferred)
-                    told: list[str] = [encoder] if len(approach.variants) > 1 else []
+                    told: list[str] = [kind] if len(approach.kinds) > 1 else []
                     told += [base] if base is not None and len(of_kind) > 1 else []
                     label = approach.title + (f" ({', '.join(told)})" if told else "")
                     place = of_kind.index(base) if base is not None else 0
-                    series = plots.Series(order, encoder == "cross", place, label)
-                    yield Row(approach, encoder, base, shown, shown is None or self.is_whole(shown), series)
+                    series = plots.Series(order, kind == "cross", place, label)
+                    yield Row(approach, kind, base, shown, shown is None or self.is_whole(shown), series)
 
 
 def _size(cells: Sequence[Cell]) -> int | None:
@@ -504,7 +568,7 @@ def _without_other_settings(cells: Iterable[Cell]) -> list[Cell]:
     chosen: dict[tuple[Any, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell.rank, reverse=True):
         run = cell.first
-        best = chosen.setdefault((run.title, run.encoder, run.base, cell.variant, run.n_train or 0), cell)
+        best = chosen.setdefault((run.approach, run.kind, run.base, cell.variant, run.n_train or 0), cell)
         if best is not cell:
             logger.info("%s: only in the list of runs, %s has other settings and more seeds or is newer", cell, best)
     return [chosen[key] for key in sorted(chosen)]

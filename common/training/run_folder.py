@@ -1,18 +1,15 @@
-"""The folder of a training run: ``trainable.safetensors`` (best trained tensors), ``run.json`` (all else) and the state to resume from.
+"""The folder of a training run while a process trains it: lock, record, best weights, state to resume from.
 
-    <approach>/savings/<dataset>_<YYYYmmdd_HHMMSS>/
-        run.json                  what was trained on what, how, and how it went
-        trainable.safetensors     trained tensors of the best epoch
-        state_<epoch>/            while training: everything to go on after that epoch
-
-Nothing in it is a pickle. Each file appears whole or not at all.
+Nothing in it is a pickle. Each file appears whole or not at all. Its layout is in :mod:`common.training.records`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,9 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
+from common.training.records import RUN_FILE, WEIGHTS_FILE
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
-
-RUN_FILE = "run.json"
-
-WEIGHTS_FILE = "trainable.safetensors"
 
 _UNFINISHED_STATE = ".state.tmp"
 
@@ -44,6 +36,8 @@ class Run:
     path: Path
     record: dict[str, Any]
     resumed: bool = False
+    renamed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Prefixes of parameter names in its files, and what they are now; see :func:`load_tensors`."""
     main_process: bool = field(default=True, repr=False)
     """Only the main process of several writes."""
     lock: FileLock = field(init=False, repr=False)
@@ -64,6 +58,29 @@ class Run:
         except Timeout:
             raise InputError(f"run {self.path} is being trained by another process") from None
 
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """All of a training, from its first preparations to the restored best weights.
+
+        The run stays this process's until the end, and its status is true at every moment: ``running``, then what the
+        block made of it, ``interrupted`` by the user or ``failed``.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.update(status="interrupted")
+            best = self.record.get("best") or {}
+            if best.get("epoch"):
+                logger.warning("interrupted; best checkpoint so far (epoch %d): %s", best["epoch"], self.path)
+            else:
+                logger.warning("interrupted before the first validation; no checkpoint")
+            raise
+        except BaseException:
+            self.update(status="failed")
+            raise
+        finally:
+            self.lock.release()
+
     def update(self, **values: Any) -> None:
         """Sets fields of the record and writes it."""
         self.record.update(values)
@@ -71,15 +88,24 @@ class Run:
             write_json(self.path / RUN_FILE, self.record)
 
     def save_weights(self, tensors: Mapping[str, Tensor]) -> None:
-        """Stores the trained tensors of the best epoch so far."""
+        """Stores the trained tensors of the best validation so far."""
         if self.main_process:
             save_tensors(self.path / WEIGHTS_FILE, tensors)
 
-    def save_state(self, epoch: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Stores what training needs to go on after ``epoch``, then drops the older state."""
+    def load_weights_into(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Copies the best weights into the parameters of the same names.
+
+        Raises:
+            InputError: As :func:`load_tensors` and :func:`load_weights`.
+        """
+        path = self.path / WEIGHTS_FILE
+        load_weights(parameters, load_tensors(path, self.renamed), str(path))
+
+    def save_state(self, step: int, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Stores what training needs to resume after ``step``, then drops the older state."""
         if not self.main_process:
             return
-        target, temporary = self.path / f"state_{epoch:04d}", self.path / _UNFINISHED_STATE
+        target, temporary = self.path / f"state_{step:08d}", self.path / _UNFINISHED_STATE
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         save_tensors(temporary / "state.safetensors", tensors)
@@ -90,11 +116,11 @@ class Run:
             shutil.rmtree(old)
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest stored state, or None if no epoch was finished."""
+        """The newest stored state, or None if there is none yet."""
         states = self._states()
         if not states:
             return None
-        return load_tensors(states[-1] / "state.safetensors"), read_json(states[-1] / "state.json")
+        return load_tensors(states[-1] / "state.safetensors", self.renamed), read_json(states[-1] / "state.json")
 
     def drop_state(self) -> None:
         """Removes the stored state: the run is finished."""
@@ -104,7 +130,9 @@ class Run:
             shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
 
     def _states(self) -> list[Path]:
-        return sorted(self.path.glob("state_[0-9][0-9][0-9][0-9]"))
+        """State folders, oldest first; those of format 1 are named by epochs, of which there are fewer than steps."""
+        found = [path for path in self.path.glob("state_*") if re.fullmatch(r"state_\d+", path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("state_")))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -113,15 +141,19 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Reads tensors to the CPU.
+
+    Args:
+        path: A safetensors file.
+        renamed: Prefixes of parameter names, below ``model/`` or ``optimizer/<key>/`` in a state, and what to call them.
 
     Raises:
         InputError: If the file is missing or not whole.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return {_new_name(name, renamed or {}): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except SafetensorError as error:
@@ -144,3 +176,11 @@ def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
                 f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(parameter.shape)}"
             )
         parameter.copy_(tensors[name])
+
+
+def _new_name(name: str, renamed: Mapping[str, str]) -> str:
+    place, separator, parameter = name.rpartition("/")
+    for old, new in renamed.items():
+        if parameter.startswith(old):
+            return f"{place}{separator}{new}{parameter.removeprefix(old)}"
+    return name

@@ -1,0 +1,1 @@
+"""Speed and memory beside GLiNER's own, and how fast the commands answer: ``python -m common.benchmark``."""

@@ -1,0 +1,37 @@
+"""Speed and memory beside GLiNER's own: ``python -m common.benchmark --dataset bc5cdr --base-model BI --cross-base-model CROSS``.
+
+Each figure is measured in a process of its own, one after another, so that neither memory nor warm caches of one reach the next.
+A ratio compares two figures of the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from common.benchmark.config import Config
+from common.config import parse
+from common.files import put_between_markers, split_at_markers
+from common.script import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures, writes and prints."""
+    config = parse(Config, argv)
+    if config.readme is not None:
+        # Before hours of measuring, not after.
+        split_at_markers(config.readme, "speed")
+
+    from common.benchmark.bench import Bench
+    from common.benchmark.report import read_benchmark, render
+
+    if config.profile is not None:
+        print(Bench(config).profile())
+        return
+    tables = render(read_benchmark(config.show) if config.show is not None else Bench(config).run())
+    if config.readme is not None:
+        put_between_markers(config.readme, "speed", tables)
+    print(tables)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,45 @@
+"""Settings of the benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import require
+from common.models.published import DEFAULT_BASE
+from common.registry import trained
+
+
+@dataclass(frozen=True)
+class Config:
+    """Benchmark of every approach beside GLiNER's own training and evaluation."""
+
+    dataset: str = "bc5cdr"
+    """Name or folder of the data set."""
+    base_model: str = DEFAULT_BASE["bi"]
+    """Bi-encoder GLiNER."""
+    cross_base_model: str = DEFAULT_BASE["cross"]
+    """Cross-encoder GLiNER."""
+    sentences: int = 320
+    """Training sentences of the measures without stored features, GLiNER's among them."""
+    batch_size: int = 16
+    """Sentences in a batch where both sides have the same settings."""
+    output: Path | None = None
+    """Where the rows go, and the table beside them; results/benchmark.json below the output root if not given."""
+    scaling: tuple[str, ...] = ()
+    """Approaches of which is also measured how time grows with sentences and labels."""
+    readme: Path | None = None
+    """Markdown file that gets the tables, between <!-- speed --> and <!-- /speed -->."""
+    show: Path | None = None
+    """A JSON file of an earlier run: makes the tables of it, and measures nothing."""
+    profile: str | None = None
+    """An approach: shows where the time of its training goes, and measures nothing else."""
+
+    def __post_init__(self) -> None:
+        require(self.sentences >= 4 * self.batch_size, f"sentences must be at least 4 batches, got {self.sentences}")
+        for name in self.scaling:
+            require(name in trained(), f"--scaling: {name!r} is not one of {list(trained())}")
+        require(
+            self.profile is None or self.profile in trained(),
+            f"--profile: {self.profile!r} is not one of {list(trained())}",
+        )

@@ -1,0 +1,52 @@
+"""The tables of a benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.files import read_json
+
+
+def read_benchmark(path: Path) -> dict[str, Any]:
+    """The record of an earlier run.
+
+    Raises:
+        InputError: If the file is none.
+    """
+    record = read_json(path)
+    if not isinstance(record, dict) or not {"rows", "base_models", "provenance"} <= record.keys():
+        raise InputError(f"{path}: is no file of a benchmark")
+    return record
+
+
+def render(record: dict[str, Any]) -> str:
+    """The rows as two Markdown tables: beside GLiNER's own, and by the number of sentences and of labels."""
+    head = "Data {dataset}, bases {bi} and {cross}, {threads} threads, {machine}.".format(
+        dataset=record["dataset"], **record["base_models"], threads=record["threads"],
+        machine=record["provenance"]["machine"].get("gpu") or "CPU",
+    )  # fmt: skip
+    tables = [
+        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s | ours: batch, precision | GLiNER's own | sentences predicted otherwise |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |\n",
+        "| measure | approach | sentences/s | s/epoch | features, s | peak MiB |\n| --- | --- | ---: | ---: | ---: | ---: |\n",
+    ]
+    for row in record["rows"]:
+        ours, gliner = row["ours"], row["gliner"]
+        features = format(ours["feature_seconds"], ".0f") if ours.get("feature_seconds") else "-"
+        if gliner is None:
+            cells = [f"{ours['sentences_per_second']:,.0f}", f"{ours['seconds_per_epoch']:.1f}", features]
+            cells += [f"{ours['peak_memory_mb']:,.0f}"]
+        else:
+            sides = (ours, gliner)
+            cells = [*(_speed(side) for side in sides), f"{row['ratio']:.1f}"]
+            cells += [f"{side['peak_memory_mb']:,.0f}" for side in sides]
+            cells += [features, *(f"{side['batch_size']}, {side['precision']}" for side in sides)]
+            cells += [str(row.get("sentences_with_other_predictions", "-"))]
+        tables[gliner is None] += f"| {row['measure']} | {row['approach']} | {' | '.join(cells)} |\n"
+    return "\n".join([head, "", *(table for table in tables if table.count("\n") > 2)])
+
+
+def _speed(side: dict[str, Any]) -> str:
+    return format(side["sentences_per_second"], ",.0f" if side["sentences_per_second"] >= 100 else ".1f")

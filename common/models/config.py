@@ -1,0 +1,73 @@
+"""Settings that several approaches share; imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.config import require, require_share
+from common.data.labels import LabelText
+
+TokenScheme = Literal["io", "bio"]
+Pooling = Literal["adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided"]
+
+
+@dataclass(frozen=True)
+class TokenConfig:
+    """How sub-words are classified."""
+
+    temperature: float = 0.05
+    """Cosines are divided by it before the softmax."""
+    scheme: TokenScheme = "io"
+    """io: one class for each type, touching entities of one type fuse; bio: a begin class more for each type."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class FocalConfig:
+    """Focal loss with class-balanced weights."""
+
+    gamma: float = 2.0
+    """Focusing exponent; 0 is cross-entropy."""
+    beta: float = 0.9999
+    """Class-balanced weights: 0 weighs all classes alike, towards 1 they become inverse frequencies."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma < float("inf"), f"gamma must be at least 0, got {self.gamma}")
+        require(0 <= self.beta < 1, f"beta must be at least 0 and less than 1, got {self.beta}")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Soft prompts."""
+
+    pooling: Pooling = "conv1d"
+    """How a description of any length becomes prompt_length vectors."""
+    prompt_length: int = 32
+    """Prompt vectors of each label."""
+    dropout: float = 0.1
+    """Dropout inside the prompt encoder."""
+    train_embedding_table: bool = False
+    """Train a copy of the word embeddings that descriptions are read with, as the thesis does; it is counted as trained."""
+
+    def __post_init__(self) -> None:
+        require(self.prompt_length >= 1, f"prompt_length must be at least 1, got {self.prompt_length}")
+        require_share("dropout", self.dropout)
+
+
+PROMPT_SETTINGS = frozenset(f"prompts.{name}" for name in ("pooling", "prompt_length", "train_embedding_table"))
+"""Settings that :func:`prompt_variant` tells of."""
+
+
+def prompt_variant(config: PromptConfig) -> dict[str, str]:
+    """The aspects of a variant that the injections share."""
+    aspects = {"prompts": f"{config.pooling} {config.prompt_length}"}
+    return aspects | ({"table": "table trained"} if config.train_embedding_table else {})
+
+
+def span_variant(labels: LabelText, focal_gamma: float, focal_alpha: float | None) -> dict[str, str]:
+    """The aspects of a variant that the native span approaches share: none for names and plain cross-entropy."""
+    aspects = {"labels": "descriptions"} if labels == "descriptions" else {}
+    return aspects | ({"loss": "focal"} if focal_gamma or focal_alpha is not None else {})

@@ -1,0 +1,88 @@
+"""Which settings a training gets: the code's, those found for its data set, a file's, the command line's."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from common.config import from_dict, merge, parse, require, take_option, upgrade
+from common.data.dataset import LABEL2ID_FILE, dataset_dir
+from common.data.spans import OUTSIDE
+from common.errors import InputError
+from common.files import read_json
+from common.spec import ApproachSpec
+
+logger = logging.getLogger(__name__)
+
+C = TypeVar("C")
+
+ORIGIN, TYPES = "origin", "types"
+"""Keys of a settings file that set nothing: where its values come from, and the entity types that they were found for."""
+
+
+def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> tuple[C, str | None]:
+    """The configuration of a training run, and what ``--resume`` said.
+
+    Later ones win: the defaults of the code, of ``<approach>/configs/<data set>.json``, of ``--config FILE``, the command line.
+
+    Returns:
+        The configuration, and None, ``latest`` or the path of a run folder.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    file, arguments = take_option(arguments, "--config")
+    resume, arguments = take_option(arguments, "--resume")
+    given = _settings(read_json(Path(file)), file) if file is not None else {}
+    data = given.get("data", {})
+    require(isinstance(data, dict), f"{file}: data must be an object, got {data!r}")
+    dataset = take_option(arguments, "--dataset")[0] or data.get("dataset")
+    settings = merge(dataset_defaults(spec, dataset), given) if dataset else given
+    default: C | None = None
+    if settings:
+        if dataset is None:
+            raise InputError("--dataset is missing")
+        where = file or f"{spec.name}/configs/{Path(dataset).name}.json"
+        default = from_dict(spec.config, merge(settings, {"data": {"dataset": dataset}}), where)
+    description = (
+        f"{(spec.config.__doc__ or '').splitlines()[0]}\n\n--config FILE: settings as JSON, as a sweep writes them; the "
+        "command line wins.\n--resume latest|RUN: resume an unfinished run; repeat its other options."
+    )
+    return parse(spec.config, arguments, default=default, description=description), resume
+
+
+def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
+    """The settings in ``<approach>/configs/<data set>.json``.
+
+    They are for the corpus, not for its name: a data set of that name with other entity types gets none of them.
+
+    Args:
+        spec: The approach.
+        dataset: Name or path of the data set.
+
+    Returns:
+        Nested settings; none if the approach has no such file.
+    """
+    file: Traversable = files(spec.name) / "configs" / f"{Path(dataset).name}.json"
+    if not file.is_file():
+        return {}
+    where = f"{spec.name}/configs/{file.name}"
+    values = read_json(Path(str(file)))
+    found_for = values.get(TYPES) if isinstance(values, dict) else None
+    labels = dataset_dir(dataset) / LABEL2ID_FILE
+    if found_for is not None and labels.is_file():
+        types = sorted(set(read_json(labels)) - {OUTSIDE})
+        if types != sorted(found_for):
+            logger.warning("%s is not used: it is for the types %s, %s has %s", where, found_for, dataset, types)
+            return {}
+    logger.info("settings of %s", where)
+    return _settings(values, where)
+
+
+def _settings(values: Any, where: str | None) -> dict[str, Any]:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: expected an object of settings, got {type(values).__name__}")
+    return upgrade({name: value for name, value in values.items() if name not in (ORIGIN, TYPES)})

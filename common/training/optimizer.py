@@ -1,0 +1,77 @@
+"""Optimizers by name, their groups, and the learning rate's schedule."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.approach import TrainedPart, declared_parameters
+from common.config import Optimizer, Schedule
+from common.errors import InputError
+
+
+def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule = "linear") -> float:
+    """Share of the peak learning rate at a step: linear from 0 to 1 over ``warmup`` steps, then by the schedule to 0 at ``total``."""
+    if step < warmup:
+        return step / warmup
+    if schedule == "constant":
+        return 1.0
+    left = max(0.0, (total - step) / max(1, total - warmup))
+    return left if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * (1 - left)))
+
+
+def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_decay: float) -> list[dict[str, Any]]:
+    """AdamW's groups: for each part one with and one without weight decay (biases and LayerNorm weights), empty ones left out."""
+    norms = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, nn.LayerNorm)
+        for parameter in module.parameters(recurse=False)
+    }
+    groups = []
+    declared = declared_parameters(model, parts)
+    for part in parts:
+        parameters = declared[part.name]
+        plain = {name for name, p in parameters.items() if id(p) in norms or "bias" in name.rpartition(".")[2]}
+        for suffix, names, decay in (
+            ("", [name for name in parameters if name not in plain], weight_decay),
+            (", no decay", [name for name in parameters if name in plain], 0.0),
+        ):
+            if names:
+                groups.append(
+                    {
+                        "name": f"{part.name}{suffix}",
+                        "params": [parameters[name] for name in names],
+                        "lr": part.learning_rate,
+                        "initial_lr": part.learning_rate,
+                        "weight_decay": decay,
+                    }
+                )
+    return groups
+
+
+_BITSANDBYTES = {
+    "adamw_8bit": "AdamW8bit",
+    "paged_adamw": "PagedAdamW",
+    "paged_adamw_8bit": "PagedAdamW8bit",
+}
+
+
+def make_optimizer(name: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """An optimizer over :func:`optimizer_groups`.
+
+    Raises:
+        InputError: If it needs a package that is not installed.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, fused=True)
+    try:
+        library = importlib.import_module("bitsandbytes")
+    except ImportError as error:
+        raise InputError(f"--optimizer {name} needs the package bitsandbytes: pip install bitsandbytes") from error
+    return getattr(library.optim, _BITSANDBYTES[name])(groups)
