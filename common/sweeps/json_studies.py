@@ -1,17 +1,17 @@
-"""Optuna studies from wherever they are kept: any storage, which is only read, or JSON files.
+"""Optuna studies from JSON files: a file is made into an in-memory study once, and everything else reads studies.
 
-An old JSON file says neither the search space nor the direction: ranges are then those of the values tried, the direction is the
-one in which the file's best trial is the best.
+An old file says neither the search space nor the direction: ranges are then those of the values tried, the direction is the one
+in which the file's best trial is the best.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from optuna.distributions import (
     IntDistribution,
     json_to_distribution,
 )
+from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -37,15 +38,29 @@ _LEARNING_RATE = re.compile(r"(^|_)lr($|_)|learning_rate", re.IGNORECASE)
 _FEW_VALUES = 5
 
 
-_SOURCE = "json:source"
-"""User attribute of trials from JSON: their number and times there, which Optuna would replace."""
+class _FileStorage(InMemoryStorage):
+    """Gives the trials of a file their numbers and times there, which Optuna replaces when a trial is added."""
 
+    def __init__(self, in_file: Sequence[FrozenTrial]) -> None:
+        super().__init__()
+        self._in_file = in_file
 
-def _restore(trial: FrozenTrial) -> None:
-    source = trial.user_attrs.get(_SOURCE)
-    if source is not None:
-        trial.number = source["number"]
-        trial.datetime_start, trial.datetime_complete = map(_time, (source["start"], source["complete"]))
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,  # noqa: ARG002
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        return [self._restored(trial) for trial in super().get_all_trials(study_id, True, states)]
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        return self._restored(copy.deepcopy(super().get_trial(trial_id)))
+
+    def _restored(self, trial: FrozenTrial) -> FrozenTrial:
+        source = self._in_file[trial.number]
+        trial.number = source.number
+        trial.datetime_start, trial.datetime_complete = source.datetime_start, source.datetime_complete
+        return trial
 
 
 def _time(text: str | None) -> datetime | None:
@@ -79,48 +94,39 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"{where}: {key} must be a list of objects")
     read = [_read_trial(entry, index, f"{where}: {key}[{index}]") for index, entry in enumerate(entries)]
+    read.sort(key=lambda trial: trial.number)
     for number, count in Counter(trial.number for trial in read).items():
         require(count == 1, f"{where}: {key} has {count} trials with the number {number}")
     space = _infer_space([trial.params for trial in read]) | _read_distributions(values.get("distributions"), where)
     study = optuna.create_study(
+        storage=_FileStorage(read),
         direction=_direction(values, read, where, direction),
         study_name=str(values.get("study_name") or Path(where).stem),
     )
     if isinstance(values.get("metric"), str):
         study.set_user_attr("metric", values["metric"])
     for trial in read:
-        distributions = {name: space[name] for name in trial.params}
         try:
-            made = optuna.trial.create_trial(
-                state=trial.state,
-                value=trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
-                params={name: _as_drawn(value, space[name]) for name, value in trial.params.items()},
-                distributions=distributions,
-                intermediate_values=trial.intermediate,
-                user_attrs={_SOURCE: {"number": trial.number, "start": trial.start, "complete": trial.complete}},
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=trial.state,
+                    value=trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+                    params={name: _as_drawn(value, space[name]) for name, value in trial.params.items()},
+                    distributions={name: space[name] for name in trial.params},
+                    intermediate_values=trial.intermediate_values,
+                )
             )
         except (TypeError, ValueError) as error:
             raise InputError(f"{where}: trial {trial.number}: {error}") from error
-        study.add_trial(made)
     return study
 
 
-@dataclass(frozen=True)
-class _JsonTrial:
-    number: int
-    state: TrialState
-    value: float | None
-    params: dict[str, Any]
-    intermediate: dict[int, float]
-    start: str | None
-    complete: str | None
-
-
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # An integer may be too large for a float.
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
-def _read_trial(entry: Mapping[str, Any], index: int, where: str) -> _JsonTrial:
+def _read_trial(entry: Mapping[str, Any], index: int, where: str) -> FrozenTrial:
     value, number = entry.get("value"), entry.get("number", index)
     require(value is None or _is_number(value), f"{where}: value must be a number or null, got {value!r}")
     require(isinstance(number, int) and not isinstance(number, bool) and number >= 0, f"{where}: number is {number!r}")
@@ -131,20 +137,20 @@ def _read_trial(entry: Mapping[str, Any], index: int, where: str) -> _JsonTrial:
     params = entry.get("params", {})
     require(isinstance(params, dict), f"{where}: params must be an object, got {params!r}")
     for name, setting in params.items():
-        require(not _is_number(setting) or math.isfinite(setting), f"{where}: {name} is {setting!r}")
+        bounded = not isinstance(setting, int | float) or abs(setting) < 1e300
+        require(bounded, f"{where}: {name} is {str(setting)[:40]}")
     reported = entry.get("intermediate_values") or {}
     require(isinstance(reported, dict), f"{where}: intermediate_values must be an object, got {reported!r}")
     try:
         intermediate = {int(step): float(score) for step, score in reported.items() if score is not None}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise InputError(f"{where}: intermediate_values must map steps to numbers, got {reported!r}") from None
-    times = entry.get("datetime_start"), entry.get("datetime_complete")
-    for text in times:
-        try:
-            _time(text)
-        except (ValueError, TypeError):
-            raise InputError(f"{where}: no ISO time: {text!r}") from None
-    return _JsonTrial(number, state, None if value is None else float(value), params, intermediate, *times)
+    try:
+        start, complete = (_time(entry.get(name)) for name in ("datetime_start", "datetime_complete"))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{where}: no ISO time: {error}") from None
+    score = None if value is None else float(value)
+    return FrozenTrial(number, state, score, start, complete, params, {}, {}, {}, intermediate, trial_id=number)
 
 
 def _state(value: Any, where: str) -> TrialState:
@@ -157,7 +163,7 @@ def _state(value: Any, where: str) -> TrialState:
 
 
 def _direction(
-    values: Mapping[str, Any], trials: Iterable[_JsonTrial], where: str, given: Direction | None
+    values: Mapping[str, Any], trials: Iterable[FrozenTrial], where: str, given: Direction | None
 ) -> Direction | None:
     """What the file says, else what was given, else the direction in which the file's best value is the best."""
     said = values.get("direction")

@@ -11,11 +11,10 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import FrozenTrial
 
 from common.errors import InputError
 from common.files import read_json
-from common.sweeps.json_studies import Direction, _restore, study_from_json
+from common.sweeps.json_studies import Direction, study_from_json
 
 PASSING_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
 """What an open storage raises while it cannot be reached."""
@@ -27,7 +26,7 @@ STORAGE_ERRORS = (
     ImportError,
     # A journal that is none, or is out of reach.
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
 )
 """What a storage raises that cannot be opened or read."""
@@ -47,14 +46,6 @@ def read_study(source: str, study_name: str | None = None, direction: Direction 
     if "://" in source:
         return _from_url(source, study_name)
     return _from_file(Path(source), study_name, direction)
-
-
-def trials_of(study: Study) -> tuple[FrozenTrial, ...]:
-    """A study's trials by number; those of a JSON file with the numbers and times that they have there."""
-    trials = study.get_trials()
-    for trial in trials:
-        _restore(trial)
-    return tuple(sorted(trials, key=lambda trial: trial.number))
 
 
 def _from_file(path: Path, study_name: str | None, direction: Direction | None) -> tuple[Study, str]:
@@ -106,13 +97,14 @@ def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         return _from_sqlite(path, study_name)
-    return _from_database(url, shown_url(parsed), study_name)
+    return _from_database(parsed, shown_url(parsed), study_name)
 
 
 def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:
     # Read-only: a look must neither make the tables of a study in somebody's database nor lock a running sweep.
-    address = f"file:{quote(str(path.absolute()))}?mode=ro"
-    connection = sqlite3.connect(address, uri=True)
+    # Quoted, as a folder may have a "?" or a "#" in its name.
+    address = f"file:{quote(str(path.absolute()))}"
+    connection = sqlite3.connect(f"{address}?mode=ro", uri=True)
     try:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     except sqlite3.Error as error:
@@ -121,22 +113,31 @@ def _from_sqlite(path: Path, study_name: str | None) -> tuple[Study, str]:
         connection.close()
     if not {"studies", "trials", "version_info"} <= tables:
         raise InputError(f"{path}: an SQLite database, but not of Optuna")
-    return _from_database(f"sqlite:///{address}&uri=true", str(path), study_name)
+    url = sqlalchemy.URL.create("sqlite", database=address, query={"mode": "ro", "uri": "true"})
+    return _from_database(url, str(path), study_name)
 
 
-def _from_database(url: str, where: str, study_name: str | None) -> tuple[Study, str]:
+def _from_database(url: sqlalchemy.URL, where: str, study_name: str | None) -> tuple[Study, str]:
     try:
-        return _pick(RDBStorage(url), where, study_name)
+        return _pick(RDBStorage(url.render_as_string(hide_password=False)), where, study_name)
+    except InputError:
+        raise
     except STORAGE_ERRORS as error:
-        raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0]}") from error
+        # A driver may repeat what it was given.
+        secrets = (url.password, url.query.get("password"))
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        for secret in filter(None, secrets):
+            line = line.replace(str(secret), "***")
+        raise InputError(f"{where}: cannot be read: {line}") from error
 
 
 def _from_journal(path: Path, study_name: str | None) -> tuple[Study, str]:
     try:
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        return _pick(JournalStorage(JournalFileBackend(str(path))), str(path), study_name)
+    except InputError:
+        raise
     except STORAGE_ERRORS as error:
         raise InputError(f"{path}: no journal of Optuna: {type(error).__name__} {error}") from error
-    return _pick(storage, str(path), study_name)
 
 
 def _pick(storage: BaseStorage, where: str, study_name: str | None) -> tuple[Study, str]:
@@ -148,7 +149,10 @@ def _pick(storage: BaseStorage, where: str, study_name: str | None) -> tuple[Stu
     if study_name not in (None, *names):
         raise InputError(f"{where}: no study {study_name!r}; it holds {names}")
     name = study_name or names[0]
-    return optuna.load_study(study_name=name, storage=storage), f"{where}, study {name!r}"
+    study = optuna.load_study(study_name=name, storage=storage)
+    # A broken trial shows now; the storage keeps what it has read.
+    study.get_trials(deepcopy=False)
+    return study, f"{where}, study {name!r}"
 
 
 def open_storage(url: str) -> tuple[BaseStorage, str]:

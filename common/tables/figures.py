@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +40,23 @@ _STYLE: dict[Any, Any] = {
     # Real numbers at the ticks: "+9.99e-1" beside an axis is easily missed.
     "axes.formatter.useoffset": False,
     "hatch.linewidth": 0.6,
+    # Names of types and parameters are text; two dollar signs in one are no formula.
+    "text.parse_math": False,
     # TrueType stays text in the PDF; publishers refuse matplotlib's default.
     "pdf.fonttype": 42,
 }
-styled = mpl.rc_context(_STYLE)
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    # A user's matplotlibrc has no say: its fonts may lack letters, its LaTeX may be missing.
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+styled = _style()
 """Decorator of functions that draw."""
 
 
