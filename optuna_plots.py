@@ -177,6 +177,9 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
         require(asked.study is None, f"give a study or --config, not both: --config {asked.config}")
         defaults = [Config(**to_dict(each), config=asked.config) for each in read_config(asked.config)]
         sets = [parse(Config, argv, default=default) for default in defaults]
+    for settings in sets:
+        source = settings.study or ""
+        require("://" in source or not source or Path(source).exists(), f"{source}: no such file")
     from optuna import logging as optunas_logging
 
     optunas_logging.set_verbosity(optunas_logging.ERROR)

@@ -18,6 +18,8 @@ def run_script(main: Callable[[], Any]) -> None:
         logging.getLogger(noisy).setLevel(logging.ERROR)
     # Batches of many shapes go through the tokenizer once; its worker threads only fight over the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Figures go to files. Where a notebook's backend is set and not installed, matplotlib cannot even be imported.
+    os.environ["MPLBACKEND"] = "agg"
     try:
         main()
     except (InputError, TrainingError) as error:

@@ -42,10 +42,10 @@ def coarse_pictures(monkeypatch):
     monkeypatch.setattr(figures, "DPI", 50)
 
 
-def example(storage=None, name="sp", direction="maximize"):
+def example(count=36, storage=None, name="sp", direction="maximize"):
     """The example's trials: conditional parameters, pruned and failed trials, reports and times."""
     study = optuna.create_study(storage=storage, study_name=name, direction=direction)
-    study.add_trials(load_view(FigureSet(str(EXAMPLE.with_name("optuna_study.json")))).trials)
+    study.add_trials(load_view(FigureSet(str(EXAMPLE.with_name("optuna_study.json")))).trials[:count])
     return study
 
 
@@ -343,7 +343,7 @@ def database(tmp_path):
     folder.mkdir()
     path = tmp_path / "sweeps.db"
     for name in ("first", "second"):
-        example(f"sqlite:///{path}", name).set_metric_names(["macro F1"])
+        example(12, f"sqlite:///{path}", name).set_metric_names(["macro F1"])
     return path.rename(folder / "sweeps.db")
 
 
@@ -357,7 +357,7 @@ def test_sqlite_with_several_studies(database, monkeypatch):
     monkeypatch.chdir(database.parent)
     for source in (str(database), "sqlite:///sweeps.db"):
         view = load_view(FigureSet(study=source, study_name="second"))
-        assert (view.name, view.metric, len(view.completed)) == ("second", "macro F1", 25)
+        assert (view.name, view.metric, len(view.completed)) == ("second", "macro F1", 8)
 
 
 def test_sqlite_is_only_read(database):
@@ -372,7 +372,7 @@ def test_sqlite_is_only_read(database):
 def test_journal(tmp_path):
     path = tmp_path / "study.log"
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-    example(storage, "logged")
+    example(3, storage, "logged")
     assert load_view(FigureSet(study=str(path))).name == "logged"
 
 

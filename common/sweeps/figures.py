@@ -13,7 +13,7 @@ import re
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -299,7 +299,7 @@ def standard_figure(view: View) -> Figure:
     grid = _of(axes).add_gridspec(1, 2)
     axes.set_subplotspec(grid[1])
     draw_history(_of(axes).add_subplot(grid[0]), view)
-    return _finished(view, axes, WIDTH, max(3.7, 1.9 + sum(0.26 + 0.14 * text.count("\n") for text in labels)))
+    return _finished(view, axes, WIDTH, max(3.7, 1.9 + sum(0.19 + 0.13 * text.count("\n") for text in labels)))
 
 
 def summary_figure(view: View, count: int = 3) -> Figure | None:
@@ -332,7 +332,7 @@ def _finish_slice(axes: Axes, view: View, name: str) -> None:
     best = view.best[-1]
     if axes.xaxis.have_units():
         # Optuna writes choices as Python would.
-        names = {repr(value): str(value) for value in values}
+        names = {repr(trial.params[name]): str(trial.params[name]) for trial in trials}
         chosen = list(dict.fromkeys(label.get_text() for label in axes.get_xticklabels()))
         if best in trials:
             axes.plot(chosen.index(repr(best.params[name])), _value(best), **STAR)
@@ -383,21 +383,20 @@ def parallel_figure(view: View) -> Figure | None:
     figure.axes[1].set_ylabel(wrapped(view.metric, 40))
     for each, name in zip(figure.axes[2:], sorted(names), strict=True):
         values = [trial.params[name] for trial in view.completed if name in trial.params]
+        low, high = each.get_ylim()
         if len(values) == len(view.completed) and len(set(values)) == 1:
-            text = _number(values[0]) if isinstance(values[0], float) else str(values[0])
+            middle = math.sqrt(low * high) if each.get_yscale() == "log" else (low + high) / 2
             each.set_yticks(
-                [math.sqrt(math.prod(each.get_ylim())) if each.get_yscale() == "log" else sum(each.get_ylim()) / 2],
-                [wrapped(text, 14)],
+                [middle], [_number(values[0]) if isinstance(values[0], float) else wrapped(str(values[0]), 14)]
             )
             each.minorticks_off()
         elif each.get_yscale() == "log":
             _log_axis(each.yaxis)
         else:
-            places, labels = each.get_yticks(), [label.get_text() for label in each.get_yticklabels()]
-            labels = [
-                "not set" if text == "None" else wrapped(text, 14, 1 if len(labels) > 6 else 2) for text in labels
-            ]
-            each.set_yticks(places, labels)
+            texts = [label.get_text() for label in each.get_yticklabels()]
+            most = 1 if len(texts) > 6 else 2
+            texts = ["not set" if text == "None" else wrapped(text, 14, most) for text in texts]
+            each.set_yticks(each.get_yticks(), texts)
         each.spines["right"].set_visible(True)
         for label in each.get_yticklabels():
             label.set(fontsize=7.5, bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.5})
@@ -460,26 +459,24 @@ def timeline_figure(view: View) -> Figure | None:
 @styled
 def draw(view: View, plot_type: str, parameters: int) -> dict[str, Figure]:
     """The figures of a study by the ends of their file names; those with nothing to show are left out, with a log line."""
-    jobs = {
-        "plots": (lambda: standard_figure(view), ("standard", "both"), ""),
-        "summary": (
-            lambda: summary_figure(view, parameters),
-            ("summary", "both"),
-            "completed trials have no parameters",
-        ),
-        "parallel": (lambda: parallel_figure(view), ("both",), "completed trials have no parameters"),
-        "intermediate": (lambda: intermediate_figure(view), ("both",), "no trial reported intermediate values"),
-        "timeline": (lambda: timeline_figure(view), ("both",), "no start times were kept"),
+    without = "completed trials have no parameters"
+    jobs: dict[str, tuple[Callable[[], Figure | None], str]] = {
+        "plots": (lambda: standard_figure(view), ""),
+        "summary": (lambda: summary_figure(view, parameters), without),
+        "parallel": (lambda: parallel_figure(view), without),
+        "intermediate": (lambda: intermediate_figure(view), "no trial reported intermediate values"),
+        "timeline": (lambda: timeline_figure(view), "no start times were kept"),
     }
+    wanted = {"standard": ["plots"], "summary": ["summary"]}.get(plot_type, list(jobs))
     # It wonders whether choices such as "0.9" are numbers.
     logging.getLogger("matplotlib.category").setLevel(logging.WARNING)
     figures: dict[str, Figure] = {}
-    for name, (make, types, reason) in jobs.items():
-        if plot_type in types:
-            with _optunas_style():
-                figure = make()
-            if figure is None:
-                logger.info("%s: no %s figure: %s", view.name, name, reason)
-            else:
-                figures[name] = figure
+    for name in wanted:
+        make, reason = jobs[name]
+        with _optunas_style():
+            figure = make()
+        if figure is None:
+            logger.info("%s: no %s figure: %s", view.name, name, reason)
+        else:
+            figures[name] = figure
     return figures
