@@ -7,7 +7,7 @@ from gliner.modeling.span_rep import SpanMarkerV0, SpanRepLayer
 from torch import Tensor, nn
 
 from common.models.dropout import fast_dropout, keep_mask, mlp
-from common.models.span_head import dense_logits, factored_logits, span_mask
+from common.models.span_head import _SpanScores, dense_logits, factored_logits, span_mask
 
 WIDTH, HIDDEN, N_LABELS = 4, 16, 3
 
@@ -112,6 +112,43 @@ def test_dropout_of_the_hidden_units_is_the_same_in_both_directions(own_labels):
     assert not torch.equal(factored(), results[1][0])
 
 
+def score_inputs(n_words: int, own_labels: bool, dtype: torch.dtype) -> list[Tensor]:
+    """Words as starts and as ends, and labels, of two sentences and width 4."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, n_words, 4), (2, n_words, 4), (2, N_LABELS, 4) if own_labels else (N_LABELS, 4)]
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
+
+
+@pytest.mark.parametrize("own_labels", [False, True], ids=["(C, D)", "(B, C, D)"])
+@pytest.mark.parametrize("probability", [0.0, 0.4])
+@pytest.mark.parametrize("n_words", [2, 5])
+def test_gradient_of_the_scores_by_finite_differences(n_words, probability, own_labels):
+    exact = score_inputs(n_words, own_labels, torch.float64)
+    inside = span_mask(torch.tensor([n_words, n_words]), n_words, WIDTH)
+
+    def scores(*tensors: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        return _SpanScores.apply(*tensors, WIDTH, probability, True)[inside]
+
+    # Each alone too: what is frozen gets no gradient, and the others still get theirs.
+    for trained in ([0, 1, 2], [2], [0, 1]):
+        tensors = [tensor.clone().requires_grad_(number in trained) for number, tensor in enumerate(exact)]
+        assert torch.autograd.gradcheck(scores, tensors, fast_mode=True)
+
+
+@pytest.mark.parametrize("own_labels", [False, True], ids=["(C, D)", "(B, C, D)"])
+def test_bf16_scores_and_gradients_are_rounded_ones(own_labels):
+    exact = score_inputs(7, own_labels, torch.bfloat16)
+    results = []
+    for precision in (torch.float64, torch.bfloat16):
+        tensors = [tensor.to(precision).requires_grad_() for tensor in exact]
+        logits = _SpanScores.apply(*tensors, WIDTH, 0.0, True)[span_mask(torch.tensor([7, 7]), 7, WIDTH)]
+        assert logits.dtype == precision
+        results.append([logits, *torch.autograd.grad(logits.double().square().sum(), tensors)])
+    for expected, rounded in zip(*results, strict=True):
+        assert (rounded.double() - expected).norm() < 0.01 * expected.norm()
+
+
 def test_spans_past_the_last_word_are_impossible():
     marker = SpanMarkerV0(HIDDEN, WIDTH).eval()
     words, labels = inputs(2, 6, own_labels=False)
@@ -159,6 +196,24 @@ def test_share_of_zeros_scale_and_expectation(probability):
         probability, abs=6 * (probability * (1 - probability) / n) ** 0.5
     )
     assert output.mean().item() == pytest.approx(1.0, abs=6 * (probability / (1 - probability) / n) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_mask_is_of_zeros_and_ones_in_the_type_of_what_it_multiplies(dtype):
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(7, 11, dtype=dtype), 0.5)
+    assert (mask.shape, mask.dtype) == ((7, 11), dtype)
+    assert mask.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("probability", "share"), [(0.0, 0.0), (2**-16, 2**-16), (1 - 2**-16, 1 - 2**-16), (1 - 2**-20, 1 - 2**-16)]
+)
+def test_share_of_zeros_at_the_ends_of_the_scale(probability, share):
+    torch.manual_seed(0)
+    n = 2**22
+    zeros = n - int(keep_mask(torch.empty(n), probability).double().sum())
+    assert zeros == pytest.approx(share * n, abs=6 * (share * (1 - share) * n) ** 0.5)
 
 
 def test_neighbours_are_dropped_independently():

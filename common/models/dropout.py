@@ -2,13 +2,16 @@
 
 torch draws one 32-bit number for each element of a CPU dropout mask, on one thread: with a span head of 12 x 4D elements a word that
 takes longer than the matrix products. Sixteen random bits decide an element just as well (its probability is then off by at most
-2^-17), and one 64-bit draw holds four of them.
+2^-17), one 64-bit draw holds four of them, and NumPy's SFC64 makes it in half the time of torch's Mersenne Twister. The mask stays
+16-bit integers until it is multiplied: comparing into bool and converting from bool are not vectorised in torch, and take eight
+times as long.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,16 +32,22 @@ def fast_dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
     if inputs.device.type != "cpu" or probability == 1.0:
         return nn.functional.dropout(inputs, probability, training)
     # The scale is applied to the values, not to the mask: in bf16 the mask could hold it only rounded.
-    return inputs * (1 / (1 - probability)) * keep_mask(inputs, probability)
+    return inputs * keep_mask(inputs, probability) * (1 / (1 - probability))
 
 
 def keep_mask(like: Tensor, probability: float) -> Tensor:
-    """A random mask that is False with ``probability``, of the shape and on the device of ``like``."""
+    """A random mask of the shape, type and device of ``like``: 0 with ``probability``, else 1.
+
+    torch's global generator seeds it, so that it is repeated by ``torch.manual_seed`` and by a resumed run.
+    """
     if like.device.type != "cpu":
-        return torch.rand_like(like, dtype=torch.float32) >= probability
+        return (torch.rand_like(like, dtype=torch.float32) >= probability).to(like.dtype)
+    seed = int(torch.randint(2**63 - 1, ()))
     count = like.numel()
-    bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    return bits.view(torch.int16)[:count].view(like.shape) >= round(probability * 2**16) - 2**15
+    draws = np.random.Generator(np.random.SFC64(seed)).integers(2**64, size=(count + 3) // 4, dtype=np.uint64)
+    bits = torch.from_numpy(draws.view(np.int16)[:count]).view(like.shape)
+    # Beyond the largest 16-bit integer the comparison would wrap around and keep everything.
+    return bits.ge_(min(round(probability * 2**16) - 2**15, 2**15 - 1)).to(like.dtype)
 
 
 def mlp(layer: nn.Sequential, inputs: Tensor) -> Tensor:
