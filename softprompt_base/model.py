@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.models.base import Base
-from common.models.token_model import ClassLoss, LabelComparison, TokenModel, encode_descriptions, label_projection
+from common.models.token_model import ClassLoss, Descriptions, LabelComparison, TokenModel, label_projection
 from softprompt_base.config import Config
 
 
@@ -23,7 +23,7 @@ class LabelTable(nn.Module):
     def __init__(self, base: Base, labels: LabelSet) -> None:
         super().__init__()
         with torch.no_grad():
-            self.table = nn.Embedding.from_pretrained(encode_descriptions(base, labels), freeze=False)
+            self.table = nn.Embedding.from_pretrained(Descriptions(base, labels)(), freeze=False)
 
     def forward(self) -> Tensor:
         """The table, shape ``(C + 1, E)``."""

@@ -343,11 +343,26 @@ def label_projection(base: Base) -> nn.Module:
     return base.part("label projection")
 
 
-def encode_descriptions(base: Base, labels: LabelSet) -> Tensor:
-    """Mean of the label encoder's last hidden states over the sub-words of each description, shape ``(C + 1, E)``."""
-    layer = base.core.token_rep_layer
-    tokens = base.gliner.data_processor.labels_tokenizer(
-        list(labels.label2desc.values()), return_tensors="pt", truncation=True, padding="longest"
-    ).to(next(layer.labels_encoder.parameters()).device)
-    hidden = layer.labels_encoder(tokens["input_ids"], attention_mask=tokens["attention_mask"])
-    return layer.mean_pooling(hidden, tokens["attention_mask"])
+class Descriptions(nn.Module):
+    """The label encoder's reading of the descriptions, each alone.
+
+    Args:
+        base: A bi-encoder.
+        labels: Entity types.
+    """
+
+    def __init__(self, base: Base, labels: LabelSet) -> None:
+        super().__init__()
+        self._base = base
+        tokens = base.gliner.data_processor.labels_tokenizer(
+            list(labels.label2desc.values()), return_tensors="pt", truncation=True, padding="longest"
+        )
+        self.input_ids: Tensor
+        self.mask: Tensor
+        self.register_buffer("input_ids", tokens["input_ids"], persistent=False)
+        self.register_buffer("mask", tokens["attention_mask"], persistent=False)
+
+    def forward(self) -> Tensor:
+        """Mean of the last hidden states over the sub-words of each description, shape ``(C + 1, E)``."""
+        layer = self._base.core.token_rep_layer
+        return layer.mean_pooling(layer.labels_encoder(self.input_ids, attention_mask=self.mask), self.mask)

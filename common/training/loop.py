@@ -24,6 +24,7 @@ from common.models.features import FeatureCache
 from common.training.optimizer import make_optimizer, optimizer_groups, schedule_factor
 from common.training.recorder import Progress, Recorder
 from common.training.run_folder import Run, load_weights
+from common.training.used_rows import UsedRows
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ class _Loop:
         self.recorder.log_plan(groups)
         # accelerate patches forward for its precision; on one process the model stays the same object.
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(config.optimizer, groups))
+        # Several processes would have to add up the rows' gradients; on a GPU a whole table costs next to nothing.
+        local = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
+        self.used_rows = UsedRows(self.model, self.optimizer, enabled=local and config.optimizer == "adamw")
         self.batches_per_epoch = len(self._batches(1))
         steps = math.ceil(self.batches_per_epoch / config.grad_accumulation) * config.epochs
         self.total_steps = min(steps, config.max_steps or steps)
@@ -155,7 +159,7 @@ class _Loop:
             total=sum(map(len, groups)), desc=f"epoch {epoch}/{self.config.epochs}", leave=False,
             disable=not (self.runtime.progress and self.accelerator.is_main_process),
         )  # fmt: skip
-        with bar, contextlib.closing(self._loaded(groups)) as loaded:
+        with self.used_rows, bar, contextlib.closing(self._loaded(groups)) as loaded:
             for group in groups:
                 group_loss = self._step(group, loaded)
                 size = sum(map(len, group))
@@ -200,8 +204,9 @@ class _Loop:
         for value, batch in zip(values, batches, strict=True):
             self._check_finite(value, batch)
         self._set_learning_rates()
-        self.accelerator.clip_grad_norm_(list(self.trained.values()), self.config.max_grad_norm)
         self.recorder.count_gradients()
+        self.used_rows.gather()
+        self.accelerator.clip_grad_norm_(self.used_rows.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1

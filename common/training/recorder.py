@@ -135,7 +135,10 @@ class Recorder:
                 if reached:
                     del self.without_gradient[name]
         without = sum(map(parameter_count, self.without_gradient.values()))
-        self.progress.with_gradient = sum(map(parameter_count, self.trained.values())) - without
+        found = sum(map(parameter_count, self.trained.values())) - without
+        # After a resumption the number of before stands: a table whose rows are trained apart has a gradient in its
+        # first step only.
+        self.progress.with_gradient = max(self.progress.with_gradient or 0, found)
 
     def validate(self) -> dict[str, float]:
         """Scores of the validation split."""
