@@ -1,10 +1,10 @@
 """Dropout that does not wait for the random numbers on a CPU.
 
-torch draws one 32-bit number for each element of a CPU dropout mask, on one thread: with a span head of 12 x 4D elements a word that
-takes longer than the matrix products. Sixteen random bits decide an element just as well (its probability is then off by at most
-2^-17), one 64-bit draw holds four of them, and NumPy's SFC64 makes it in half the time of torch's Mersenne Twister. The mask stays
-16-bit integers until it is multiplied: comparing into bool and converting from bool are not vectorised in torch, and take eight
-times as long.
+torch draws one 32-bit number for each element of a CPU dropout mask, on one thread: with a span head of 12 x 4D
+elements a word that takes longer than the matrix products. Sixteen random bits decide an element just as well (its
+probability is then off by at most 2^-17), one 64-bit draw holds four of them, and NumPy's SFC64 makes it in half the
+time of torch's Mersenne Twister. The mask stays 16-bit integers until it is multiplied: comparing into bool and
+converting from bool are not vectorised in torch, and take eight times as long.
 """
 
 from __future__ import annotations

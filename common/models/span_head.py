@@ -1,14 +1,14 @@
 """GLiNER's span head, scored by factors.
 
-Legend: B sentences, W words, K maximum width, C labels, D hidden size. ``SpanMarkerV0`` computes, for the span from word s to
-word e with a = relu(start_mlp(h_s)) and b = relu(end_mlp(h_e)),
+Legend: B sentences, W words, K maximum width, C labels, D hidden size. ``SpanMarkerV0`` computes, for the span from
+word s to word e with a = relu(start_mlp(h_s)) and b = relu(end_mlp(h_e)),
 
     score(s, e, c) = q_c . (V dropout(relu(U [a; b] + u)) + v)
 
-for each of W x K spans, with U of size 4D x 2D and V of size D x 4D. U [a; b] is a sum of one product for the start word and one for
-the end word, so U is applied W times, not W x K times; and q_c . (V x + v) = (q_c V) . x + q_c . v, so V is applied to the C label
-vectors, not to the spans. What is left for each span is one addition, one ReLU and C dot products. Equal to the original up to
-rounding, gradients included.
+for each of W x K spans, with U of size 4D x 2D and V of size D x 4D. U [a; b] is a sum of one product for the start
+word and one for the end word, so U is applied W times, not W x K times; and q_c . (V x + v) = (q_c V) . x + q_c . v, so
+V is applied to the C label vectors, not to the spans. What is left for each span is one addition, one ReLU and C dot
+products. Equal to the original up to rounding, gradients included.
 """
 
 from __future__ import annotations
@@ -38,16 +38,18 @@ def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
 
 
 class _SpanScores(torch.autograd.Function):
-    """``dropout(relu(starts[s] + ends[e])) @ folded^T`` for all spans, without dropout's scale; ``folded`` is ``(C, 4D)`` or ``(B, C, 4D)``.
+    """``dropout(relu(starts[s] + ends[e])) @ folded^T`` for all spans, without dropout's scale.
 
-    It goes width by width: the spans of one width fit the cache, and the words of a sentence that they start at, or end at, are one
-    slice. With x_se what ReLU and dropout leave of a span, and g_se the gradient of its C scores,
+    ``folded`` is ``(C, 4D)`` or ``(B, C, 4D)``. It goes width by width: the spans of one width fit the cache, and the
+    words of a sentence that they start at, or end at, are one slice. With x_se what ReLU and dropout leave of a span,
+    and g_se the gradient of its C scores,
 
-        d folded = sum g_se x_se^T,   d starts[s] = sum over e of (folded^T g_se where x_se > 0),   d ends[e] = the same over s
+        d folded = sum over s, e of g_se x_se^T
+        d starts[s] = sum over e of (folded^T g_se where x_se > 0), and d ends[e] the same sum over s
 
-    so x is all that is kept (where it is 0, ReLU or dropout has cut the gradient off), and the gradients are added in place, where
-    autograd would make a full-size tensor for each width. Both products that sum over a long dimension have C rows, not C columns:
-    a matrix library may be ten times slower at the latter.
+    so x is all that is kept (where it is 0, ReLU or dropout has cut the gradient off), and the gradients are added in
+    place, where autograd would make a full-size tensor for each width. Both products that sum over a long dimension
+    have C rows, not C columns: a matrix library may be ten times slower at the latter.
     """
 
     @staticmethod
@@ -101,7 +103,8 @@ def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tens
     Args:
         marker: The span representation layer.
         words: Word representations, shape ``(B, W, D)``.
-        labels: Label representations after ``prompt_rep_layer``, shape ``(C, D)`` if all sentences share them, else ``(B, C, D)``.
+        labels: Label representations after ``prompt_rep_layer``, shape ``(C, D)`` if all sentences share them, else
+            ``(B, C, D)``.
 
     Returns:
         Logits, shape ``(B, W, K, C)``. Spans that run past the last column are ``-inf``.

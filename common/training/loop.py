@@ -62,7 +62,7 @@ class _Loop:
         self.recorder.log_plan(groups)
         # accelerate patches forward for its precision; on one process the model stays the same object.
         self.model, self.optimizer = self.accelerator.prepare(model, make_optimizer(config.optimizer, groups))
-        # Several processes would have to add up the rows' gradients; on a GPU a whole table costs next to nothing.
+        # Several processes would have to add up the rows' gradients; on a GPU the gain is not measured.
         local = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
         self.used_rows = UsedRows(self.model, self.optimizer, enabled=local and config.optimizer == "adamw")
         self.batches_per_epoch = len(self._batches(1))

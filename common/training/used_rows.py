@@ -1,12 +1,13 @@
 """Trains only those rows of an embedding table that are read, with the result of training all of them.
 
-A label encoder reads a few dozen of its 30,000 word embeddings, yet a gradient, its norm and an AdamW step of the whole table cost as
-much as a layer or two. A row that has never had a gradient has zero moments, so all that AdamW does to it at step t is
+A label encoder reads a few dozen of its 30,000 word embeddings, yet a gradient, its norm and an AdamW step of the whole
+table cost as much as a layer or two. A row that has never had a gradient has zero moments, so all that AdamW does to it
+at step t is
 
     w <- (1 - lr_t decay) w
 
-which for n steps is one product, made when the row is needed. The other rows are a parameter of their own, which has the table's place
-in the optimizer: same formula, same numbers.
+which for n steps is one product, made when the row is needed. The other rows are a parameter of their own, which has
+the table's place in the optimizer: same formula, same numbers.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ _LEAST_ELEMENTS = 2**20
 
 
 class UsedRows:
-    """While it is entered, an AdamW optimizer trains the read rows of large embedding tables; outside all is as if it had no part.
+    """While it is entered, AdamW trains the rows of large embedding tables that are read; outside, whole tables again.
 
-    After each backward pass, before clipping, :meth:`gather` must be called; then the gradients are those of the optimizer's
-    parameters, no longer the model's. Modules must read a table by calling it, not by its weight: tied tables are left alone.
+    After each backward pass, before clipping, :meth:`gather` must be called; then the gradients are those of the
+    optimizer's parameters, no longer the model's. Modules must read a table by calling it, not by its weight: tied
+    tables are left alone.
 
     Args:
         model: The model.
