@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from filelock import FileLock
 
 from common.config import parse, require
 from common.data.dataset import (
@@ -31,24 +37,33 @@ from common.paths import check_name, datasets_dir
 from common.script import run_script
 from dataset_generation.demo import DEMO_PREFIX, demo_sentences
 from dataset_generation.descriptions import make_label_set
-from dataset_generation.sources import BENCHMARKS, Corpus, TagScheme, read_hub, read_local
-from dataset_generation.splits import HoldOut, SplitPlan, make_splits
+from dataset_generation.options import ReadOptions
+from dataset_generation.reading import Corpus
+from dataset_generation.sources import BENCHMARKS, read_hub, read_local
+from dataset_generation.splits import HoldOut, SplitBy, SplitPlan, make_splits, shared_sentences
 from dataset_generation.tokens import LoadedTokenizer, load_tokenizer, lost_words, token_records
 
 # Not __name__, which is __main__ when this file runs as a script.
 logger = logging.getLogger("dataset_generation.generate")
 
 DEMOS = tuple(DEMO_PREFIX + name for name in BENCHMARKS)
+HUB_PREFIX = "hub:"
+
+_EXAMPLES = 5
+"""Sentences that the manifest and the screen show as they were read."""
+
+_MARK, _FILES = "of-dataset-generation", "files"
+"""In a temporary folder: what says that it is ours, and the folder of the files."""
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
+class GenerateConfig(ReadOptions):
     """Makes the files of a data set from a corpus of the hub, local files or an embedded demo corpus."""
 
     dataset: str
     """jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr, or a name of your own for the corpus at --source."""
     source: str | None = None
-    """hub, a folder of train/validation/test files, or one file (Parquet, CoNLL/TSV, JSON, JSONL); hub if not given."""
+    """A folder of train/validation/test files, one file, hub (a benchmark's, if not given), or hub:OWNER/NAME."""
     encoder: Literal["bi", "cross", "both"] = "both"
     """Kind of encoder to write files for; they differ in the sub-words of the token files."""
     descriptions: str = "own"
@@ -61,18 +76,19 @@ class GenerateConfig:
     """Test sentences, a seeded sample; all if not given."""
     split: HoldOut = "random"
     """Validation for a corpus without: a random 20 % of train, or its tail (JNLPBA's last 1,739 rows, else 20 %)."""
+    split_by: SplitBy = "sentence"
+    """What stays in one split where we cut: sentences of the same words, or whole documents where the corpus has them."""
+    allow_overlap: bool = False
+    """Let sentences of the same words fall on both sides of a cut of ours (JNLPBA's is the thesis's, to the row)."""
     seed: int = 42
     """Seed of the shuffle and the samples."""
-    tag_scheme: TagScheme = "auto"
-    """How the corpus writes tags; auto finds out."""
     tokenizer: str = "auto"
     """Of the token files: a hub id, a local folder, or auto, the tokenizer of each encoder's default base model."""
-    skip_invalid: bool = False
-    """Leave bad records out and count them, instead of ending at the first."""
     output_dir: Path | None = None
     """The data set becomes a folder in here; datasets/ below the output root if not given."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_name(self.dataset, "data set name")
         for name in ("train_size", "validation_size", "test_size"):
             value = getattr(self, name)
@@ -82,7 +98,7 @@ class GenerateConfig:
             require(self.source is None, f"{self.dataset} is embedded and takes no --source, got {self.source!r}")
         elif self.dataset not in BENCHMARKS:
             require(
-                self.source not in {None, "hub"},
+                self.source not in {None, "hub", HUB_PREFIX},
                 f"data set {self.dataset!r} is none of {[*BENCHMARKS, *DEMOS]}; give its files with --source PATH",
             )
 
@@ -96,7 +112,7 @@ def generate(cfg: GenerateConfig) -> Path:
     """Writes a data set and returns its folder.
 
     Raises:
-        InputError: If anything about the input is wrong; files of an earlier run are then as they were.
+        InputError: If anything about the input is wrong; the files of an earlier run are then as they were.
     """
     directory = (cfg.output_dir or datasets_dir()) / cfg.dataset
     if not (directory.is_dir() or not directory.exists()):
@@ -110,10 +126,19 @@ def generate(cfg: GenerateConfig) -> Path:
         train_size=cfg.train_size,
         validation_size=cfg.validation_size,
         test_size=cfg.test_size,
+        split_by=cfg.split_by,
+        # The thesis cut JNLPBA's validation split without regard to repeats; its rows are kept.
+        allow_overlap=cfg.allow_overlap or benchmark is not None,
     )
     splits, how = make_splits(corpus.splits, plan)
-    types = benchmark.types if benchmark else _types_of(corpus.splits)
+    types = _types_of(corpus.splits)
+    if benchmark:
+        types = tuple(name for name in benchmark.types if name in types or not cfg.types)
     labels = make_label_set(types, cfg.descriptions, cfg.corpus)
+    for where, count in shared_sentences(splits).items():
+        if count:
+            n_sentences = len(splits[next(split for split in SPLITS if where.startswith(split))])
+            logger.warning("%s: %d of %d sentences stand there too, word for word", where, count, n_sentences)
     for name in types:
         if not count_types(splits["train"])[name]:
             logger.warning("type %r has no entity in the train split", name)
@@ -130,12 +155,11 @@ def read_corpus(cfg: GenerateConfig) -> Corpus:
     benchmark = BENCHMARKS.get(cfg.dataset)
     known_types = benchmark.types if benchmark else None
     if benchmark and cfg.source in {None, "hub"}:
-        return read_hub(
-            benchmark.hub, tag_scheme=cfg.tag_scheme, skip_invalid=cfg.skip_invalid, known_types=known_types
-        )
-    return read_local(
-        Path(str(cfg.source)), tag_scheme=cfg.tag_scheme, skip_invalid=cfg.skip_invalid, known_types=known_types
-    )
+        return read_hub(benchmark.hub, cfg, known_types=known_types)
+    source = str(cfg.source)
+    if source.startswith(HUB_PREFIX):
+        return read_hub(source.removeprefix(HUB_PREFIX), cfg, known_types=known_types)
+    return read_local(Path(source), cfg, known_types=known_types)
 
 
 def _types_of(splits: Mapping[Split, Sequence[Sentence]]) -> tuple[str, ...]:
@@ -161,7 +185,9 @@ def _provenance(cfg: GenerateConfig, corpus: Corpus, how: str) -> dict[str, Any]
         "source": corpus.origin,
         "tag_scheme": corpus.scheme,
         "type_map": corpus.type_map,
+        "merged_types": corpus.merged_types,
         "skipped": corpus.skipped,
+        "read": corpus.counts,
         "splits": how,
     }
 
@@ -175,8 +201,48 @@ def write_dataset(
 ) -> None:
     """Writes the files of a data set, the manifest last; files of an encoder that is not in ``tokenizers`` are removed.
 
-    Until the manifest is there, the old one does not fit the new files, and reading the data set says so.
+    All files are written into a temporary folder beside the data set and only then moved into it, so an error leaves an
+    earlier data set as it was. Until the manifest is there, the old one does not fit the new files, and reading the data
+    set says so.
     """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory.with_name(f".{directory.name}.writing.lock")), _temporary_folder(directory) as temporary:
+        _write_files(temporary, splits, labels, tokenizers, provenance)
+        directory.mkdir(exist_ok=True)
+        written = sorted(temporary.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
+        for path in written:
+            os.replace(path, directory / path.name)
+        for name in _data_files(ENCODERS) - {path.name for path in written}:
+            (directory / name).unlink(missing_ok=True)
+
+
+def _data_files(encoders: Iterable[str]) -> set[str]:
+    return {kind(split, encoder) for kind in (span_file, token_file) for split in SPLITS for encoder in encoders}
+
+
+@contextlib.contextmanager
+def _temporary_folder(directory: Path) -> Iterator[Path]:
+    """An empty folder beside a data set's, removed in the end; those that a killed process left are removed too.
+
+    Nobody else writes the data set meanwhile.
+    """
+    for path in directory.parent.glob(f".{directory.name}.*.tmp"):
+        if (path / _MARK).is_file():
+            shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", suffix=".tmp", dir=directory.parent) as name:
+        (Path(name) / _MARK).touch()
+        folder = Path(name) / _FILES
+        folder.mkdir()
+        yield folder
+
+
+def _write_files(
+    directory: Path,
+    splits: Mapping[Split, Sequence[Sentence]],
+    labels: LabelSet,
+    tokenizers: Mapping[Encoder, LoadedTokenizer],
+    provenance: Mapping[str, Any],
+) -> None:
     entries: dict[str, dict[str, Any]] = {}
 
     def record(name: str, n_records: int) -> None:
@@ -186,22 +252,17 @@ def write_dataset(
     for encoder, loaded in tokenizers.items():
         without_subword[encoder] = {}
         for split, sentences in splits.items():
-            spans = [
-                {"tokenized_text": sentence.words, "ner": [list(span) for span in sentence.spans]}
-                for sentence in sentences
-            ]
             tokens = list(token_records(sentences, labels, loaded.tokenizer))
-            without_subword[encoder][split] = lost_words(sentences, tokens)
+            lost = without_subword[encoder][split] = lost_words(sentences, tokens)
+            if lost:
+                logger.warning("%s: %d words come to nothing in the tokenizer of %s", split, lost, loaded.name)
+            spans = [_span_record(sentence) for sentence in sentences]
             for name, records in ((span_file(split, encoder), spans), (token_file(split, encoder), tokens)):
                 write_json_records(directory / name, records)
                 record(name, len(records))
     for name, mapping in ((LABEL2ID_FILE, labels.label2id), (LABEL2DESC_FILE, labels.label2desc)):
         write_json(directory / name, mapping)
         record(name, len(mapping))
-    for encoder in set(ENCODERS) - set(tokenizers):
-        for split in SPLITS:
-            (directory / span_file(split, encoder)).unlink(missing_ok=True)
-            (directory / token_file(split, encoder)).unlink(missing_ok=True)
     manifest = {
         **provenance,
         "labels": list(labels.names),
@@ -216,6 +277,8 @@ def write_dataset(
             split: sum(len(touching_pairs(sentence.spans)) for sentence in sentences)
             for split, sentences in splits.items()
         },
+        "shared_sentences": shared_sentences(splits),
+        "examples": [marked(sentence) for sentence in splits["train"][:_EXAMPLES]],
         "tokenizers": {
             encoder: {
                 "name": loaded.name,
@@ -227,6 +290,22 @@ def write_dataset(
         "files": entries,
     }
     write_json(directory / MANIFEST_FILE, manifest)
+
+
+def _span_record(sentence: Sentence) -> dict[str, Any]:
+    """A sentence as GLiNER reads it, and its document where the corpus names one."""
+    record: dict[str, Any] = {"tokenized_text": sentence.words, "ner": [list(span) for span in sentence.spans]}
+    return record if sentence.document is None else {**record, "document": sentence.document}
+
+
+def marked(sentence: Sentence) -> str:
+    """The words of a sentence with its entities: ``[Gout](disease) improved after [colchicine](chemical) .``."""
+    starts = {span.start for span in sentence.spans}
+    ends = {span.end: span.label for span in sentence.spans}
+    return " ".join(
+        f"{'[' if index in starts else ''}{word}{f']({ends[index]})' if index in ends else ''}"
+        for index, word in enumerate(sentence.words)
+    )
 
 
 def print_counts(directory: Path) -> None:
@@ -245,6 +324,9 @@ def print_counts(directory: Path) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]))
+    print("the first sentences of train, as they were read:")
+    for example in manifest["examples"]:
+        print(f"  {example if len(example) <= 200 else example[:197] + '...'}")
     print(f"written to {directory}")
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import pandas
 
-from common.data.dataset import Sentence, Split, sample
+from common.data.dataset import SPLITS, Sentence, Split, sample
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 HoldOut = Literal["random", "tail"]
+SplitBy = Literal["sentence", "document"]
 
 VALIDATION_SHARE = 0.2
 """Of the train split, where a corpus has no validation split."""
@@ -34,6 +37,10 @@ class SplitPlan:
     train_size: int | None = None
     validation_size: int | None = None
     test_size: int | None = None
+    split_by: SplitBy = "sentence"
+    """What stays together where we cut: sentences of the same words, or all sentences of a document."""
+    allow_overlap: bool = False
+    """Cut between sentences of the same words too."""
 
 
 def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tuple[dict[Split, list[Sentence]], str]:
@@ -47,27 +54,35 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
     how = "as the source has them"
     if validation is not None and plan.hold_out == "tail":
         raise InputError("--split tail has nothing to do: the corpus has its own validation split")
+    if validation is not None and test is not None and plan.split_by == "document":
+        raise InputError("--split-by document has nothing to do: the corpus has all three splits")
+    group = _group(train, plan)
+    rows = _shuffled(train, plan) if plan.hold_out == "random" else train
     if test is None:
+        if len(train) < 10:
+            raise InputError(
+                f"{len(train)} sentences are too few to cut into train, validation and test (at least 10 are needed); give "
+                "train, dev and test files"
+            )
         n_validation, n_test = (int(len(train) * share) for share in ONE_FILE_SHARES.values())
-        rows = _shuffled(train, plan.seed) if plan.hold_out == "random" else train
-        cut, end = len(rows) - n_validation - n_test, len(rows) - n_test
-        train, validation, test = rows[:cut], rows[cut:end], rows[end:]
+        rest, test = _cut(rows, n_test, group, end=True)
+        train, validation = _cut(rest, n_validation, group, end=True)
         how = f"one file, {plan.hold_out} 70/10/20 %"
     elif validation is None and plan.hold_out == "tail":
         n_validation = int(len(train) * VALIDATION_SHARE) if plan.tail is None else plan.tail
-        cut = max(len(train) - n_validation, 0)
-        train, validation = train[:cut], train[cut:]
+        train, validation = _cut(rows, n_validation, group, end=True)
         how = f"validation is the last {n_validation} train sentences"
     elif validation is None:
         # The reference's procedure to the row: shuffle, cut the pool, its first fifth is validation.
-        pool = _shuffled(train, plan.seed)
-        if train_size is not None and train_size > len(pool):
-            raise InputError(f"--train-size must be between 1 and {len(pool)}, got {train_size}")
-        pool = pool[:train_size]
-        cut = int(len(pool) * VALIDATION_SHARE)
-        validation, train, train_size = pool[:cut], pool[cut:], None
+        if train_size is not None and train_size > len(rows):
+            raise InputError(f"--train-size must be between 1 and {len(rows)}, got {train_size}")
+        pool = rows[:train_size]
+        train, validation = _cut(pool, int(len(pool) * VALIDATION_SHARE), group, end=False)
+        train_size = None
         how = f"validation is 20 % of the {len(pool)} shuffled train sentences"
-    splits: dict[Split, list[Sentence]] = {"train": train, "validation": validation, "test": test}
+    if group is not None and how != "as the source has them":
+        how += ", whole documents" if plan.split_by == "document" else ", sentences of the same words in one split"
+    splits: dict[Split, list[Sentence]] = {"train": train, "validation": validation or [], "test": test}
     for name, sentences in splits.items():
         if not sentences:
             raise InputError(f"the {name} split is empty ({how})")
@@ -76,6 +91,47 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
     return {name: sample(rows, sizes[name], plan.seed, f"--{name}-size") for name, rows in splits.items()}, how
 
 
-def _shuffled(sentences: list[Sentence], seed: int) -> list[Sentence]:
-    order = pandas.Series(range(len(sentences))).sample(frac=1, random_state=seed)
-    return [sentences[index] for index in order]
+def _group(sentences: Sequence[Sentence], plan: SplitPlan) -> Callable[[Sentence], Hashable] | None:
+    """What two sentences share that are to stay together; None if each stands for itself."""
+    if plan.split_by == "document":
+        if all(sentence.document is None for sentence in sentences):
+            raise InputError("--split-by document: the corpus does not say which sentences are of one document")
+        return lambda sentence: sentence.document
+    repeats = len({sentence.words for sentence in sentences}) < len(sentences)
+    return (lambda sentence: sentence.words) if repeats and not plan.allow_overlap else None
+
+
+def _shuffled(sentences: list[Sentence], plan: SplitPlan) -> list[Sentence]:
+    """The sentences in random order, or the documents in random order with their sentences as they are."""
+    members: dict[Hashable, list[Sentence]] = {}
+    for index, sentence in enumerate(sentences):
+        members.setdefault(sentence.document if plan.split_by == "document" else index, []).append(sentence)
+    groups = list(members.values())
+    order = pandas.Series(range(len(groups))).sample(frac=1, random_state=plan.seed)
+    return [sentence for index in order for sentence in groups[index]]
+
+
+def _cut(
+    rows: Sequence[Sentence], size: int, group: Callable[[Sentence], Hashable] | None, *, end: bool
+) -> tuple[list[Sentence], list[Sentence]]:
+    """The rest, and ``size`` rows from the start or end; where rows stay together, whole groups until there are as many."""
+    key: Callable[[Sentence], Hashable] = group or id
+    sizes = Counter(map(key, rows))
+    taken: set[Hashable] = set()
+    n_taken = 0
+    for row in reversed(rows) if end else rows:
+        if n_taken >= size:
+            break
+        if key(row) not in taken:
+            taken.add(key(row))
+            n_taken += sizes[key(row)]
+    return [row for row in rows if key(row) not in taken], [row for row in rows if key(row) in taken]
+
+
+def shared_sentences(splits: Mapping[Split, Sequence[Sentence]]) -> dict[str, int]:
+    """How many sentences of one split also stand in an earlier one, word for word: ``{"test in train": 21, ...}``."""
+    words = {split: {sentence.words for sentence in splits[split]} for split in SPLITS}
+    return {
+        f"{later} in {earlier}": sum(sentence.words in words[earlier] for sentence in splits[later])
+        for earlier, later in combinations(SPLITS, 2)
+    }

@@ -7,7 +7,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,14 +45,16 @@ class Sentence:
 
     words: tuple[str, ...]
     spans: tuple[Span, ...]
+    document: str | None = field(default=None, compare=False)
+    """The document that it is from, where the corpus says so."""
 
 
-def make_sentence(words: Sequence[str], spans: Sequence[Span]) -> Sentence:
+def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | None = None) -> Sentence:
     """Checks and returns one sentence.
 
     Raises:
-        ValueError: If there is no word, a word is empty, no string or holds white space, or a span is out of range, repeated
-            or overlaps another.
+        ValueError: If there is no word, a word is empty, no string, holds a tab, space or line end, or cannot be written as
+            UTF-8, or a span is out of range, repeated or overlaps another.
     """
     if not words:
         raise ValueError("the sentence has no words")
@@ -61,13 +63,23 @@ def make_sentence(words: Sequence[str], spans: Sequence[Span]) -> Sentence:
             raise ValueError(f"word {index} is no string: {word!r}")
         if not word.strip():
             raise ValueError(f"word {index} is empty: {word!r}")
-        if len(word.split()) != 1 or word != word.strip():
+        # Not str.split(): a word of a corpus may hold a no-break space, as in "10\u00a0mg".
+        if any(character in word for character in " \t\n\r"):
             raise ValueError(f"word {index} holds white space: {word!r}")
+        check_encodable(word, f"word {index}")
     ordered = sorted(spans)
     for span in ordered:
         check_span(span, len(words))
     check_flat(ordered)
-    return Sentence(tuple(words), tuple(ordered))
+    return Sentence(tuple(words), tuple(ordered), document)
+
+
+def check_encodable(text: str, what: str) -> None:
+    """Raises ``ValueError`` if a text holds half of a surrogate pair, which JSON can hold and no file."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError(f"{what} holds half of a surrogate pair: {text[:80]!r}") from None
 
 
 def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) -> Sentence:
@@ -83,9 +95,9 @@ def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) ->
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")
-    for field in ("tokenized_text", "ner"):
-        if not isinstance(record.get(field), list):
-            raise ValueError(f"field {field!r} must be a list, got {record.get(field)!r}")
+    for name in ("tokenized_text", "ner"):
+        if not isinstance(record.get(name), list):
+            raise ValueError(f"field {name!r} must be a list, got {record.get(name)!r}")
     spans = []
     for entry in record["ner"]:
         if not isinstance(entry, list) or len(entry) != 3:
@@ -98,7 +110,8 @@ def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) ->
         label = (id2label or {}).get(label, label)
         if label != OUTSIDE:
             spans.append(Span(start, end, label))
-    return make_sentence(record["tokenized_text"], spans)
+    document = record.get("document")
+    return make_sentence(record["tokenized_text"], spans, document if isinstance(document, str) else None)
 
 
 def iter_records(path: Path) -> Iterator[tuple[int, Any]]:

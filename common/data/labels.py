@@ -11,9 +11,13 @@ from common.data.spans import OUTSIDE, Span
 LabelText = Literal["names", "descriptions"]
 
 
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
+"""Soft hyphen, zero-width space, word joiner, byte order mark: what a name may hold and nobody sees."""
+
+
 def normalise_type(raw: str) -> str:
     """``cell_type`` -> ``cell type``, ``Chemical`` -> ``chemical``: the words that a label encoder has seen."""
-    return " ".join(raw.replace("_", " ").split()).lower()
+    return " ".join(raw.translate(_INVISIBLE).replace("_", " ").split()).lower()
 
 
 @dataclass(frozen=True)

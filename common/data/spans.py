@@ -34,16 +34,16 @@ def split_tag(tag: str, index: int) -> tuple[str, str]:
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, separator, label = tag.partition("-")
-    if not separator or not label.strip() or prefix not in {"B", "I", "E", "S", "L", "U"}:
-        raise TagError(f"word {index}: unknown tag {tag!r} (expected O or B-, I-, E-, S-, L-, U- and a type)")
-    # BILOU is BIOES under other letters.
-    return {"L": "E", "U": "S"}.get(prefix, prefix), label
+    if not separator or not label.strip() or prefix not in {"B", "I", "E", "S", "L", "U", "M", "W"}:
+        raise TagError(f"word {index}: unknown tag {tag!r} (expected O or B-, I-, E-, S-, L-, U-, M-, W- and a type)")
+    # BILOU, BMES and BMEWO are BIOES under other letters.
+    return {"L": "E", "U": "S", "M": "I", "W": "S"}.get(prefix, prefix), label
 
 
 def detect_scheme(sequences: Iterable[Sequence[str]], places: Sequence[str] | None = None) -> Scheme:
     """The tag scheme that a corpus is written in.
 
-    ``E-`` or ``S-`` (``L-``, ``U-``) anywhere means BIOES. Otherwise an ``I-`` that opens an entity means IOB1, and a
+    ``E-`` or ``S-`` (``L-``, ``U-``, ``M-``, ``W-``) anywhere means BIOES. Otherwise an ``I-`` that opens an entity means IOB1, and a
     ``B-`` that does not separate two touching entities of a type means IOB2. A corpus that shows neither reads the same
     as both and is called IOB2.
 
@@ -60,7 +60,7 @@ def detect_scheme(sequences: Iterable[Sequence[str]], places: Sequence[str] | No
         previous_prefix, previous_label = OUTSIDE, ""
         for index, tag in enumerate(tags):
             prefix, label = split_tag(tag, index)
-            if prefix in {"E", "S"}:
+            if prefix in {"E", "S"} or tag.startswith("M"):
                 return "bioes"
             touches = previous_prefix != OUTSIDE and previous_label == label
             if prefix == "I" and not touches:

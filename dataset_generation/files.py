@@ -1,0 +1,149 @@
+"""Which files of a folder are which split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.data.dataset import SPLITS, Split
+from common.errors import InputError
+from dataset_generation.formats import SUFFIXES
+from dataset_generation.options import ReadOptions
+
+_PREFIXES: tuple[tuple[str, Split], ...] = (
+    ("testa", "validation"),  # CoNLL-2003's names
+    ("train", "train"),
+    ("val", "validation"),
+    ("dev", "validation"),
+    ("eval", "validation"),
+    ("test", "test"),
+)
+_NAMES: dict[str, Split] = {
+    "train": "train",
+    **dict.fromkeys(("validation", "valid", "val", "devel", "dev", "eval", "testa"), "validation"),
+    **dict.fromkeys(("test", "testb"), "test"),
+}
+_SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)\.[^.]+")
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """The files of a source."""
+
+    root: Path
+    splits: dict[Split, list[Path]]
+    """The files of each split, in order; those of train alone if the source is to be cut."""
+    ignored: list[str]
+    """Files of known kinds that belong to no split."""
+
+    def name(self, path: Path) -> str:
+        """The name of a file inside the source; no path of this machine."""
+        return path.name if path == self.root else path.relative_to(self.root).as_posix()
+
+
+def find_files(source: Path, options: ReadOptions) -> SourceFiles:
+    """The files of each split.
+
+    A folder has files whose names say their split, or folders that do, or ``.ann`` files with their texts, or all this in
+    its folder ``data``.
+
+    Raises:
+        InputError: If there is nothing at ``source``, a split is missing, or two files claim to be one.
+    """
+    if source.is_file():
+        if options.format == "auto" and source.suffix.lower() not in SUFFIXES:
+            raise InputError(
+                f"{source}: unknown kind of file {source.suffix!r}, known are {sorted(SUFFIXES)} (or give --format)"
+            )
+        return SourceFiles(source, {"train": [source]}, [])
+    if not source.is_dir():
+        raise InputError(f"{source}: no such file or folder (--source)")
+    found: dict[Split, list[Path]] = {}
+    ignored: list[Path] = []
+    for folder in (source, source / "data"):
+        if folder.is_dir() and not found:
+            named, others = _split_folder(folder, options)
+            found.update(named)
+            ignored += others
+    splits = {split: found[split] for split in SPLITS if split in found}
+    standoff = [path for path in ignored if path.suffix.lower() == ".ann"]
+    if not splits and standoff:
+        ignored = [path for path in ignored if path not in standoff]
+        splits = {"train": standoff}
+    elif not {"train", "test"} <= set(splits):
+        missing = "test" if "train" in splits else "train"
+        raise InputError(
+            f"{source}: no {missing} file; a folder needs files or folders whose names start with train, test and perhaps "
+            f"validation (or valid, val, devel, dev, eval), of the kinds {sorted(SUFFIXES)}"
+        )
+    files = SourceFiles(source, splits, [])
+    files.ignored.extend(sorted(files.name(path) for path in ignored))
+    return files
+
+
+def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[Path]], list[Path]]:
+    """The files of each split in a folder and in its folders that are named for a split, and files of no split."""
+    found: dict[Split, list[Path]] = {}
+    ignored: list[Path] = []
+    readable = _readable(folder, options)
+    standoff = any(path.suffix.lower() == ".ann" for path in readable)
+    for path in readable:
+        # The names of documents name no split.
+        split = None if standoff else _split_of(path.name)
+        (ignored if split is None else found.setdefault(split, [])).append(path)
+    for split, paths in found.items():
+        _check_parts(folder, split, paths)
+    for child in sorted(folder.iterdir()):
+        split = _NAMES.get(child.name.lower()) if child.is_dir() else None
+        if split is None:
+            continue
+        parts = _readable(child, options)
+        texts = [path for path in parts if path.suffix.lower() == ".ann"]
+        if split in found and parts:
+            raise InputError(
+                f"{folder}: two sources of {split}, {found[split][0].name} and the folder {child.name}; keep one"
+            )
+        if parts:
+            found[split] = texts or parts
+            ignored += [path for path in parts if path not in found[split]]
+    return found, ignored
+
+
+def _readable(folder: Path, options: ReadOptions) -> list[Path]:
+    """The files of known kinds in a folder, sorted; a text with an ``.ann`` file is part of that."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    known = [path for path in files if options.format != "auto" or path.suffix.lower() in SUFFIXES]
+    annotated = {path.stem for path in known if path.suffix.lower() == ".ann"}
+    return [path for path in known if not (path.suffix.lower() == ".txt" and path.stem in annotated)]
+
+
+def _split_of(name: str) -> Split | None:
+    lower = name.lower()
+    for prefix, split in _PREFIXES:
+        if lower.startswith(prefix):
+            return split
+    named = {_NAMES[part] for part in re.split(r"[^a-z]+", lower) if part in _NAMES}
+    return named.pop() if len(named) == 1 else None
+
+
+def _check_parts(folder: Path, split: Split, paths: Sequence[Path]) -> None:
+    """Raises InputError unless the files of a split are one file or all numbered parts of one."""
+    matches = [_SHARD.fullmatch(path.name) for path in paths]
+    shards = [match for match in matches if match]
+    if len(paths) > 1 and (len(shards) < len(paths) or len({(match["stem"], match["total"]) for match in shards}) > 1):
+        raise InputError(
+            f"{folder}: two {split} files, {paths[0].name} and {paths[1].name}; keep one, put the parts of a split into a "
+            f"folder {split}/, or number them {split}-00000-of-00002, ..."
+        )
+    if shards:
+        total = int(shards[0]["total"])
+        missing = _missing((int(match["number"]) for match in shards), total)
+        if missing is not None:
+            raise InputError(f"{folder}: part {missing} of the {total} of {shards[0]['stem']} is missing")
+
+
+def _missing(numbers: Iterable[int], total: int) -> int | None:
+    present = set(numbers)
+    return next((number for number in range(min(total, 10**6)) if number not in present), None)

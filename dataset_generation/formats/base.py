@@ -1,0 +1,137 @@
+"""What every format's reader works with: the kinds of record that a file can hold, and reading text and JSON safely."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common.data.spans import Span
+from common.data.text import Mention
+from common.errors import InputError
+from dataset_generation.options import ReadOptions
+
+
+class Tagged(NamedTuple):
+    """The words of a sentence and their tags, not yet read as spans."""
+
+    words: Sequence[Any]
+    tags: Sequence[str]
+    document: str | None = None
+
+
+class Spanned(NamedTuple):
+    """The words of a sentence and its entities by word; they may overlap."""
+
+    words: Sequence[Any]
+    spans: Sequence[Span]
+    bad: Sequence[str] = ()
+    """What is wrong with each entity that could not be read."""
+    document: str | None = None
+
+
+class Annotated(NamedTuple):
+    """Raw text and its entities by character; they may overlap."""
+
+    text: str
+    mentions: Sequence[Mention]
+    bad: Sequence[str] = ()
+    """What is wrong with each entity that could not be read."""
+    document: str | None = None
+    breaks: Sequence[int] = ()
+    """Offsets where a sentence ends in any case."""
+
+
+class LeftOut(NamedTuple):
+    """A record that is no gold annotation, such as a rejected one."""
+
+    reason: str
+
+
+Item = Tagged | Spanned | Annotated | LeftOut
+Records = Iterator[tuple[str, Any]]
+"""Raw records with their places in the file."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A reader of raw records and a parser of one of them.
+
+    The reader fails for the file as a whole (InputError), the parser for one record (ValueError), which ``--skip-invalid``
+    can leave out.
+    """
+
+    read: Callable[[Path, ReadOptions], Records]
+    parse: Callable[[Any, ReadOptions], list[Item]]
+    prepare: Callable[[Sequence[Path], ReadOptions], ReadOptions] = lambda _, options: options
+    """Finds out over all files of the corpus what the options leave open."""
+
+
+def shown(value: Any) -> str:
+    """``repr`` for messages, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def record_place(number: int, line: int | None = None) -> str:
+    """What messages call a record."""
+    return f"record {number} (counted from 0{'' if line is None else f'; line {line}'})"
+
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raises InputError if the file is the stand-in that Git LFS leaves for a file that was not fetched."""
+    with path.open("rb") as stream:
+        if stream.read(len(_LFS)) == _LFS:
+            raise InputError(f"{path}: is a Git LFS pointer, not the data; fetch it with: git lfs pull")
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file with its line ends as they are; a byte order mark is dropped."""
+    check_no_pointer(path)
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file without their ends."""
+    # Not splitlines(): a word may be a character that it takes for a line's end, such as U+2028.
+    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
+
+
+def parse_json(text: str) -> Any:
+    """One JSON value.
+
+    Raises:
+        ValueError: If it is not whole, nests too deep, repeats a key, or holds a number that JSON or Python has not.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"repeated key {shown(next(name for name in names if names.count(name) > 1))}")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def json_problem(error: ValueError, *, one_line: bool = False) -> str:
+    """What is wrong with a JSON text, in one line."""
+    if isinstance(error, json.JSONDecodeError):
+        place = f"column {error.colno}" if one_line else f"line {error.lineno} column {error.colno}"
+        return f"not whole JSON, {place}: {error.msg} (is the file truncated?)"
+    return f"cannot be read as JSON: {str(error).split(';')[0]}"

@@ -1,0 +1,54 @@
+"""BRAT's stand-off files: ``NAME.txt`` is a document's text, ``NAME.ann`` its entities by character."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from common.data.text import Mention
+from common.errors import InputError
+from dataset_generation.formats.base import Annotated, Format, Item, Records, read_lines, read_text, shown
+from dataset_generation.formats.offsets import make_mention
+from dataset_generation.options import ReadOptions
+
+_PLACE = re.compile(r"(?P<type>\S+) (?P<spans>\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
+
+
+def _read(path: Path, options: ReadOptions) -> Records:
+    """The one document of an ``.ann`` file."""
+    text = path.with_suffix(".txt")
+    if not text.is_file():
+        raise InputError(f"{path}: has no text {text.name} beside it")
+    # Line ends count as the file has them.
+    yield "the document", (read_text(text), read_lines(path), path.stem)
+
+
+def _parse(raw: tuple[str, list[str], str], options: ReadOptions) -> list[Item]:
+    text, lines, name = raw
+    mentions: list[Mention] = []
+    bad: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.startswith("T"):
+            continue  # relations, events, attributes and notes name no text of their own
+        try:
+            mentions.append(_mention(line, text))
+        except ValueError as error:
+            bad.append(f"line {number}: {error}")
+    return [Annotated(text, mentions, bad, name)]
+
+
+def _mention(line: str, text: str) -> Mention:
+    fields = line.split("\t")
+    place = _PLACE.fullmatch(fields[1]) if len(fields) >= 2 else None
+    if place is None:
+        raise ValueError(f"an entity must be ID, type and offsets, text, cut by tabs, got {shown(line)}")
+    pieces = place["spans"].split(";")
+    if len(pieces) > 1:
+        raise ValueError(
+            f"entity {fields[0]} is in {len(pieces)} pieces; only one in a piece can be read: {shown(line)}"
+        )
+    start, end = map(int, pieces[0].split(" "))
+    return make_mention(start, end, place["type"], text, fields[2] if len(fields) > 2 else None)
+
+
+BRAT = Format(_read, _parse)

@@ -1,0 +1,102 @@
+"""A word a line with its tag, a blank line after each sentence: CoNLL, IOB, TSV, MultiCoNER, JNLPBA's own release."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from common.data.spans import OUTSIDE
+from dataset_generation.formats.base import Format, Item, Records, Tagged, read_lines, record_place
+from dataset_generation.formats.columns import BARE_TAGS, TAG, find_columns
+from dataset_generation.options import ReadOptions
+
+_DOCUMENT = re.compile(r"-DOCSTART-|###\s*MEDLINE:\s*(?P<medline>\S+)|#\s*newdoc\b(?:\s+id\s*=)?[ \t]*(?P<newdoc>.*)")
+
+
+class _Sentence(NamedTuple):
+    line: int
+    rows: list[list[str]]
+    document: str | None
+
+
+def _columns(line: str) -> list[str]:
+    """The columns of a line: cut at tabs if it has one, else at spaces; no other character cuts a word."""
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+
+
+def _is_blank(line: str) -> bool:
+    return not line.strip(" \t")
+
+
+def _sentences(path: Path) -> Iterator[_Sentence]:
+    """The sentences of a file. Blank lines, comments and document marks end one; only the last begin a document."""
+    lines = read_lines(path)
+    is_row = _row_test(lines)
+    rows: list[list[str]] = []
+    first_line = documents = 0
+    document: str | None = None
+    for number, line in enumerate((*lines, ""), start=1):
+        if is_row(line):
+            first_line = first_line if rows else number
+            rows.append(_columns(line))
+            continue
+        if rows:
+            yield _Sentence(first_line, rows, document)
+            rows = []
+        mark = _DOCUMENT.match(line)
+        if mark:
+            documents += 1
+            document = mark["medline"] or mark["newdoc"] or f"{path.stem}:{documents}"
+
+
+def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
+    """Tells a line of word and tag from blank lines, comments and document marks.
+
+    A line that begins with ``#`` is a word's only if it has as many columns as the others, and its tag is one of theirs.
+    """
+    plain = [_columns(line) for line in lines if not (_is_blank(line) or line.startswith(("#", "-DOCSTART-")))]
+    width = Counter(map(len, plain)).most_common(1)[0][0] if plain else 0
+    values = [{row[index] for row in plain if len(row) == width} for index in range(width)]
+    tag_columns = [
+        index for index in range(width) if all(TAG.fullmatch(value) or value in BARE_TAGS for value in values[index])
+    ] or [width - 1]
+
+    def is_row(line: str) -> bool:
+        if _is_blank(line) or line.startswith("-DOCSTART-"):
+            return False
+        if not line.startswith("#"):
+            return True
+        row = _columns(line)
+        return len(row) == width and all(row[index] in values[index] | {OUTSIDE} for index in tag_columns)
+
+    return is_row
+
+
+def _prepare(paths: Sequence[Path], options: ReadOptions) -> ReadOptions:
+    sentences = [sentence.rows for path in paths for sentence in _sentences(path)]
+    if not sentences:
+        return options
+    where = str(paths[0] if len(paths) == 1 else paths[0].parent)
+    word, tag = find_columns(sentences, where, options)
+    return replace(options, columns=f"word={word},tag={tag}")
+
+
+def _read(path: Path, options: ReadOptions) -> Records:
+    for number, sentence in enumerate(_sentences(path)):
+        yield record_place(number, sentence.line), sentence
+
+
+def _parse(sentence: _Sentence, options: ReadOptions) -> list[Item]:
+    word, tag = int(options.roles["word"]), int(options.roles["tag"])
+    for index, row in enumerate(sentence.rows):
+        if len(row) <= max(word, tag):
+            raise ValueError(f"word {index}: expected a word and a tag, got {' '.join(row)[:100]!r}")
+    words, tags = zip(*((row[word], row[tag]) for row in sentence.rows), strict=True)
+    return [Tagged(words, tags, sentence.document)]
+
+
+CONLL = Format(_read, _parse, _prepare)

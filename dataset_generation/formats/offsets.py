@@ -1,0 +1,132 @@
+"""Raw text with entities by character: the exports of doccano, Prodigy, Label Studio, and spaCy's form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from common.data.text import Mention
+from dataset_generation.formats.base import Annotated, Item, LeftOut, shown
+from dataset_generation.formats.words import DOCUMENT_FIELDS, find_field
+from dataset_generation.options import ReadOptions
+
+SPAN_FIELDS = ("entities", "spans", "label", "labels")
+_START, _END = ("start", "start_offset"), ("end", "end_offset")
+_TYPE = ("label", "labels", "type")
+
+
+def parse_text(record: Mapping[str, Any], text_field: str, options: ReadOptions) -> list[Item]:
+    """One text of doccano (``label`` or ``entities``), Prodigy (``spans``), spaCy (``entities``) or Label Studio's JSON_MIN.
+
+    Raises:
+        ValueError: If the record is malformed; the message names the field and the value.
+    """
+    answer = record.get("answer")
+    if answer in {"reject", "ignore"}:
+        return [LeftOut(f"answer {answer!r}")]
+    field = find_field(list(record), "spans", SPAN_FIELDS, options)
+    if field is None and "annotation_id" not in record:  # JSON_MIN leaves the field out where there is no entity
+        raise ValueError(f"no field of entities: found {shown(sorted(record))}; name it with --columns spans=...")
+    entries = record[field] if field is not None else []
+    if not isinstance(entries, list):
+        raise ValueError(f"field {field!r} must be a list, got {shown(entries)}")
+    text = record[text_field]
+    mentions, bad = read_mentions(entries, text)
+    return [Annotated(text, mentions, bad, _document(record, options))]
+
+
+def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
+    """One task of Label Studio's JSON export: its one annotation that was not skipped, or the one marked as ground truth.
+
+    Raises:
+        ValueError: If the task is malformed or has annotations that differ.
+    """
+    data, annotations = task["data"], task["annotations"]
+    if not isinstance(data, dict) or not isinstance(annotations, list):
+        raise ValueError(
+            f"a task needs an object data and a list annotations, got {shown(data)} and {shown(annotations)}"
+        )
+    field = find_field(list(data), "text", ("text",), options)
+    text = data.get(field) if field is not None else None
+    if not isinstance(text, str):
+        raise ValueError(f"data has no text: found {shown(sorted(data))}; name its field with --columns text=...")
+    given = [entry for entry in annotations if isinstance(entry, dict) and not entry.get("was_cancelled")]
+    if len(given) > 1:
+        given = [entry for entry in given if entry.get("ground_truth")] or given
+    if not given:
+        return [LeftOut("no annotation, or skipped")]
+    readings = [read_mentions(_regions(entry), text) for entry in given]
+    if any(set(mentions) != set(readings[0][0]) for mentions, _ in readings[1:]):
+        raise ValueError(f"{len(given)} annotations that differ and none alone marked as ground truth")
+    mentions, bad = readings[0]
+    return [Annotated(text, mentions, bad, _document({"id": task.get("id"), **data}, options))]
+
+
+def _regions(annotation: Mapping[str, Any]) -> list[Any]:
+    result = annotation.get("result")
+    if not isinstance(result, list):
+        raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
+    # Relations and choices of the whole text have no place in it.
+    return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") == "labels"]
+
+
+def _document(record: Mapping[str, Any], options: ReadOptions) -> str | None:
+    field = find_field(list(record), "document", (*DOCUMENT_FIELDS, "id"), options)
+    value = record[field] if field is not None else None
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:
+    """The entities of a text, and what is wrong with those that are none.
+
+    An entity is ``[start, end, type]`` or an object with ``start`` and ``end`` (``start_offset``, ``end_offset``), ``label``,
+    ``labels`` or ``type``, and perhaps its ``text``, which must be what stands there.
+    """
+    mentions: list[Mention] = []
+    bad: list[str] = []
+    for entry in entries:
+        try:
+            mentions += _mentions(entry, text)
+        except ValueError as error:
+            bad.append(str(error))
+    return mentions, bad
+
+
+def _mentions(entry: Any, text: str) -> list[Mention]:
+    surface = None
+    if isinstance(entry, list) and len(entry) == 3:
+        start, end, labels = entry
+    elif isinstance(entry, dict):
+        start, end, labels = (_first(entry, names) for names in (_START, _END, _TYPE))
+        surface = entry.get("text")
+    else:
+        raise ValueError(f"an entity must be [start, end, type] or an object, got {shown(entry)}")
+    names = labels if isinstance(labels, list) else [labels]
+    if not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"the type of an entity must be a non-empty string, got {shown(entry)}")
+    return [make_mention(start, end, name, text, surface) for name in names]
+
+
+def _first(entry: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((entry[name] for name in names if name in entry), None)
+
+
+def make_mention(start: Any, end: Any, label: str, text: str, surface: Any = None) -> Mention:
+    """A checked entity of a text.
+
+    Raises:
+        ValueError: If it lies outside the text, or ``surface``, where that is a string, is not what stands there.
+    """
+    if type(start) is not int or type(end) is not int:
+        raise ValueError(f"start and end of an entity must be integers, got {shown(start)} and {shown(end)}")
+    if not 0 <= start < end <= len(text):
+        raise ValueError(f"entity ({start}, {end}, {label!r}) is out of range for {len(text)} characters")
+    # Tools write line ends inside an entity as spaces.
+    if isinstance(surface, str) and surface.split() != text[start:end].split():
+        hint = ""
+        if any(character > "\uffff" for character in text[:end]):
+            hint = "; offsets must count characters, not UTF-16 units"
+        raise ValueError(
+            f"entity ({start}, {end}, {label!r}) says {shown(surface)} but {shown(text[start:end])} stands there{hint}"
+        )
+    return Mention(start, end, label)

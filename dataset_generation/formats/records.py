@@ -1,0 +1,86 @@
+"""JSON and JSON Lines; what a record is is seen by its fields."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from dataset_generation.formats import bioc, offsets
+from dataset_generation.formats.base import (
+    Format,
+    Item,
+    Records,
+    json_problem,
+    parse_json,
+    read_text,
+    record_place,
+    shown,
+)
+from dataset_generation.formats.words import WORD_FIELDS, find_field, parse_words
+from dataset_generation.options import ReadOptions
+
+
+def _read(path: Path, options: ReadOptions) -> Records:
+    text = read_text(path)
+    lines = [line for line in text.split("\n") if line.strip()]
+    if (path.suffix.lower() == ".jsonl" and not text.lstrip().startswith("[")) or _is_json_lines(lines):
+        yield from ((record_place(number), line) for number, line in enumerate(lines))
+        return
+    try:
+        value = parse_json(text)
+    except ValueError as error:
+        raise InputError(f"{path}: {json_problem(error)}") from error
+    if isinstance(value, dict):
+        value = next((value[name] for name in bioc.COLLECTIONS if isinstance(value.get(name), list)), [value])
+    if not isinstance(value, list):
+        raise InputError(f"{path}: expected a JSON list of records, got {type(value).__name__}")
+    yield from ((record_place(number), record) for number, record in enumerate(value))
+
+
+def _is_json_lines(lines: list[str]) -> bool:
+    """Whether a file is a JSON object in each line, whatever its name: the first line and the second are whole."""
+    if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(lines[0])
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parse(record: Any, options: ReadOptions) -> list[Item]:
+    if isinstance(record, str):
+        try:
+            record = parse_json(record)
+        except ValueError as error:
+            raise ValueError(f"{json_problem(error, one_line=True)}: {shown(record[:60])}") from error
+    return parse_record(record, options)
+
+
+def parse_record(record: Any, options: ReadOptions) -> list[Item]:
+    """One record of any of the forms that JSON can have.
+
+    Raises:
+        ValueError: If it has none of them, or is malformed; the message names the field and the value.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"expected an object, got {type(record).__name__}")
+    if isinstance(record.get("passages"), list):
+        return bioc.parse_document(record)
+    if "data" in record and "annotations" in record:
+        return offsets.parse_task(record, options)
+    text = find_field(list(record), "text", ("text",), options)
+    if text is not None and isinstance(record[text], str):
+        return offsets.parse_text(record, text, options)
+    word = find_field(list(record), "word", WORD_FIELDS, options)
+    if word is not None:
+        return parse_words(record, word, options)
+    raise ValueError(
+        f"none of the known forms: fields {shown(sorted(record))}; words are in {', '.join(WORD_FIELDS)}, raw text in text; "
+        "name other fields with --columns"
+    )
+
+
+JSON = Format(_read, _parse)

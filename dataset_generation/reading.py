@@ -1,0 +1,380 @@
+"""From the records of a corpus to checked sentences, with an account of what was read, changed and lost."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.data.dataset import SPLITS, Sentence, Split, check_encodable, make_sentence
+from common.data.labels import normalise_type
+from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme, split_tag, tags_to_spans
+from common.data.text import Mention, Word, align, sentences_of, words_of
+from common.errors import InputError
+from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged
+from dataset_generation.formats.columns import BARE_TAGS
+from dataset_generation.options import Overlaps, ReadOptions, TagScheme
+
+logger = logging.getLogger(__name__)
+
+_SAID = 10
+"""How many messages of a kind there are."""
+
+Parsed = list[tuple[str, Item]]
+"""The well-formed records of a split with their places."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus as read, types normalised."""
+
+    splits: Mapping[Split, list[Sentence]]
+    """What the source has: train and test, perhaps validation; train alone if the source is one file."""
+    origin: Mapping[str, Any]
+    """Where it came from, for the manifest; no path of this machine."""
+    scheme: TagScheme | None = None
+    """Tag scheme; None if the source has spans, no tags."""
+    type_map: Mapping[str, str] = field(default_factory=dict)
+    """Normalised type by the type as the source writes it."""
+    counts: Mapping[Split, Mapping[str, int]] = field(default_factory=dict)
+    """What was read, changed and lost, by split; see README."""
+
+    @property
+    def skipped(self) -> dict[Split, int]:
+        """Bad records left out, by split."""
+        return {split: counts.get("records_invalid", 0) for split, counts in self.counts.items()}
+
+    @property
+    def merged_types(self) -> dict[str, list[str]]:
+        """The spellings of each type that has several."""
+        spellings: dict[str, list[str]] = {}
+        for written, name in self.type_map.items():
+            spellings.setdefault(name, []).append(written)
+        return {name: written for name, written in spellings.items() if len(written) > 1}
+
+
+class CorpusReader:
+    """Takes in the records of a corpus split by split, then makes its sentences.
+
+    Args:
+        options: How to read.
+        known_types: The normalised types that may occur; any if None.
+    """
+
+    def __init__(self, options: ReadOptions, known_types: Sequence[str] | None = None) -> None:
+        self.options = options
+        self.known_types = known_types
+        self.wanted = {normalise_type(name) for name in options.types}
+        self.parsed: dict[Split, Parsed] = {}
+        self.counts: dict[Split, Counter[str]] = {}
+        self.type_map: dict[str, str] = {}
+        self.seen_types: set[str] = set()
+        self.said: Counter[str] = Counter()
+
+    def add(
+        self,
+        split: Split,
+        where: str,
+        records: Records,
+        parse: Callable[[Any, ReadOptions], list[Item]],
+        options: ReadOptions | None = None,
+    ) -> None:
+        """Parses the records of a file, with the options that its format has made up its mind about if given.
+
+        Raises:
+            InputError: If there is none, or at the first bad one unless those are skipped.
+        """
+        parsed, counts = self.parsed.setdefault(split, []), self.counts.setdefault(split, Counter())
+        before = counts["records"]
+        for number, raw in records:
+            place = f"{where}: {number}"
+            counts["records"] += 1
+            try:
+                items = parse(raw, options or self.options)
+                for item in items:
+                    if isinstance(item, Tagged):
+                        _check_tags(item, self.options)
+            except ValueError as error:
+                self._bad_record(split, place, error)
+                continue
+            parsed += [(place, item) for item in items]
+        if counts["records"] == before:
+            raise InputError(f"{where}: the file holds no records")
+
+    def corpus(self, origin: Mapping[str, Any]) -> Corpus:
+        """The sentences of all that was taken in, with one tag scheme for the whole corpus.
+
+        Raises:
+            InputError: If a record is bad (unless skipped), a split holds none, or ``--types`` names what there is not.
+        """
+        scheme = self._scheme()
+        splits = {split: list(self._sentences(split, scheme)) for split in SPLITS if split in self.parsed}
+        unknown = self.wanted - self.seen_types
+        if unknown:
+            raise InputError(
+                f"--types: the corpus has no {', '.join(sorted(unknown))}; it has {sorted(self.seen_types)}"
+            )
+        for split, sentences in splits.items():
+            counts = self.counts[split]
+            if not sentences and counts["records_invalid"] == counts["records"]:
+                raise InputError(f"{split}: all {counts['records']} records are invalid")
+            counts["sentences"] = len(sentences)
+            counts["entities"] = sum(len(sentence.spans) for sentence in sentences)
+        corpus = Corpus(
+            splits,
+            origin,
+            scheme,
+            dict(sorted(self.type_map.items())),
+            {split: {name: n for name, n in counts.items() if n} for split, counts in self.counts.items()},
+        )
+        for line in losses(corpus):
+            logger.warning("%s", line)
+        return corpus
+
+    def _scheme(self) -> TagScheme | None:
+        tagged = [
+            (place, item.tags) for split in self.parsed.values() for place, item in split if isinstance(item, Tagged)
+        ]
+        if not tagged:
+            return None
+        if self.options.type is not None and not any(
+            tag in BARE_TAGS - {OUTSIDE} for _, tags in tagged for tag in tags
+        ):
+            raise InputError(f"--type {self.options.type}: every tag of the corpus names its type")
+        if self.options.tag_scheme != "auto":
+            return self.options.tag_scheme
+        try:
+            return detect_scheme([_typed(tags, self.options) for _, tags in tagged], [place for place, _ in tagged])
+        except TagError as error:
+            raise InputError(f"{error}; correct the corpus, or name its scheme with --tag-scheme") from error
+
+    def _sentences(self, split: Split, scheme: TagScheme | None) -> Iterator[Sentence]:
+        counts = self.counts[split]
+        for number, (place, item) in enumerate(self.parsed[split]):
+            try:
+                if isinstance(item, LeftOut):
+                    counts["records_left_out"] += 1
+                    self._say("record left out", f"{place}: {item.reason}")
+                    continue
+                if isinstance(item, Annotated):
+                    parts = self._cut(split, item, number)
+                elif isinstance(item, Tagged):
+                    assert scheme is not None
+                    parts = [Spanned(item.words, _tag_spans(item.tags, scheme, self.options), (), item.document)]
+                else:
+                    parts = [item]
+                sentences = [self._sentence(split, place, part) for part in parts]
+            except ValueError as error:
+                self._bad_record(split, place, error)
+                continue
+            for sentence in sentences:
+                if self.wanted and not sentence.spans:
+                    counts["sentences_without_wanted_type"] += 1
+                else:
+                    yield sentence
+
+    def _sentence(self, split: Split, place: str, part: Spanned) -> Sentence:
+        counts = self.counts[split]
+        counts["entities_read"] += len(part.spans) + len(part.bad)
+        for problem in part.bad:
+            self._bad_entity(split, place, problem)
+        spans: list[Span] = []
+        for span in part.spans:
+            try:
+                check_span(span, len(part.words))
+                name = self._type(span.label)
+            except ValueError as error:
+                self._bad_entity(split, place, str(error))
+                continue
+            if self.wanted and name not in self.wanted:
+                counts["entities_of_other_types"] += 1
+                continue
+            self.type_map[span.label] = name
+            spans.append(span._replace(label=name))
+        unique = list(dict.fromkeys(spans))
+        counts["entities_repeated"] += len(spans) - len(unique)
+        flat = flatten(unique, self.options.overlaps)
+        counts["entities_overlapping"] += len(unique) - len(flat)
+        return make_sentence(part.words, flat, part.document)
+
+    def _type(self, label: str) -> str:
+        check_encodable(label, "an entity type")
+        name = normalise_type(label)
+        if name in {"", normalise_type(OUTSIDE)}:
+            raise ValueError(f"{label!r} cannot be an entity type")
+        if self.known_types is not None and name not in self.known_types:
+            raise ValueError(f"unknown type {label!r}, this corpus has {list(self.known_types)}")
+        self.seen_types.add(name)
+        return name
+
+    def _cut(self, split: Split, item: Annotated, number: int) -> list[Spanned]:
+        """The sentences of a raw text, in words."""
+        check_encodable(item.text, "the text")
+        counts, words = self.counts[split], words_of(item.text)
+        if not words:
+            raise ValueError("the text has no words")
+        bad = list(item.bad)
+        spans = [span for mention in item.mentions if (span := self._word_span(mention, item, words, counts, bad))]
+        keep = [(words[span.start].start, words[span.end].end) for span in spans]
+        ranges = sentences_of(item.text, self.options.sentences, breaks=item.breaks, keep=keep)
+        counts["sentence_ends_inside_entities"] += len(
+            sentences_of(item.text, self.options.sentences, breaks=item.breaks)
+        ) - len(ranges)
+        # What is wrong with the text's entities is said once, with its first sentence.
+        document = item.document if item.document is not None else str(number)
+        starts = [bisect_left(words, start, key=lambda word: word.start) for start, _ in ranges]
+        grouped: list[list[Span]] = [[] for _ in ranges]
+        for span in spans:
+            index = bisect_right(starts, span.start) - 1
+            grouped[index].append(Span(span.start - starts[index], span.end - starts[index], span.label))
+        parts: list[Spanned] = []
+        for index, (first, after) in enumerate(zip(starts, [*starts[1:], len(words)], strict=True)):
+            texts = [word.text for word in words[first:after]]
+            if texts:
+                parts.append(Spanned(texts, grouped[index], () if parts else bad, document))
+        return parts
+
+    def _word_span(
+        self, mention: Mention, item: Annotated, words: Sequence[Word], counts: Counter[str], bad: list[str]
+    ) -> Span | None:
+        """The words of an entity by ``--off-edges``; None, with the problem added to ``bad``, if it has none."""
+        place = align(words, mention.start, mention.end)
+        what = f"entity ({mention.start}, {mention.end}, {mention.label!r})"
+        if place is None:
+            bad.append(f"{what} holds no word: {item.text[mention.start : mention.end]!r}")
+            return None
+        first, last = words[place.first], words[place.last]
+        if any(first.start < edge < last.end for edge in item.breaks):
+            bad.append(f"{what} goes over the end of a title or passage")
+            return None
+        if not place.exact:
+            if self.options.off_edges == "error":
+                bad.append(
+                    f"{what} begins or ends inside a word: {item.text[mention.start : mention.end]!r} in "
+                    f"{item.text[first.start : last.end]!r}; widen it with --off-edges snap, or leave it out with drop"
+                )
+                return None
+            done = "widened to whole words" if self.options.off_edges == "snap" else "left out"
+            inside = f"{item.text[mention.start : mention.end]!r} in {item.text[first.start : last.end]!r}"
+            self._say(f"entity {done}", f"{inside}, {mention.label}")
+            if self.options.off_edges == "drop":
+                counts["entities_read"] += 1
+                counts["entities_off_edges_dropped"] += 1
+                return None
+            counts["entities_off_edges_widened"] += 1
+        return Span(place.first, place.last, mention.label)
+
+    def _bad_record(self, split: Split, place: str, error: ValueError) -> None:
+        """Raises for a bad record, or counts that it is left out."""
+        if isinstance(error, InputError):
+            raise error
+        if not self.options.skip_invalid:
+            raise InputError(f"{place}: {error}") from error
+        self._say("skipped", f"{place}: {error}")
+        self.counts[split]["records_invalid"] += 1
+
+    def _bad_entity(self, split: Split, place: str, problem: str) -> None:
+        """Raises for a bad entity, or counts that it is left out; its sentence stays."""
+        if not self.options.skip_invalid:
+            raise InputError(f"{place}: {problem}")
+        self._say("entity left out", f"{place}: {problem}")
+        self.counts[split]["entities_invalid"] += 1
+
+    def _say(self, kind: str, message: str) -> None:
+        """Logs the first of each kind; all are counted."""
+        self.said[kind] += 1
+        if self.said[kind] <= _SAID:
+            logger.warning(
+                "%s: %s%s", kind, message, " (more of these are counted only)" if self.said[kind] == _SAID else ""
+            )
+
+
+def _check_tags(item: Tagged, options: ReadOptions) -> None:
+    if len(item.words) != len(item.tags):
+        raise ValueError(f"{len(item.words)} words but {len(item.tags)} tags")
+    for index, tag in enumerate(_typed(item.tags, options)):
+        if options.tag_scheme == "io":
+            if tag[1:2] == "-" and tag[:1] in BARE_TAGS:
+                raise ValueError(f"word {index}: tag {tag!r} has a prefix, and --tag-scheme io says that none has")
+        else:
+            split_tag(tag, index)
+
+
+def _typed(tags: Sequence[str], options: ReadOptions) -> Sequence[str]:
+    """The tags with ``--type`` in those that name none.
+
+    Raises:
+        TagError: If one names none and there is no ``--type``.
+    """
+    if options.tag_scheme == "io" or not any(tag in BARE_TAGS and tag != OUTSIDE for tag in tags):
+        return tags
+    if options.type is None:
+        index = next(index for index, tag in enumerate(tags) if tag in BARE_TAGS and tag != OUTSIDE)
+        raise TagError(
+            f"word {index}: tag {tags[index]!r} names no type; if the corpus has but one, give it with --type NAME"
+        )
+    return [f"{tag}-{options.type}" if tag in BARE_TAGS and tag != OUTSIDE else tag for tag in tags]
+
+
+def _tag_spans(tags: Sequence[str], scheme: TagScheme, options: ReadOptions) -> list[Span]:
+    if scheme == "io":
+        return tags_to_spans([tag if tag == OUTSIDE else f"I-{tag}" for tag in tags], "iob1")
+    assert scheme != "auto"
+    return tags_to_spans(_typed(tags, options), scheme)
+
+
+def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
+    """Spans of which no two share a word.
+
+    Args:
+        spans: Without repeats, in the order of the source.
+        rule: What to do with those that do: an error, the longest stays (of equals the earlier in the source), or the one
+            that the source names first.
+
+    Raises:
+        ValueError: If two overlap and the rule is ``error``.
+    """
+    order = sorted(spans, key=lambda span: span.start - span.end) if rule == "longest" else spans
+    kept: list[Span] = []
+    taken: dict[int, Span] = {}
+    for span in order:
+        other = next((taken[index] for index in range(span.start, span.end + 1) if index in taken), None)
+        if other is None:
+            kept.append(span)
+            taken.update(dict.fromkeys(range(span.start, span.end + 1), span))
+        elif rule == "error":
+            left, right = sorted((other, span))
+            raise ValueError(
+                f"spans overlap: {tuple(left)} and {tuple(right)}; keep one of each such pair with --overlaps longest or first"
+            )
+    return sorted(kept)
+
+
+_LOSSES = {
+    "records_invalid": "skipped {n} invalid of {records} records",
+    "records_left_out": "left out {n} of {records} records that are no gold annotation",
+    "entities_invalid": "left out {n} invalid of {entities_read} entities",
+    "entities_repeated": "merged {n} exact repeats among {entities_read} entities",
+    "entities_overlapping": "left out {n} of {entities_read} entities that share words with another (--overlaps)",
+    "entities_off_edges_widened": "widened {n} of {entities_read} entities to whole words (--off-edges snap)",
+    "entities_off_edges_dropped": "left out {n} of {entities_read} entities that end inside a word (--off-edges drop)",
+    "sentence_ends_inside_entities": "kept {n} sentence ends from cutting an entity",
+}
+
+
+def losses(corpus: Corpus) -> list[str]:
+    """What was changed and lost, in words."""
+    lines = [
+        f"{split}: " + text.format(n=f"{counts[name]:,}", **{k: f"{v:,}" for k, v in counts.items()})
+        for split, counts in corpus.counts.items()
+        for name, text in _LOSSES.items()
+        if counts.get(name)
+    ]
+    lines += [
+        f"type {name!r} is written in {len(written)} ways, which are one type now: {', '.join(map(ascii, written))}"
+        for name, written in corpus.merged_types.items()
+    ]
+    return lines
