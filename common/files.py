@@ -67,7 +67,7 @@ def write_json_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
-    """Reads one JSON value.
+    """Reads one JSON value; a byte order mark before it is dropped.
 
     Args:
         path: File to read.
@@ -77,7 +77,7 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         InputError: If the file is missing, is not UTF-8 or is not whole JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_pairs_hook)
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_pairs_hook)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -88,6 +88,12 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         raise InputError(
             f"{path}: not whole JSON, line {error.lineno} column {error.colno}: {error.msg} (is the file truncated?)"
         ) from error
+    except RecursionError:
+        raise InputError(f"{path}: cannot be read as JSON: nested too deep") from None
+    except ValueError as error:  # a number of thousands of digits
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read as JSON: {str(error).split(';')[0]}") from error
 
 
 def sha256_file(path: Path) -> str:

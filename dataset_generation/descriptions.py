@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from common.data.dataset import check_encodable
 from common.data.labels import LabelSet, normalise_type
 from common.data.spans import OUTSIDE
 from common.errors import InputError
@@ -91,6 +92,11 @@ def _file_pairs(path: Path) -> list[tuple[str, str]]:
             raise InputError(f"{path}: a type must be a non-empty string, got {name!r}")
         if not isinstance(text, str) or not text.strip():
             raise InputError(f"{path}: the description of {name!r} must be a non-empty string, got {text!r}")
+        for part in (name, text):
+            try:
+                check_encodable(part, f"the description of {name!r}")
+            except ValueError as error:
+                raise InputError(f"{path}: {error}") from error
     return pairs
 
 

@@ -73,6 +73,7 @@ class CorpusReader:
         self.type_map: dict[str, str] = {}
         self.seen_types: set[str] = set()
         self.said: Counter[str] = Counter()
+        self.where: dict[Split, str] = {}
 
     def add(
         self,
@@ -89,6 +90,7 @@ class CorpusReader:
         """
         parsed, counts = self.parsed.setdefault(split, []), self.counts.setdefault(split, Counter())
         before = counts["records"]
+        self.where.setdefault(split, where)
         for number, raw in records:
             place = f"{where}: {number}"
             counts["records"] += 1
@@ -120,7 +122,7 @@ class CorpusReader:
         for split, sentences in splits.items():
             counts = self.counts[split]
             if not sentences and counts["records_invalid"] == counts["records"]:
-                raise InputError(f"{split}: all {counts['records']} records are invalid")
+                raise InputError(f"{self.where[split]}: all {counts['records']} records are invalid")
             counts["sentences"] = len(sentences)
             counts["entities"] = sum(len(sentence.spans) for sentence in sentences)
         corpus = Corpus(

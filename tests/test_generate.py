@@ -26,7 +26,7 @@ from dataset_generation import demo, descriptions, generate, hub, sources, token
 from dataset_generation.generate import GenerateConfig
 from dataset_generation.options import ReadOptions
 from dataset_generation.sources import BENCHMARKS, read_local
-from dataset_generation.splits import SplitPlan, make_splits
+from dataset_generation.splits import SplitPlan, make_splits, shared_sentences
 
 WORDS = [("IL-2", "binds", "T", "cells", "."), ("No", "entity", "here"), ("p50", "p65", "bind", "IL-2")]
 SPANS = [((0, 0, "protein"), (2, 3, "cell_type")), (), ((0, 0, "protein"), (1, 1, "protein"), (3, 3, "protein"))]
@@ -246,6 +246,64 @@ def test_an_error_leaves_the_earlier_files(make, corpus_dir):
     assert contents(directory) == before
 
 
+def test_an_error_while_writing_leaves_the_earlier_files(make, monkeypatch):
+    directory = make()
+    (directory / "notes.txt").write_text("the user's own")
+    before = contents(directory)
+    written = []
+
+    def full(path: Path, value: object) -> None:
+        written.append(path)
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(generate, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        make(test_size=1)
+    assert written
+    assert contents(directory) == before
+    assert [path.name for path in directory.parent.iterdir() if path.is_dir()] == ["mine"]
+    monkeypatch.undo()
+    make(test_size=1)
+    assert (directory / "notes.txt").exists()
+    assert contents(directory)["test_dataset_span_bi.json"] != before["test_dataset_span_bi.json"]
+
+
+def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(make, tmp_path):
+    left, foreign = tmp_path / "out" / ".mine.abc.tmp", tmp_path / "out" / ".mine.own.tmp"
+    for folder in (left, foreign):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    (left / generate._MARK).touch()
+    make()
+    assert not left.exists()
+    assert (foreign / "file").exists()
+
+
+def test_the_manifest_shows_what_was_read(make, corpus_dir, capsys):
+    (corpus_dir / "scores.jsonl").touch()
+    directory = make()
+    manifest = read_json(directory / "manifest.json")
+    assert manifest["examples"] == [
+        "[IL-2](protein) binds [T cells](cell type) .",
+        "No entity here",
+        "[p50](protein) [p65](protein) bind [IL-2](protein)",
+    ]
+    assert manifest["shared_sentences"] == {"validation in train": 3, "test in train": 3, "test in validation": 3}
+    assert manifest["source"]["ignored"] == ["scores.jsonl"]
+    assert manifest["read"]["test"] == {"records": 3, "sentences": 3, "entities_read": 5, "entities": 5}
+    generate.print_counts(directory)
+    assert "  [IL-2](protein) binds [T cells](cell type) .\n" in capsys.readouterr().out
+
+
+def test_documents_are_kept_in_the_span_files(make, corpus_dir):
+    record = {"text": "Gout fell. It rose.", "label": [[0, 4, "D"]], "id": 7}
+    (corpus_dir / "train.jsonl").write_text(json.dumps(record))
+    data = load_dataset(str(make()), "bi")
+    assert [sentence.document for sentence in data.train] == ["7", "7"]
+    assert data.test == EXPECTED
+    assert data.test[0].document is None
+
+
 def test_skip_invalid_counts_what_it_skips(make, corpus_dir, caplog):
     with (corpus_dir / "train.jsonl").open("a") as stream:
         stream.write('{"tokenized_text": ["a"], "ner": [[0, 7, "protein"]]}\n{"tokenized\n')
@@ -334,6 +392,37 @@ def test_one_file_is_split(hold_out):
     assert sorted(number for rows in splits.values() for number in numbers(rows)) == list(range(50))
     assert (numbers(splits["test"]) == list(range(40, 50))) == (hold_out == "tail")
     assert how.startswith("one file")
+
+
+def repeated(n: int, times: int) -> list[Sentence]:
+    return [Sentence((str(i),), ()) for _ in range(times) for i in range(n)]
+
+
+@pytest.mark.parametrize("hold_out", ["random", "tail"])
+@pytest.mark.parametrize("one_file", [True, False])
+def test_repeats_stay_together(hold_out, one_file):
+    source = {"train": repeated(40, 3)} if one_file else {"train": repeated(40, 3), "test": numbered(3)}
+    splits, how = make_splits(source, SplitPlan(hold_out))
+    parts = [splits["train"], splits["validation"], *([splits["test"]] if one_file else [])]
+    assert sorted(map(len, parts)) == ([12, 24, 84] if one_file else [24, 96])
+    assert sum(len(set(numbers(part))) for part in parts) == 40
+    assert how.endswith("sentences of the same words in one split")
+    apart, _ = make_splits(source, SplitPlan(hold_out, allow_overlap=True))
+    assert shared_sentences(apart)["validation in train"] > 0
+
+
+def test_documents_stay_together():
+    rows = [Sentence((str(i),), (), document=f"d{i // 5}") for i in range(100)]
+    for source in ({"train": rows}, {"train": rows, "test": numbered(3)}):
+        splits, how = make_splits(source, SplitPlan(split_by="document"))
+        documents = [{row.document for row in part} for part in splits.values() if part[0].document]
+        assert sum(map(len, documents)) == len(set.union(*documents)) == 20
+        assert how.endswith("whole documents")
+        assert {len(splits["validation"])} == ({10} if len(source) == 1 else {20})
+    with pytest.raises(InputError, match="does not say which sentences are of one document"):
+        make_splits({"train": numbered(30)}, SplitPlan(split_by="document"))
+    with pytest.raises(InputError, match="has all three splits"):
+        make_splits(dict.fromkeys(SPLITS, rows), SplitPlan(split_by="document"))
 
 
 # Descriptions
@@ -621,6 +710,9 @@ def write(path: Path, text: str) -> Path:
             "record 0 (counted from 0): expected an object with entity_type and description, got 'protein'",
         ),
         ("5", "expected a JSON object or list of descriptions, got int"),
+        ('{"protein": "a\\ud800"}', "the description of 'protein' holds half of a surrogate pair: 'a\\ud800'"),
+        ("[" * 100_000, "cannot be read as JSON: nested too deep"),
+        ("9" * 5000, "cannot be read as JSON: Exceeds the limit"),
         ('{"protein": ', "not whole JSON"),
     ],
 )

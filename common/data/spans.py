@@ -35,7 +35,9 @@ def split_tag(tag: str, index: int) -> tuple[str, str]:
         return OUTSIDE, ""
     prefix, separator, label = tag.partition("-")
     if not separator or not label.strip() or prefix not in {"B", "I", "E", "S", "L", "U", "M", "W"}:
-        raise TagError(f"word {index}: unknown tag {tag!r} (expected O or B-, I-, E-, S-, L-, U-, M-, W- and a type)")
+        raise TagError(
+            f"word {index}: unknown tag {tag[:60]!r} (expected O or B-, I-, E-, S-, L-, U-, M-, W- and a type)"
+        )
     # BILOU, BMES and BMEWO are BIOES under other letters.
     return {"L": "E", "U": "S", "M": "I", "W": "S"}.get(prefix, prefix), label
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 SentenceRule = Literal["split", "lines", "whole"]
-"""``split`` ends a sentence at its punctuation and at empty lines, ``lines`` at every line end, ``whole`` nowhere."""
+"""``split`` ends a sentence at its punctuation, empty lines and lines that end early, ``lines`` at every line end, ``whole`` nowhere."""
 
 
 class Word(NamedTuple):
@@ -42,40 +42,36 @@ def words_of(text: str) -> list[Word]:
     words, so that no entity in ``IL-2/CD28-induced`` begins or ends inside a word. Combining marks stay with what they
     modify. Characters that show nothing (format and control characters) only ever stand inside a word.
     """
-    words: list[Word] = []
+    ranges: list[list[int]] = []
     joins = False  # whether the last word ends in a mark or an invisible character, so that it may go on
     for match in _PIECE.finditer(text):
-        piece, start, end = match[0], match.start(), match.end()
-        category = unicodedata.category(piece[0])
-        touches = bool(words) and words[-1].end == start
-        last = words[-1].text if touches else ""
+        start, end = match.span()
+        category = unicodedata.category(text[start])
+        touches = bool(ranges) and ranges[-1][1] == start
         if category[0] == "M" or category == "Cf":
+            joins = touches or category[0] == "M"
             if touches:
-                words[-1] = Word(last + piece, words[-1].start, end)
-                joins = True
-            elif category[0] == "M":
-                words.append(Word(piece, start, end))
-                joins = True
-        elif category == "Cc":
-            joins = False
-        elif joins and touches and (last[-1] == _JOINER or (_is_wordlike(last[0]) and _is_wordlike(piece[0]))):
-            words[-1] = Word(last + piece, words[-1].start, end)
-            joins = False
-        else:
-            words.append(Word(piece, start, end))
-            joins = False
-    return [_without_invisible_end(word) for word in words]
+                ranges[-1][1] = end
+            elif joins:
+                ranges.append([start, end])
+            continue
+        if joins and touches and (text[start - 1] == _JOINER or _are_wordlike(text[ranges[-1][0]], text[start])):
+            ranges[-1][1] = end
+        elif category != "Cc":
+            ranges.append([start, end])
+        joins = False
+    return [_word(text, start, end) for start, end in ranges]
 
 
-def _is_wordlike(character: str) -> bool:
-    return character == "_" or unicodedata.category(character)[0] in "LN"
+def _are_wordlike(*characters: str) -> bool:
+    return all(character == "_" or unicodedata.category(character)[0] in "LN" for character in characters)
 
 
-def _without_invisible_end(word: Word) -> Word:
-    text = word.text
-    while unicodedata.category(text[-1]) == "Cf":
-        text = text[:-1]
-    return Word(text, word.start, word.start + len(text))
+def _word(text: str, start: int, end: int) -> Word:
+    """The word at ``[start, end)`` without invisible characters at its end."""
+    while unicodedata.category(text[end - 1]) == "Cf":
+        end -= 1
+    return Word(text[start:end], start, end)
 
 
 class Alignment(NamedTuple):
@@ -98,73 +94,21 @@ def align(words: Sequence[Word], start: int, end: int) -> Alignment | None:
     return Alignment(first, last, start <= words[first].start and end >= words[last].end)
 
 
-# Lower case, without the final period. A sentence does not end at them.
-_ABBREVIATIONS = frozenset(
-    [
-        "al",
-        "approx",
-        "ca",
-        "cf",
-        "co",
-        "corp",
-        "dept",
-        "dr",
-        "ed",
-        "eds",
-        "eq",
-        "eqs",
-        "esp",
-        "etc",
-        "exp",
-        "fig",
-        "figs",
-        "inc",
-        "incl",
-        "jr",
-        "lab",
-        "ltd",
-        "max",
-        "med",
-        "min",
-        "mr",
-        "mrs",
-        "ms",
-        "nat",
-        "no",
-        "nos",
-        "nr",
-        "op",
-        "pp",
-        "prof",
-        "proc",
-        "ref",
-        "refs",
-        "resp",
-        "sec",
-        "sect",
-        "sp",
-        "spp",
-        "sr",
-        "ssp",
-        "st",
-        "subsp",
-        "suppl",
-        "tab",
-        "univ",
-        "var",
-        "viz",
-        "vol",
-        "vs",
-    ]
+# A sentence does not end at their period.
+_ABBREVIATION = re.compile(
+    "al|approx|ca|cf|co|corp|dept|dr|eds?|eqs?|esp|etc|exp|figs?|inc|incl|jr|lab|ltd|med|mr|mrs|ms|nat|nos?|nr|op|pp|prof|"
+    r"proc|refs?|resp|sect?|spp?|sr|ssp|st|subsp|suppl|tab|univ|var|viz|vol|vs|(?:[^\W\d_]\.)+[^\W\d_]",
+    re.IGNORECASE,
 )
 _CLOSERS = "\"'\u2019\u201d\u00bb)\\]}"
 _OPENERS = "\"'\u2018\u201c\u00ab(\\[{"
+# The lookbehinds keep long runs of points or spaces from being tried from each of their characters.
 _END = re.compile(
-    rf"[.!?\u2026]+[{_CLOSERS}]*(?P<gap>\s+)(?=[{_OPENERS}]*(?P<next>\w))"  # needs a gap, and a word that can begin one
-    rf"|[\u3002\uff01\uff1f][{_CLOSERS}\u300d\u300f]*(?P<full>\s*)"  # full stops of scripts without spaces
-    r"|(?P<blank>[^\S\n]*\n\s*\n\s*)"
+    rf"(?<![.!?\u2026])[.!?\u2026]+[{_CLOSERS}]*(?P<gap>\s+)(?=[{_OPENERS}]*(?P<next>\w))"  # needs a gap, and a word that can begin one
+    rf"|[\u3002\uff01\uff1f][{_CLOSERS}\u300d\u300f]*\s*"  # full stops of scripts without spaces
+    r"|(?<!\s)[^\S\n]*\n\s*\n\s*"
 )
-_LINE_END = re.compile(r"\s*[\n\u2028\u2029]\s*|\r(?!\n)\s*")
+_LINE_END = re.compile(r"(?<!\s)\s*[\n\r\u2028\u2029]\s*")
 _LAST_WORD = re.compile(r"(\S+)\s*$")
 
 
@@ -184,6 +128,7 @@ def sentences_of(
         starts |= {match.end() for match in _LINE_END.finditer(text)}
     elif rule == "split":
         starts |= {match.end() for match in _END.finditer(text) if _ends_sentence(text, match)}
+        starts |= _lines_after_short_ones(text)
     ordered = sorted(starts)
     for start, end in keep:
         inside = slice(bisect_right(ordered, start), bisect_left(ordered, end))
@@ -197,19 +142,38 @@ def sentences_of(
     return ranges
 
 
+def _lines_after_short_ones(text: str) -> set[int]:
+    """Where a line begins whose first word had room in the line before, which therefore ends a heading or the like.
+
+    In a text that was wrapped to a width, the first word of each line had no room in the one before.
+    """
+    lines = text.split("\n")
+    width = max(map(len, lines))
+    starts, offset = set(), 0
+    for line, following in pairwise(lines):
+        offset += len(line) + 1
+        word = following.split(maxsplit=1)[:1]
+        if line.strip() and word and len(line.rstrip()) + 1 + len(word[0]) <= width:
+            starts.add(offset)
+    return starts
+
+
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
-    if match["gap"] is None:
-        return True
-    if "\n" in match["gap"]:
-        return True
-    if match["next"].islower():
-        return False
-    if text[match.start()] != "." or match[0].startswith(".."):
+    gap, following = match["gap"], match["next"]
+    if gap is None or gap.count("\n") > 1:
         return True
     before = _LAST_WORD.search(text, max(match.start() - 40, 0), match.start())
     word = before[1].lstrip("\"'(\u201c\u2018[{") if before else ""
-    if word.lower() in _ABBREVIATIONS or re.fullmatch(r"(?:[^\W\d_]\.)+[^\W\d_]", word):
+    if text[match.start()] == "." and _ABBREVIATION.fullmatch(word):
         return False
+    if "\n" in gap:
+        return True
+    if following.islower():
+        return False
+    if match[0][:2] != f".{gap[0]}":
+        return True
+    if following.isdigit() and text[match.start() - 1].isspace() and (word[-1:].isdigit() or word in {"=", "<", ">"}):
+        return False  # "0 . 05" and "p < . 05" in a text that was cut into words
     if len(word) == 1 and word.isupper():
         # "vitamin C. The" ends, "J. Smith" does not.
         previous = _LAST_WORD.search(text, max(match.start() - 40, 0), before.start() if before else 0)
