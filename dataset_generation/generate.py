@@ -52,6 +52,9 @@ HUB_PREFIX = "hub:"
 _EXAMPLES = 5
 """Sentences that the manifest and the screen show as they were read."""
 
+_MOST_COLUMNS = 8
+"""With more types than this, the counts on the screen have a row for each."""
+
 _MARK, _FILES = "of-dataset-generation", "files"
 """In a temporary folder: what says that it is ours, and the folder of the files."""
 
@@ -321,6 +324,8 @@ def print_counts(directory: Path) -> None:
             *counts.values(),
         )
         rows.append([split, *(f"{number:,}" for number in numbers)])
+    if len(manifest["labels"]) > _MOST_COLUMNS:
+        rows = [list(column) for column in zip(*rows, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *rest in rows:
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(rest, widths[1:], strict=True))]))

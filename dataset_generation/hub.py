@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller
-from huggingface_hub import constants, get_session
-
 from common.errors import InputError
 
 PROBE_SECONDS = 5.0
@@ -15,6 +12,9 @@ PROBE_SECONDS = 5.0
 
 def hub_problem() -> str | None:
     """Why the hub cannot be used, or None if it answers; also None with ``HF_HUB_OFFLINE=1``: the cache may have it."""
+    import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller
+    from huggingface_hub import constants, get_session
+
     if constants.is_offline_mode():
         return None
     try:
@@ -39,6 +39,7 @@ def load_hub_dataset(repository: str, way_out: str) -> Any:
         raise InputError(
             f"cannot load {repository} from the hub: {problem}. A cached copy needs HF_HUB_OFFLINE=1; else {way_out}"
         )
+    import httpx
     from datasets.load import load_dataset
 
     try:

@@ -52,6 +52,8 @@ def read_local(source: Path, options: ReadOptions | None = None, *, known_types:
         InputError: At the first bad record or entity (unless skipped), naming file, record and value.
     """
     options = options or ReadOptions()
+    if (source / "dataset_dict.json").is_file():
+        return _read_tables(_load_saved(source), source.resolve().name, {"kind": "saved"}, options, known_types)
     files = find_files(source, options)
     if files.ignored:
         logger.warning("%s: not read, as no split is named: %s", source, ", ".join(files.ignored))
@@ -86,17 +88,38 @@ def read_hub(
     Raises:
         InputError: If the hub is out of reach or a record is bad.
     """
-    options = options or ReadOptions()
     tables = load_hub_dataset(
         repository, "give the corpus as files with --source PATH, or use a demo corpus (--dataset demo-...)"
     )
+    origin = {"kind": "hub", "repository": repository}
+    return _read_tables(tables, repository, origin, options or ReadOptions(), known_types)
+
+
+def _load_saved(source: Path) -> Any:
+    """What ``DatasetDict.save_to_disk`` has written."""
+    import pyarrow
+    from datasets.load import load_from_disk
+
+    try:
+        return load_from_disk(str(source))
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise InputError(f"{source}: cannot be loaded: {' '.join(str(error).split())[:200]}") from error
+
+
+def _read_tables(
+    tables: Mapping[str, Any],
+    name: str,
+    origin: Mapping[str, Any],
+    options: ReadOptions,
+    known_types: Sequence[str] | None,
+) -> Corpus:
     reader = CorpusReader(options, known_types)
     for split in SPLITS:
         if split in tables:
-            table, where = tables[split], f"{repository}/{split}"
+            table, where = tables[split], f"{name}/{split}"
             records = read_table(table, table.column_names, table.features, where, options)
             reader.add(split, where, records, parse_row)
     for split in ("train", "test"):
         if split not in reader.parsed:
-            raise InputError(f"{repository}: has no {split} split, found {sorted(tables)}")
-    return reader.corpus({"kind": "hub", "repository": repository})
+            raise InputError(f"{name}: has no {split} split, found {sorted(tables)}")
+    return reader.corpus(origin)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-import pandas
-
 from common.data.dataset import SPLITS, Sentence, Split, sample
 from common.errors import InputError
 
@@ -82,6 +80,8 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
         how = f"validation is 20 % of the {len(pool)} shuffled train sentences"
     if group is not None and how != "as the source has them":
         how += ", whole documents" if plan.split_by == "document" else ", sentences of the same words in one split"
+    if plan.split_by == "sentence" and how != "as the source has them" and train and train[0].document is not None:
+        logger.info("the corpus names its documents: --split-by document keeps each of them in one split")
     splits: dict[Split, list[Sentence]] = {"train": train, "validation": validation or [], "test": test}
     for name, sentences in splits.items():
         if not sentences:
@@ -107,6 +107,8 @@ def _shuffled(sentences: list[Sentence], plan: SplitPlan) -> list[Sentence]:
     for index, sentence in enumerate(sentences):
         members.setdefault(sentence.document if plan.split_by == "document" else index, []).append(sentence)
     groups = list(members.values())
+    import pandas
+
     order = pandas.Series(range(len(groups))).sample(frac=1, random_state=plan.seed)
     return [sentence for index in order for sentence in groups[index]]
 

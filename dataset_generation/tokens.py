@@ -8,15 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-
 from common.data.dataset import Encoder, Sentence
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json
-from common.models.losses import IGNORED
 from common.models.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
 from dataset_generation.hub import hub_problem
 
@@ -81,6 +76,7 @@ def _load_named(name: str) -> Any:
 
 def _load(location: str, *, local: bool) -> Any:
     """Loads a tokenizer; a GLiNER folder or repository without one names the text encoder whose it is."""
+    import httpx
     from transformers import AutoTokenizer
 
     try:
@@ -100,6 +96,9 @@ def _load(location: str, *, local: bool) -> Any:
 
 def _gliner_text_encoder(location: str, *, local: bool) -> str | None:
     """The text encoder that a GLiNER folder or repository names, None if it is no GLiNER."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     path = Path(location) / "gliner_config.json"
     if not Path(location).is_dir():
         try:
@@ -112,9 +111,11 @@ def _gliner_text_encoder(location: str, *, local: bool) -> str | None:
 def token_records(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any) -> Iterator[dict[str, list[Any]]]:
     """One record a sentence: sub-words with the special tokens, the class of each, and the index of each one's word.
 
-    Every sub-word has the class of its word; special tokens have :data:`IGNORED` and no word. Nothing is cut: each
+    Every sub-word has the class of its word; special tokens have ``common.models.losses.IGNORED`` and no word. Nothing is cut: each
     model has its own limit. A word that the tokenizer turns into nothing has no entry; the others keep their index.
     """
+    from common.models.losses import IGNORED
+
     for start in range(0, len(sentences), _CHUNK):
         chunk = sentences[start : start + _CHUNK]
         # verbose=False: without truncation the tokenizer warns of long sentences.

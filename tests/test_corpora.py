@@ -207,6 +207,10 @@ def test_records_of_words(tmp_path):
         sentences(read(tmp_path, "x.jsonl", json.dumps({"words": ["Gout", "fell"], "labels": ["B-D", "O"]})))
         == expected
     )
+    both = {"text": "Gout fell", "tokens": ["Gout", "fell"], "ner_tags": ["B-D", "O"]}
+    assert sentences(read(tmp_path, "x.jsonl", json.dumps(both))) == expected
+    prodigy = {"text": "Gout fell", "tokens": [{"text": "Gout"}], "spans": [{"start": 0, "end": 4, "label": "D"}]}
+    assert sentences(read(tmp_path, "x.jsonl", json.dumps(prodigy))) == expected
     other = json.dumps({"form": ["Gout", "fell"], "mark": [1, 0], "tokens": [5, 6]})
     named = {"columns": "word=form,tag=mark", "classes": ("O", "B-D")}
     assert sentences(read(tmp_path, "x.jsonl", other, **named)) == expected
@@ -471,6 +475,18 @@ def test_names_of_splits(tmp_path, names, validation):
         (tmp_path / name).write_text(f"w{number}\tB-D\n")
     found = {split: rows[0].words[0] for split, rows in read_local(tmp_path).splits.items()}
     assert found == ({"train": "w0", "validation": "w1", "test": "w2"} if validation else {"train": "w0", "test": "w1"})
+
+
+def test_a_saved_dataset_of_the_library(tmp_path):
+    import datasets
+
+    table = datasets.Dataset.from_dict({"tokens": [["Gout", "fell"]], "ner_tags": [["B-D", "O"]]})
+    datasets.DatasetDict(train=table, test=table).save_to_disk(tmp_path / "saved")
+    corpus = read_local(tmp_path / "saved")
+    assert (sentences(corpus), corpus.origin) == (["[Gout](d) fell"], {"kind": "saved"})
+    (tmp_path / "saved" / "train" / "state.json").write_text("{}")
+    with pytest.raises(InputError, match="saved: cannot be loaded"):
+        read_local(tmp_path / "saved")
 
 
 def test_the_parts_of_a_split_folder_are_read_together(tmp_path):

@@ -9,6 +9,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -490,8 +491,8 @@ def test_a_gliner_folder_without_a_tokenizer_names_its_text_encoder(tokenizer_di
 @pytest.fixture
 def no_hub(monkeypatch):
     monkeypatch.setattr(hub, "PROBE_SECONDS", 0.5)
-    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     # Never in a cache, on any machine.
     monkeypatch.setattr(tokens, "DEFAULT_BASE", {"bi": "no-such-owner/bi", "cross": "no-such-owner/cross"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dataset_generation.formats.base import (
     record_place,
     shown,
 )
-from dataset_generation.formats.words import WORD_FIELDS, find_field, parse_words
+from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field, parse_words
 from dataset_generation.options import ReadOptions
 
 
@@ -59,11 +60,16 @@ def _parse(record: Any, options: ReadOptions) -> list[Item]:
     return parse_record(record, options)
 
 
-def parse_record(record: Any, options: ReadOptions) -> list[Item]:
-    """One record of any of the forms that JSON can have.
+def parse_record(record: Any, options: ReadOptions, class_names: Sequence[str] | None = None) -> list[Item]:
+    """One record of any of the forms that JSON and tables can have.
+
+    Args:
+        record: The JSON value.
+        options: Options of reading.
+        class_names: Tags by class id, where the file's schema names them.
 
     Raises:
-        ValueError: If it has none of them, or is malformed; the message names the field and the value.
+        ValueError: If it has none of the forms, or is malformed; the message names the field and the value.
     """
     if not isinstance(record, dict):
         raise ValueError(f"expected an object, got {type(record).__name__}")
@@ -71,16 +77,26 @@ def parse_record(record: Any, options: ReadOptions) -> list[Item]:
         return bioc.parse_document(record)
     if "data" in record and "annotations" in record:
         return offsets.parse_task(record, options)
-    text = find_field(list(record), "text", ("text",), options)
-    if text is not None and isinstance(record[text], str):
+    names = list(record)
+    text = find_field(names, "text", ("text",), options)
+    word = find_field(names, "word", WORD_FIELDS, options)
+    if text is not None and isinstance(record[text], str) and not _has_tagged_words(record, word, options):
         return offsets.parse_text(record, text, options)
-    word = find_field(list(record), "word", WORD_FIELDS, options)
     if word is not None:
-        return parse_words(record, word, options)
+        return parse_words(record, word, options, class_names)
     raise ValueError(
         f"none of the known forms: fields {shown(sorted(record))}; words are in {', '.join(WORD_FIELDS)}, raw text in text; "
         "name other fields with --columns"
     )
+
+
+def _has_tagged_words(record: Mapping[str, Any], word: str | None, options: ReadOptions) -> bool:
+    """Whether a record that has a text as well has words and tags; Prodigy's tokens are objects, and no words."""
+    if word is None or "text" in options.roles:
+        return False
+    words = record[word]
+    tagged = word == "tokenized_text" or find_field(list(record), "tag", TAG_FIELDS, options) is not None
+    return tagged and isinstance(words, list) and all(isinstance(entry, str) for entry in words)
 
 
 JSON = Format(_read, _parse)

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from common.errors import InputError
 from dataset_generation.formats.base import Format, Item, Records, Tagged, check_no_pointer, read_text, record_place
 from dataset_generation.formats.records import parse_record
-from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field, parse_words
+from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field
 from dataset_generation.options import ReadOptions
 
 
 class _Row(NamedTuple):
     record: dict[str, Any]
-    word: str | None
     class_names: Sequence[str] | None
 
 
@@ -36,14 +35,12 @@ def read_table(rows: Iterable[Any], columns: Sequence[str], features: Any, where
         )
     names = getattr(getattr(features.get(tag), "feature", None), "names", None) if tag else None
     for number, row in enumerate(rows):
-        yield record_place(number), _Row(row, word, names)
+        yield record_place(number), _Row(row, names)
 
 
 def parse_row(row: _Row, options: ReadOptions) -> list[Item]:
-    """One row: words and tags, or what a JSON record may hold."""
-    if row.word is not None:
-        return parse_words(row.record, row.word, options, row.class_names)
-    return parse_record(row.record, options)
+    """One row, as a JSON record of the same fields."""
+    return parse_record(row.record, options, row.class_names)
 
 
 def _read_parquet(path: Path, options: ReadOptions) -> Records:
