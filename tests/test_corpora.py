@@ -375,6 +375,12 @@ def test_bad_files(tmp_path, name, text, message):
     assert len(found) < 400
 
 
+def test_text_files_are_what_they_begin_like(tmp_path):
+    assert sentences(read(tmp_path, "x.txt", text_record("Gout fell", [0, 4, "D"]))) == ["[Gout](d) fell"]
+    assert sentences(read(tmp_path, "x.txt", "1|t|Gout\n1\t0\t4\tGout\tD\n")) == ["[Gout](d)"]
+    assert sentences(read(tmp_path, "x.data", "Gout B-D\nfell O\n", format="conll")) == ["[Gout](d) fell"]
+
+
 def test_brat_files(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"Gout\r\nfell twice.")
     (tmp_path / "a.ann").write_text("T1\tD 0 4\tGout\nA1\tNegated T1\nT2\tV 6 16\tfell twice\n#1\tNote T1\tB-12\n")

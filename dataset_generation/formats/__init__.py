@@ -32,7 +32,7 @@ SUFFIXES: Mapping[str, str] = {
     ".ann": "brat",
     ".pubtator": "pubtator",
 }
-"""Format by suffix; a text file is PubTator if it begins so."""
+"""Format by suffix; a text file is PubTator or JSON if it begins so."""
 
 
 def format_name(path: Path, options: ReadOptions) -> str:
@@ -42,5 +42,7 @@ def format_name(path: Path, options: ReadOptions) -> str:
     name = SUFFIXES[path.suffix.lower()]
     if name == "conll":
         first = next((line for line in read_lines(path) if line.strip()), "")
+        if first.lstrip().startswith(('{"', "[{")):
+            return "json"
         return "pubtator" if HEADER.fullmatch(first) else name
     return name

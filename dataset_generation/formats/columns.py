@@ -20,6 +20,8 @@ BARE_TAGS = frozenset("BIESLUMWO")
 _TWO_TAGS = re.compile(r"[;,|/]\s*[BIESLUMW]-")
 _CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,:]\d+)*(?:[eE][-+]?\d+)?")
+_LISTED = 4
+"""Columns that a message names."""
 _MOST = 0.9
 """Share of a column's values that must be tags, so that one bad tag is an error of its record, not of the column."""
 
@@ -156,7 +158,7 @@ def _counts_up(column: Sequence[Sequence[str]]) -> bool:
 def _listed(indices: Sequence[int], columns: Sequence[Sequence[Sequence[str]]]) -> str:
     """``1 ('B-Disease') and 2 ('B-NP')``: columns with a value of each that is not O."""
     parts = []
-    for index in indices:
+    for index in indices[:_LISTED]:
         values = _values(columns[index])
         parts.append(f"{index} ({shown(next((value for value in values if value != OUTSIDE), OUTSIDE))})")
-    return " and ".join(parts)
+    return " and ".join([*parts, "others"] if len(indices) > _LISTED else parts)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import InputError
-from dataset_generation.formats.base import Format, Item, Records, Tagged, check_no_pointer, read_text, record_place
+from dataset_generation.formats.base import (
+    Format,
+    Item,
+    Records,
+    Tagged,
+    check_no_pointer,
+    read_text,
+    record_place,
+    shown,
+)
 from dataset_generation.formats.records import parse_record
 from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field
 from dataset_generation.options import ReadOptions
@@ -88,7 +97,7 @@ def _read_csv(path: Path, options: ReadOptions) -> Records:
         except ValueError as error:
             raise InputError(f"{path}: {error}") from error
         if field is None:
-            raise InputError(f"{path}: no column of {role}s, found {header}; name it: --columns {role}=...")
+            raise InputError(f"{path}: no column of {role}s, found {shown(header)}; name it: --columns {role}=...")
         where[role] = names.index(field)
     yield from _csv_sentences(path, rows[1:], where, len(header))
 
