@@ -22,6 +22,8 @@ VALIDATION_SHARE = 0.2
 ONE_FILE_SHARES = {"validation": 0.1, "test": 0.2}
 """Of a corpus that is one file; the rest is train."""
 
+_GIVEN = "as the source has them"
+
 
 @dataclass(frozen=True)
 class SplitPlan:
@@ -49,7 +51,7 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
     """
     train, validation, test = source["train"], source.get("validation"), source.get("test")
     train_size = plan.train_size
-    how = "as the source has them"
+    how = _GIVEN
     if validation is not None and plan.hold_out == "tail":
         raise InputError("--split tail has nothing to do: the corpus has its own validation split")
     if validation is not None and test is not None and plan.split_by == "document":
@@ -78,14 +80,19 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
         train, validation = _cut(pool, int(len(pool) * VALIDATION_SHARE), group, end=False)
         train_size = None
         how = f"validation is 20 % of the {len(pool)} shuffled train sentences"
-    if group is not None and how != "as the source has them":
+    if group is not None and how != _GIVEN:
         how += ", whole documents" if plan.split_by == "document" else ", sentences of the same words in one split"
-    if plan.split_by == "sentence" and how != "as the source has them" and train and train[0].document is not None:
+    if plan.split_by == "sentence" and how != _GIVEN and train and train[0].document is not None:
         logger.info("the corpus names its documents: --split-by document keeps each of them in one split")
     splits: dict[Split, list[Sentence]] = {"train": train, "validation": validation or [], "test": test}
     for name, sentences in splits.items():
         if not sentences:
-            raise InputError(f"the {name} split is empty ({how})")
+            way_out = ""
+            if group is not None and how != _GIVEN:
+                way_out = "; give files for each split" + (
+                    "" if plan.split_by == "document" else ", or --allow-overlap"
+                )
+            raise InputError(f"the {name} split is empty ({how}){way_out}")
     logger.info("splits: %s", how)
     sizes = {"train": train_size, "validation": plan.validation_size, "test": plan.test_size}
     return {name: sample(rows, sizes[name], plan.seed, f"--{name}-size") for name, rows in splits.items()}, how

@@ -420,6 +420,12 @@ def test_documents_stay_together():
         assert sum(map(len, documents)) == len(set.union(*documents)) == 20
         assert how.endswith("whole documents")
         assert {len(splits["validation"])} == ({10} if len(source) == 1 else {20})
+    with pytest.raises(InputError, match=r"the train split is empty .*whole documents\); give files for each split$"):
+        make_splits({"train": rows[:5] * 2}, SplitPlan(split_by="document"))
+    with pytest.raises(
+        InputError, match=r"the train split is empty .*; give files for each split, or --allow-overlap$"
+    ):
+        make_splits({"train": repeated(1, 10)}, SplitPlan())
     with pytest.raises(InputError, match="does not say which sentences are of one document"):
         make_splits({"train": numbered(30)}, SplitPlan(split_by="document"))
     with pytest.raises(InputError, match="has all three splits"):

@@ -653,7 +653,7 @@ def test_an_estimate_counts_training_validation_and_test():
 
 def test_missing_data_are_generated_from_the_source(tmp_path, monkeypatch):
     monkeypatch.setattr(common.data.dataset, "DATASETS_DIR", tmp_path / "datasets")
-    words = "IL-2\tB-protein\nbinds\tO\n.\tO\n\n" * 10
+    words = "".join(f"IL-{number}\tB-protein\nbinds\tO\n.\tO\n\n" for number in range(10))
     for split in ("train", "test"):
         path = tmp_path / "corpora" / "mine" / f"{split}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
