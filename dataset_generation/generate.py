@@ -35,10 +35,10 @@ from common.errors import InputError
 from common.files import read_json, sha256_file, write_json, write_json_records
 from common.paths import check_name, datasets_dir
 from common.script import run_script
+from dataset_generation.corpus import Corpus
 from dataset_generation.demo import DEMO_PREFIX, demo_sentences
 from dataset_generation.descriptions import make_label_set
 from dataset_generation.options import ReadOptions
-from dataset_generation.reading import Corpus
 from dataset_generation.sources import BENCHMARKS, read_hub, read_local
 from dataset_generation.splits import HoldOut, SplitBy, SplitPlan, make_splits, shared_sentences
 from dataset_generation.tokens import LoadedTokenizer, load_tokenizer, lost_words, token_records

@@ -1,4 +1,4 @@
-"""From the records of a corpus to checked sentences, with an account of what was read, changed and lost."""
+"""From the records of a corpus to checked sentences; all that is changed or lost on the way is counted."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import logging
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from common.data.dataset import SPLITS, Sentence, Split, check_encodable, make_sentence
 from common.data.labels import normalise_type
-from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme, split_tag, tags_to_spans
+from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
 from common.data.text import Mention, Word, align, sentences_of, words_of
 from common.errors import InputError
+from dataset_generation.corpus import Corpus, losses
 from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged
 from dataset_generation.formats.columns import BARE_TAGS
 from dataset_generation.options import Overlaps, ReadOptions, TagScheme
+from dataset_generation.tags import check_tags, tag_spans, typed
 
 logger = logging.getLogger(__name__)
 
@@ -25,35 +26,6 @@ _SAID = 10
 
 Parsed = list[tuple[str, Item]]
 """The well-formed records of a split with their places."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A corpus as read, types normalised."""
-
-    splits: Mapping[Split, list[Sentence]]
-    """What the source has: train and test, perhaps validation; train alone if the source is one file."""
-    origin: Mapping[str, Any]
-    """Where it came from, for the manifest; no path of this machine."""
-    scheme: TagScheme | None = None
-    """Tag scheme; None if the source has spans, no tags."""
-    type_map: Mapping[str, str] = field(default_factory=dict)
-    """Normalised type by the type as the source writes it."""
-    counts: Mapping[Split, Mapping[str, int]] = field(default_factory=dict)
-    """What was read, changed and lost, by split; see README."""
-
-    @property
-    def skipped(self) -> dict[Split, int]:
-        """Bad records left out, by split."""
-        return {split: counts.get("records_invalid", 0) for split, counts in self.counts.items()}
-
-    @property
-    def merged_types(self) -> dict[str, list[str]]:
-        """The spellings of each type that has several."""
-        spellings: dict[str, list[str]] = {}
-        for written, name in self.type_map.items():
-            spellings.setdefault(name, []).append(written)
-        return {name: written for name, written in spellings.items() if len(written) > 1}
 
 
 class CorpusReader:
@@ -98,7 +70,7 @@ class CorpusReader:
                 items = parse(raw, options or self.options)
                 for item in items:
                     if isinstance(item, Tagged):
-                        _check_tags(item, self.options)
+                        check_tags(item, self.options)
             except ValueError as error:
                 self._bad_record(split, place, error)
                 continue
@@ -149,7 +121,7 @@ class CorpusReader:
         if self.options.tag_scheme != "auto":
             return self.options.tag_scheme
         try:
-            return detect_scheme([_typed(tags, self.options) for _, tags in tagged], [place for place, _ in tagged])
+            return detect_scheme([typed(tags, self.options) for _, tags in tagged], [place for place, _ in tagged])
         except TagError as error:
             raise InputError(f"{error}; correct the corpus, or name its scheme with --tag-scheme") from error
 
@@ -165,7 +137,7 @@ class CorpusReader:
                     parts = self._cut(split, item, number)
                 elif isinstance(item, Tagged):
                     assert scheme is not None
-                    parts = [Spanned(item.words, _tag_spans(item.tags, scheme, self.options), (), item.document)]
+                    parts = [Spanned(item.words, tag_spans(item.tags, scheme, self.options), (), item.document)]
                 else:
                     parts = [item]
                 sentences = [self._sentence(split, place, part) for part in parts]
@@ -294,40 +266,6 @@ class CorpusReader:
             )
 
 
-def _check_tags(item: Tagged, options: ReadOptions) -> None:
-    if len(item.words) != len(item.tags):
-        raise ValueError(f"{len(item.words)} words but {len(item.tags)} tags")
-    for index, tag in enumerate(_typed(item.tags, options)):
-        if options.tag_scheme == "io":
-            if tag[1:2] == "-" and tag[:1] in BARE_TAGS:
-                raise ValueError(f"word {index}: tag {tag!r} has a prefix, and --tag-scheme io says that none has")
-        else:
-            split_tag(tag, index)
-
-
-def _typed(tags: Sequence[str], options: ReadOptions) -> Sequence[str]:
-    """The tags with ``--type`` in those that name none.
-
-    Raises:
-        TagError: If one names none and there is no ``--type``.
-    """
-    if options.tag_scheme == "io" or not any(tag in BARE_TAGS and tag != OUTSIDE for tag in tags):
-        return tags
-    if options.type is None:
-        index = next(index for index, tag in enumerate(tags) if tag in BARE_TAGS and tag != OUTSIDE)
-        raise TagError(
-            f"word {index}: tag {tags[index]!r} names no type; if the corpus has but one, give it with --type NAME"
-        )
-    return [f"{tag}-{options.type}" if tag in BARE_TAGS and tag != OUTSIDE else tag for tag in tags]
-
-
-def _tag_spans(tags: Sequence[str], scheme: TagScheme, options: ReadOptions) -> list[Span]:
-    if scheme == "io":
-        return tags_to_spans([tag if tag == OUTSIDE else f"I-{tag}" for tag in tags], "iob1")
-    assert scheme != "auto"
-    return tags_to_spans(_typed(tags, options), scheme)
-
-
 def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
     """Spans of which no two share a word.
 
@@ -353,30 +291,3 @@ def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
                 f"spans overlap: {tuple(left)} and {tuple(right)}; keep one of each such pair with --overlaps longest or first"
             )
     return sorted(kept)
-
-
-_LOSSES = {
-    "records_invalid": "skipped {n} invalid of {records} records",
-    "records_left_out": "left out {n} of {records} records that are no gold annotation",
-    "entities_invalid": "left out {n} invalid of {entities_read} entities",
-    "entities_repeated": "merged {n} exact repeats among {entities_read} entities",
-    "entities_overlapping": "left out {n} of {entities_read} entities that share words with another (--overlaps)",
-    "entities_off_edges_widened": "widened {n} of {entities_read} entities to whole words (--off-edges snap)",
-    "entities_off_edges_dropped": "left out {n} of {entities_read} entities that end inside a word (--off-edges drop)",
-    "sentence_ends_inside_entities": "kept {n} sentence ends from cutting an entity",
-}
-
-
-def losses(corpus: Corpus) -> list[str]:
-    """What was changed and lost, in words."""
-    lines = [
-        f"{split}: " + text.format(n=f"{counts[name]:,}", **{k: f"{v:,}" for k, v in counts.items()})
-        for split, counts in corpus.counts.items()
-        for name, text in _LOSSES.items()
-        if counts.get(name)
-    ]
-    lines += [
-        f"type {name!r} is written in {len(written)} ways, which are one type now: {', '.join(map(ascii, written))}"
-        for name, written in corpus.merged_types.items()
-    ]
-    return lines

@@ -11,12 +11,13 @@ from typing import Any
 from common.data.dataset import SPLITS
 from common.errors import InputError
 from common.files import sha256_file
+from dataset_generation.corpus import Corpus
 from dataset_generation.files import find_files
 from dataset_generation.formats import FORMATS, format_name
 from dataset_generation.formats.tables import parse_row, read_table
 from dataset_generation.hub import load_hub_dataset
 from dataset_generation.options import ReadOptions
-from dataset_generation.reading import Corpus, CorpusReader
+from dataset_generation.reading import CorpusReader
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ import pytest
 from common.data.spans import Span
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
+from dataset_generation.corpus import Corpus
 from dataset_generation.formats import FORMATS, format_name
 from dataset_generation.generate import marked
 from dataset_generation.options import ReadOptions
-from dataset_generation.reading import Corpus, flatten
+from dataset_generation.reading import flatten
 from dataset_generation.sources import read_local
 
 EXAMPLES = PROJECT_ROOT / "examples" / "corpora"

@@ -123,7 +123,9 @@ def _word_column(columns: Sequence[Sequence[Sequence[str]]], where: str, tag: in
         # Parts of speech: a small set of values where the words are many.
         sizes = {index: len(set(_values(columns[index]))) for index in candidates}
         largest = max(sizes.values())
-        candidates = [index for index in candidates if not (sizes[index] <= 60 and largest >= 5 * sizes[index] >= 50)]
+        candidates = [
+            index for index in candidates if not (sizes[index] <= 60 and largest >= max(50, 5 * sizes[index]))
+        ]
     if len(candidates) > 1:
         raise InputError(
             f"{where}: columns {_listed(candidates, columns)} may all hold the words; name them: --columns word={candidates[0]}"
