@@ -111,6 +111,17 @@ class GenerateConfig(ReadOptions):
         return self.dataset.removeprefix(DEMO_PREFIX) if self.dataset in DEMOS else self.dataset
 
 
+@contextlib.contextmanager
+def _one_line_for_the_system() -> Iterator[None]:
+    """Turns what the operating system refuses into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        place = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
+        raise InputError(f"{place}{error.strerror or error} (an earlier data set of this name is as it was)") from error
+
+
+@_one_line_for_the_system()
 def generate(cfg: GenerateConfig) -> Path:
     """Writes a data set and returns its folder.
 

@@ -123,7 +123,9 @@ class CorpusReader:
         try:
             return detect_scheme([typed(tags, self.options) for _, tags in tagged], [place for place, _ in tagged])
         except TagError as error:
-            raise InputError(f"{error}; correct the corpus, or name its scheme with --tag-scheme") from error
+            raise InputError(
+                f"{error}; correct the corpus, or read it as IOB1, which allows both, with --tag-scheme iob1"
+            ) from error
 
     def _sentences(self, split: Split, scheme: TagScheme | None) -> Iterator[Sentence]:
         counts = self.counts[split]

@@ -94,6 +94,8 @@ def test_the_examples_are_of_every_format_that_is_text():
         lines("Gout/B-D/O fell/O/O", "No/O/O asthma/B-D/O"),  # a layer of tags that is empty
         lines("Gout/_/_/B-D fell/_/_/O", "No/_/_/O asthma/_/_/B-D", separator=" "),
         lines("Gout/B-D/ fell/O/", "No/O/ asthma/B-D/"),  # a trailing tab
+        lines("Gout/B-D fell/O", "No/O asthma/B-D").replace("\n", "  \n"),  # trailing spaces
+        lines("Gout/B-D fell/O", "No/O asthma/B-D", separator="  ").replace("\n", "  \n"),
     ],
 )
 def test_columns_are_found_by_what_they_hold(tmp_path, text):

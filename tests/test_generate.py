@@ -190,7 +190,7 @@ def test_the_scheme_is_one_for_the_whole_corpus(tmp_path):
 def test_a_fixed_scheme_overrides_the_detected_one(tmp_path):
     (tmp_path / "one.tsv").write_text("a\tB-x\nb\tB-x\n\nc\tI-x\n")
     with pytest.raises(
-        InputError, match=r"record 1 \(counted from 0; line 4\) word 0 .*name its scheme with --tag-scheme"
+        InputError, match=r"record 1 \(counted from 0; line 4\) word 0 .*which allows both, with --tag-scheme iob1"
     ):
         read_local(tmp_path / "one.tsv")
     assert read_local(tmp_path / "one.tsv", ReadOptions(tag_scheme="iob1")).splits["train"][1].spans == (
@@ -258,7 +258,7 @@ def test_an_error_while_writing_leaves_the_earlier_files(make, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(generate, "write_json", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(InputError, match=r"label2id\.json: No space left on device \(an earlier data set"):
         make(test_size=1)
     assert written
     assert contents(directory) == before
@@ -660,6 +660,8 @@ def test_bad_folders(make, corpus_dir):
     (corpus_dir / "training-2.json").unlink()
     (corpus_dir / "out").touch()
     assert f"{corpus_dir / 'out'}: is no folder" in error(output_dir=corpus_dir, dataset="out")
+    assert "out/deep: Not a directory" in error(output_dir=corpus_dir / "out" / "deep")
+    assert "a: File name too long" in error(source="a" * 5000)
     (corpus_dir / "test.jsonl").unlink()
     assert "no test file; a folder needs files" in error()
 

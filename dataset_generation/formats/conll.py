@@ -25,7 +25,7 @@ class _Sentence(NamedTuple):
 
 def _columns(line: str) -> list[str]:
     """The columns of a line: cut at tabs if it has one, else at spaces; no other character cuts a word."""
-    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))
+    return [cell.strip(" ") for cell in line.split("\t")] if "\t" in line else re.split(" +", line.strip(" "))
 
 
 def _is_blank(line: str) -> bool:
