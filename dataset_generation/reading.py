@@ -14,13 +14,14 @@ from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
 from common.data.text import Mention, Word, align, sentences_of, words_of
 from common.errors import InputError
 from dataset_generation.corpus import Corpus, losses
-from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged
+from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged, shown
 from dataset_generation.formats.columns import BARE_TAGS
 from dataset_generation.options import Overlaps, ReadOptions, TagScheme
 from dataset_generation.tags import check_tags, tag_spans, typed
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_TYPE = 200
 _SAID = 10
 """How many messages of a kind there are."""
 
@@ -179,8 +180,8 @@ class CorpusReader:
     def _type(self, label: str) -> str:
         check_encodable(label, "an entity type")
         name = normalise_type(label)
-        if name in {"", normalise_type(OUTSIDE)}:
-            raise ValueError(f"{label!r} cannot be an entity type")
+        if name in {"", normalise_type(OUTSIDE)} or len(name) > _LONGEST_TYPE:
+            raise ValueError(f"{shown(label)} cannot be an entity type")
         if self.known_types is not None and name not in self.known_types:
             raise ValueError(f"unknown type {label!r}, this corpus has {list(self.known_types)}")
         self.seen_types.add(name)

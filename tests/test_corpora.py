@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import REAL_DATA, needs_real_data
 
+from common.data.dataset import count_types
 from common.data.spans import Span
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
@@ -275,6 +277,7 @@ def test_no_sentence_end_cuts_an_entity(tmp_path):
         ([0, 4, ""], "the type of an entity must be a non-empty string"),
         ([0, 4, "\ud800"], "an entity type holds half of a surrogate pair: '\\ud800'"),
         ([0, 4, "o"], "'o' cannot be an entity type"),
+        ([0, 4, "9" * 5000], "'999"),
         (
             {"start": 0, "end": 4, "label": "D", "text": "Gift"},
             "entity (0, 4, 'D') says 'Gift' but 'Gout' stands there",
@@ -503,3 +506,47 @@ def test_the_parts_of_a_split_folder_are_read_together(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{name[-5]}\tB-D\n")
     assert sentences(read_local(tmp_path)) == ["[a](d)", "[b](d)"]
+
+
+# The public corpora
+
+
+@needs_real_data
+def test_bc5cdr_as_pubtator_is_bc5cdr(tmp_path):
+    original = read_local(REAL_DATA / "bc5cdr").splits["test"]
+    blocks = []
+    for first in range(0, len(original), 10):
+        part, document = original[first : first + 10], f"{first}"
+        texts = [" ".join(sentence.words) for sentence in part]
+        block = [f"{document}|t|{texts[0]}", f"{document}|a|{' '.join(texts[1:])}"]
+        offset = 0
+        for sentence, text in zip(part, texts, strict=True):
+            for span in sentence.spans:
+                start = offset + len("".join(f"{word} " for word in sentence.words[: span.start]))
+                mention = " ".join(sentence.words[span.start : span.end + 1])
+                block.append(f"{document}\t{start}\t{start + len(mention)}\t{mention}\t{span.label}\t-")
+            offset += len(text) + 1
+        blocks.append("\n".join(block))
+    # One sentence a text gives the same sentences; ten a text give the same words and entities, cut by our own rule.
+    lines_of_texts = [text_record(" ".join(s.words), *_characters(s)) for s in original]
+    assert read(tmp_path, "x.jsonl", "".join(lines_of_texts), sentences="whole").splits["train"] == original
+    corpus = read(tmp_path, "x.pubtator", "\n\n".join(blocks))
+    assert " ".join(sentences(corpus)) == " ".join(map(marked, original))
+    assert corpus.counts["train"]["entities"] == corpus.counts["train"]["entities_read"] == 9_809
+    assert abs(len(corpus.splits["train"]) - len(original)) < 60
+
+
+def _characters(sentence) -> list[list]:
+    starts = [len("".join(f"{word} " for word in sentence.words[:index])) for index in range(len(sentence.words))]
+    return [[starts[a], starts[b] + len(sentence.words[b]), label] for a, b, label in sentence.spans]
+
+
+@needs_real_data
+def test_multiconer_has_the_counts_of_its_readme():
+    medical = ("AnatomicalStructure", "Disease", "MedicalProcedure", "Medication/Vaccine", "Symptom")
+    source = REAL_DATA / "multiconer-v2-en"
+    assert read_local(source / "dev.conll").counts["train"]["sentences"] == 871
+    for name, n_sentences, counts in (("train", 1_320, (388, 372, 242, 355, 202)), ("dev", 65, (17, 18, 13, 18, 10))):
+        corpus = read_local(source / f"{name}.conll", ReadOptions(types=medical))
+        assert len(corpus.splits["train"]) == n_sentences
+        assert count_types(corpus.splits["train"]) == dict(zip(map(str.lower, medical), counts, strict=True))
