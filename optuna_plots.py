@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     targets = [_target(settings, view) for settings, view in zip(sets, views, strict=True)]
     for target, count in Counter(targets).items():
         require(count == 1, f"{target}: {count} figure sets would get these names; give them different prefixes")
-    from common.tables.figures import save
+    from common.figures import save
 
     written = []
     for settings, view, target in zip(sets, views, targets, strict=True):

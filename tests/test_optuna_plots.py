@@ -23,11 +23,11 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 
 import optuna_plots
+from common import figures
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 from common.sweeps.figures import View, draw_history, wrapped
 from common.sweeps.json_studies import infer_distribution, study_from_json
-from common.tables import figures
 from optuna_plots import FigureSet, draw_figures, load_view, main
 
 DATA = PROJECT_ROOT / "tests" / "data"

@@ -33,7 +33,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optunas
 
 from common.config import require
-from common.tables.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, styled
+from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, WIDTH, styled
 
 logger = logging.getLogger(__name__)
 
