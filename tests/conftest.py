@@ -43,6 +43,13 @@ REAL_DATA, REAL_BASES = REAL / "data", REAL / "models"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
 needs_real_bases = pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
 
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """An option of test_golden.py."""
+    parser.addoption("--write-golden", action="store_true", help="write the golden numbers of tests/data/golden.json anew")
+
+
 TEXT_LIMIT = 96
 """Sub-words that the tiny text encoders read."""
 MAX_WIDTH, MAX_WORDS = 4, 40
