@@ -1,36 +1,49 @@
-"""What the layout promises, read from the source: approaches hold the approach and nothing else."""
+"""What the layout promises beside what ruff and import-linter check: each test names all offenders at once."""
 
 import ast
 import functools
 import importlib.metadata
 import re
+import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from common.paths import PROJECT_ROOT
+from common.registry import APPROACHES, spec
 
-APPROACHES = sorted(path.parent.name for path in PROJECT_ROOT.glob("*/config.py") if path.parent.name != "common")
 PACKAGES = ("common", "dataset_generation", *APPROACHES)
-FILES = sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py"))
+FILES = [
+    *sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")),
+    PROJECT_ROOT / "optuna_plots.py",
+]
 APPROACH_FILES = [path for path in FILES if path.parent.name in APPROACHES]
-ENTRY_FILES = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tune", "export")]
+SCRIPTS = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tune", "export")]
+NAMES_APPROACHES = {"common/registry.py", "common/tables/thesis.py", "common/study/demo.py"}
+"""The register, the thesis's own figures, and a demonstration that chooses one."""
+HEAVY = ("accelerate", "datasets", "gliner", "matplotlib", "pandas", "scipy", "sklearn", "torch", "transformers")
 
 
 def name_of(path: Path) -> str:
-    return str(path.relative_to(PROJECT_ROOT))
+    return path.relative_to(PROJECT_ROOT).as_posix()
 
 
-def nodes(path: Path, *kinds: type) -> list:
-    return [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, kinds)]
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def nodes(path: Path, *kinds: type) -> Iterator:
+    return (node for node in ast.walk(tree(path)) if isinstance(node, kinds))
 
 
 def called(path: Path) -> set[str]:
     """Last names of what a file calls: ``loss.backward()`` is ``backward``."""
     functions = [node.func for node in nodes(path, ast.Call)]
-    return {
-        f.attr if isinstance(f, ast.Attribute) else f.id for f in functions if isinstance(f, ast.Attribute | ast.Name)
+    return {f.attr for f in functions if isinstance(f, ast.Attribute)} | {
+        f.id for f in functions if isinstance(f, ast.Name)
     }
 
 
@@ -42,105 +55,104 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@functools.cache
-def libraries() -> set[str]:
-    """Names of all installed modules, less the standard library's own test package, which nothing imports."""
-    return (set(sys.stdlib_module_names) - {"test"}) | set(importlib.metadata.packages_distributions())
+def texts(path: Path) -> list[str]:
+    """A file's strings, docstrings aside."""
+    documentation = {id(node.value) for node in nodes(path, ast.Expr)}
+    return [
+        node.value for node in nodes(path, ast.Constant) if isinstance(node.value, str) and id(node) not in documentation
+    ]
 
 
-KNOWS_ALL = {"common/registry.py", "common/benchmark.py", "common/study/plan.py", "common/study/demo.py"}
-
-every_file = pytest.mark.parametrize("path", FILES, ids=name_of)
-every_approach_file = pytest.mark.parametrize("path", APPROACH_FILES, ids=name_of)
-
-
-def test_the_approaches_are_found():
-    token_family = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
-    assert {"full_finetune", "glinerev", "zeroshot_baseline"} | token_family <= set(APPROACHES)
-    assert len(FILES) > 50
+def test_every_approach_has_the_same_files():
+    assert set(APPROACHES) == {path.parent.name for path in PROJECT_ROOT.glob("*/spec.py")} - {"common"}
+    wanted = {"__init__.py", "spec.py", "config.py", "model.py", "test.py"}
     for approach in APPROACHES:
         files = {path.name for path in (PROJECT_ROOT / approach).glob("*.py")}
-        assert {"__init__.py", "config.py", "model.py", "test.py"} <= files, approach
+        trained = {"train.py", "tune.py"} if spec(approach).trains else set()
+        assert wanted | trained <= files, approach
+        assert trained == files & {"train.py", "tune.py"}, approach
 
 
-@every_approach_file
-def test_an_approach_has_no_loop_of_its_own(path):
-    assert not called(path) & {"backward", "zero_grad", "clip_grad_norm_", "AdamW", "Adam", "SGD"}
-    for loop in nodes(path, ast.For, ast.While):
-        target = ast.unparse(loop.target if isinstance(loop, ast.For) else loop.test)
-        assert "epoch" not in target, f"line {loop.lineno}"
+def test_an_approach_has_no_loop_and_no_metric_and_writes_no_file():
+    calls = {"backward", "zero_grad", "clip_grad_norm_", "AdamW", "Adam", "SGD"}
+    calls |= {"open", "write_text", "write_bytes", "write", "dump", "dumps", "save", "save_file", "to_csv"}
+    calls |= {"write_json", "write_json_records", "atomic_text", "atomic_path", "save_tensors"}
+    modules = re.compile(r"(json|csv|common\.evaluation\.metrics|sklearn|seqeval)\b")
+    offenders = []
+    for path in APPROACH_FILES:
+        offenders += [f"{name_of(path)}: calls {name}" for name in called(path) & calls]
+        offenders += [f"{name_of(path)}: imports {name}" for name in imported(path) if modules.match(name)]
+        for loop in nodes(path, ast.For, ast.While):
+            if "epoch" in ast.unparse(loop.target if isinstance(loop, ast.For) else loop.test):
+                offenders.append(f"{name_of(path)}:{loop.lineno}: loops over epochs")
+        for function in nodes(path, ast.FunctionDef):
+            if re.search("f1|precision|recall|metric", function.name):
+                offenders.append(f"{name_of(path)}:{function.lineno}: {function.name}")
+    assert not offenders
 
 
-@every_approach_file
-def test_an_approach_writes_no_file_and_has_no_metric(path):
-    writing = {"open", "write_text", "write_bytes", "write", "dump", "dumps", "save", "save_file", "to_csv"}
-    writing |= {"write_json", "write_json_records", "atomic_text", "atomic_path", "save_tensors"}
-    assert not called(path) & writing
-    assert not imported(path) & {"json", "csv", "pickle"}
-    assert not [name for name in imported(path) if name.startswith(("common.metrics", "sklearn", "seqeval"))]
-    functions = {node.name for node in nodes(path, ast.FunctionDef)}
-    assert not [name for name in functions if any(word in name for word in ("f1", "precision", "recall", "metric"))]
+def test_nobody_names_an_approach_but_itself():
+    """That they do not import each other is import-linter's to say."""
+    offenders = []
+    for path in FILES:
+        others = set(APPROACHES) - {path.parent.name}
+        words = {word for text in texts(path) for word in re.findall(r"\w+", text)}
+        if name_of(path) not in NAMES_APPROACHES and words & others:
+            offenders.append(f"{name_of(path)}: {words & others}")
+    assert not offenders
 
 
-@every_approach_file
-def test_approaches_do_not_import_each_other(path):
-    others = [name for name in APPROACHES if name != path.parent.name]
-    assert not [name for name in imported(path) if name.split(".")[0] in others]
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name not in APPROACHES], ids=name_of)
-def test_the_spine_knows_no_approach(path):
-    if name_of(path) in KNOWS_ALL:
-        pytest.skip("runs them all")
-    assert not [name for name in imported(path) if name.split(".")[0] in APPROACHES]
-    strings = {node.value for node in nodes(path, ast.Constant) if isinstance(node.value, str)}
-    assert not strings & set(APPROACHES)
-
-
-@every_file
-def test_no_broad_except(path):
-    for handler in nodes(path, ast.ExceptHandler):
-        assert handler.type is not None, f"line {handler.lineno}"
-        caught = {ast.unparse(node) for node in ast.walk(handler.type) if isinstance(node, ast.expr)}
-        assert not caught & {"Exception", "BaseException"}, f"line {handler.lineno}"
-
-
-@every_file
-def test_nothing_asks_exits_unpickles_or_edits_the_path(path):
-    calls = {ast.unparse(node.func) for node in nodes(path, ast.Call)}
-    assert not calls & {"input", "exit", "quit", "eval", "exec", "torch.load", "torch.save", "os._exit"}
-    if name_of(path) != "common/script.py":
-        assert "sys.exit" not in calls
-    assert not [call for call in calls if call.startswith("sys.path")]
-    assert not imported(path) & {"pickle", "dill", "joblib", "shelve"}
-
-
-@every_file
-def test_nothing_runs_at_import(path):
+def test_nothing_runs_at_import():
     allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-    for node in ast.parse(path.read_text("utf-8")).body:
-        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
-        assert isinstance(node, allowed) or docstring or guard, f"line {node.lineno}"
+    offenders = []
+    for path in FILES:
+        for node in tree(path).body:
+            docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            guard = isinstance(node, ast.If) and ast.unparse(node.test) in ("__name__ == '__main__'", "TYPE_CHECKING")
+            if not (isinstance(node, allowed) or docstring or guard):
+                offenders.append(f"{name_of(path)}:{node.lineno}")
+    assert not offenders
 
 
-@every_file
-def test_no_path_of_a_machine(path):
-    text = path.read_text("utf-8")
-    assert not re.search(r"/(home|root|kaggle|content|Users)/", text)
-    assert f"{PROJECT_ROOT}/" not in text
+def test_no_path_of_a_machine():
+    place = re.compile(rf"/(home|root|kaggle|content|Users)/|{re.escape(str(PROJECT_ROOT))}/")
+    assert not [name_of(path) for path in FILES if place.search(path.read_text("utf-8"))]
 
 
-@pytest.mark.parametrize("path", ENTRY_FILES, ids=name_of)
-def test_entry_scripts_are_short_and_guarded(path):
-    source = path.read_text("utf-8")
-    assert len(source.splitlines()) <= 80
-    last = ast.parse(source).body[-1]
-    assert ast.unparse(last) == "if __name__ == '__main__':\n    run_script(main)"
-    assert f"python -m {path.parent.name}.{path.stem}" in (ast.get_docstring(ast.parse(source)) or "")
+def test_scripts_of_an_approach_are_short_and_guarded():
+    offenders = []
+    for path in SCRIPTS:
+        if len(path.read_text("utf-8").splitlines()) > 45:
+            offenders.append(f"{name_of(path)}: more than 45 lines")
+        if ast.unparse(tree(path).body[-1]) != "if __name__ == '__main__':\n    run_script(main)":
+            offenders.append(f"{name_of(path)}: does not end with its guard")
+        if f"python -m {path.parent.name}.{path.stem}" not in (ast.get_docstring(tree(path)) or ""):
+            offenders.append(f"{name_of(path)}: does not say how it is called")
+    assert not offenders
 
 
-@every_approach_file
-def test_no_file_shadows_a_library_when_run_as_a_script(path):
-    """The folder of a script is the first place where Python looks for modules."""
-    assert path.stem not in libraries() - set(PACKAGES)
+def test_no_file_of_an_approach_shadows_a_library():
+    """A script's folder is the first place where Python looks for modules."""
+    # Nothing imports the standard library's own tests.
+    libraries = (set(sys.stdlib_module_names) - {"test"}) | set(importlib.metadata.packages_distributions())
+    assert not [name_of(path) for path in APPROACH_FILES if path.stem in libraries - set(PACKAGES)]
+
+
+@pytest.mark.slow
+def test_command_lines_are_read_without_heavy_imports():
+    """``--help`` and a wrong option answer at once."""
+    light = [path for path in APPROACH_FILES if path in SCRIPTS or path.stem in ("config", "spec")]
+    light += [path for path in FILES if path not in light and "\n    run_script(" in path.read_text("utf-8")]
+    assert len(light) > 40
+    names = [name_of(path).removesuffix(".py").replace("/", ".") for path in light]
+    program = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        f"    found = sorted(set({HEAVY}) & set(sys.modules))\n"
+        "    assert not found, f'{name} imports {found}'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *names], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
