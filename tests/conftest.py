@@ -37,17 +37,19 @@ from common.spec import ApproachSpec
 from common.training.loop import fit
 from common.training.run_folder import Run
 
-# Real corpora (data/) and small real bases (models/), for those who have them: nothing of the project needs them.
+# GLINER_ADAPTATION_REAL_DATA=FOLDER names a folder with real corpora (data/) and small real bases (models/); without it the
+# tests on them are skipped.
 REAL = Path(os.environ.get("GLINER_ADAPTATION_REAL_DATA") or os.devnull)
 REAL_DATA, REAL_BASES = REAL / "data", REAL / "models"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
 needs_real_bases = pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
 
 
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     """An option of test_golden.py."""
-    parser.addoption("--write-golden", action="store_true", help="write the golden numbers of tests/data/golden.json anew")
+    parser.addoption(
+        "--write-golden", action="store_true", help="write the golden numbers of tests/data/golden.json anew"
+    )
 
 
 TEXT_LIMIT = 96

@@ -59,7 +59,9 @@ def texts(path: Path) -> list[str]:
     """A file's strings, docstrings aside."""
     documentation = {id(node.value) for node in nodes(path, ast.Expr)}
     return [
-        node.value for node in nodes(path, ast.Constant) if isinstance(node.value, str) and id(node) not in documentation
+        node.value
+        for node in nodes(path, ast.Constant)
+        if isinstance(node.value, str) and id(node) not in documentation
     ]
 
 
