@@ -195,9 +195,10 @@ def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, glin
     assert read_result(glinerev.test.main(arguments))["speed"]["sentences"] == SIZES["test"]
 
 
-def test_resume_by_command_line(dataset_path, gliner_folder, monkeypatch):
+def test_a_run_resumed_by_command_line_ends_as_an_uninterrupted_one(dataset_path, gliner_folder, monkeypatch):
     base = str(gliner_folder("bi-bert"))
     arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--base-model", base]
+    whole = glinerev.train.main(arguments)
     save_state = common.training.loop._Loop.save_state
 
     def stop(loop):
@@ -209,7 +210,10 @@ def test_resume_by_command_line(dataset_path, gliner_folder, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             glinerev.train.main(arguments)
     run = glinerev.train.main([*arguments, "--resume", "latest"])
-    assert len(read_json(run / RUN_FILE)["history"]) == 2
+    assert run != whole
+    assert (run / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
+    losses = [[entry["train_loss"] for entry in read_json(path / RUN_FILE)["history"]] for path in (run, whole)]
+    assert losses[0] == losses[1]
 
 
 # -- as processes -----------------------------------------------------------------------------------------------------

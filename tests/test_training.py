@@ -208,10 +208,7 @@ def test_entity_free_sentences_are_trained_on(trial):
 
 
 def test_training_learns(trial):
-    """A frozen random encoder tells words apart, so a trained head finds entities.
-
-    How many depends on the tiny tokenizer, whose training gives another vocabulary in each process.
-    """
+    """A frozen random encoder tells words apart, so a trained head finds entities."""
     settings = {"epochs": 25, "batch_size": 4, "patience": 0}
     made = trial(SP, "bi-bert", train=settings, downstream_lr=1e-2, prompt_encoder_lr=1e-2)
     _, run = made.train()
