@@ -1,7 +1,12 @@
-"""Whether two results differ: ``python -m common.compare FIRST.json SECOND.json``, a paired bootstrap over sentences."""
+"""Whether two settings differ: a paired bootstrap over test sentences, and over seeds where there are several.
+
+``python -m common.compare FIRST.json SECOND.json``, or with the files of several seeds
+``python -m common.compare --first A42.json A43.json --second B42.json B43.json``
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,38 +14,67 @@ from typing import Annotated
 
 import tyro
 
-from common.config import parse
+from common.config import parse, require
 from common.errors import InputError
-from common.evaluation.metrics import paired_bootstrap
-from common.evaluation.results import read_counts, read_result
 from common.script import run_script
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("common.compare")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Paired bootstrap of two results on the same sentences."""
+    """Paired bootstrap of results on the same sentences: of two files, or of several seeds on each side."""
 
-    first: Annotated[Path, tyro.conf.Positional]
-    """Result file (JSON), with its counts (.npz) beside it."""
-    second: Annotated[Path, tyro.conf.Positional]
-    """Result file to compare with."""
+    files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    """Two result files (JSON), with their counts (.npz) beside them."""
+    first: tuple[Path, ...] = ()
+    """Result files of one setting, one for each seed."""
+    second: tuple[Path, ...] = ()
+    """Those of the setting to compare with."""
+
+    def __post_init__(self) -> None:
+        two = len(self.files) == 2 and not self.first + self.second
+        require(
+            two or bool(not self.files and self.first and self.second),
+            "give two result files, or --first and --second with the files of each side",
+        )
 
 
-def compare(first: Path, second: Path) -> str:
+def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
     """A sentence for micro and for macro F1: the difference, its 95 % interval and its p-value.
 
     Raises:
-        InputError: If one is no result or lacks its counts, or the results are not of the same sentences.
+        InputError: If a file is no result or lacks its counts, a side has a seed twice, or not all are of the same sentences.
     """
-    for path in (first, second):
-        read_result(path)
+    from common.evaluation.metrics import paired_bootstrap
+    from common.evaluation.results import read_counts
+    from common.tables.groups import Group, mixtures
+    from common.tables.results import read_one
+
+    sides, groups = [], []
+    for name, paths in (("first", first), ("second", second)):
+        results = {result.seed: result for result in map(read_one, paths)}
+        require(
+            len(results) == len(paths),
+            f"{name}: each file must be of another seed, got {len(paths)} of {list(results)}",
+        )
+        if len({result.identity for result in results.values()}) > 1:
+            logger.warning("%s: the files differ in more than the seed", name)
+        sides.append({seed: read_counts(result.path) for seed, result in results.items()})
+        groups.append(Group(tuple(results.values())))
+    for text in mixtures(dict(zip(("first", "second"), groups, strict=True))):
+        logger.warning("not alike: %s", text)
     try:
-        differences = paired_bootstrap(read_counts(first), read_counts(second))
+        differences = paired_bootstrap(*sides)
     except ValueError as error:
-        raise InputError(f"{first} and {second}: {error}") from error
+        raise InputError(f"{', '.join(map(str, (*first, *second)))}: {error}") from error
+    paired = len(first) > 1 and sides[0].keys() == sides[1].keys()
+    seeds = f", {len(first)} and {len(second)} seeds{' in pairs' * paired}" if len(first) + len(second) > 2 else ""
+    over = f"over {len(next(iter(sides[0].values())))} sentences{seeds}"
     return "\n".join(
         f"{name}: first - second = {100 * found.difference:+.2f} points, "
-        f"95 % interval [{100 * found.low:+.2f}, {100 * found.high:+.2f}], p = {found.p_value:.3f}"
+        f"95 % interval [{100 * found.low:+.2f}, {100 * found.high:+.2f}] {over}, p = {found.p_value:.4f}"
         for name, found in differences.items()
     )
 
@@ -48,7 +82,7 @@ def compare(first: Path, second: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the comparison."""
     config = parse(Config, argv)
-    print(compare(config.first, config.second))
+    print(compare(config.first or config.files[:1], config.second or config.files[1:]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The thesis's tables and figures from result files alone: ``python -m common.tables --results results --readme README.md``.
+"""Tables and figures from result files alone: ``python -m common.tables``, of one's own results unless others are named.
 
-Written are Markdown, CSV and LaTeX, and the figures. The same result files give the same bytes.
+Written are Markdown, CSV and LaTeX, and the figures. The same result files give the same bytes. Those of the repository are made by
+``python -m common.tables --results results --readme README.md --output results/tables``.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ class Config:
     """Tables and figures of test results."""
 
     results: tuple[Path, ...] = ()
-    """Result files, or folders to search for them; results/ and all test_results folders of the project if not given."""
+    """Result files, or folders to search for them; all test_results folders and study/results of the output folder if not given."""
     dataset: str | None = None
     """Only results on this data set."""
     output: Path | None = None
-    """Folder of the tables and figures; results/tables if not given."""
+    """Folder of the tables and figures; tables in the output folder if not given."""
     readme: Path | None = None
-    """Also put the scores at a glance, and the main table folded away, into this file, between <!-- results --> and <!-- /results -->."""
+    """Also put the table at a glance into this file, between <!-- results --> and <!-- /results -->."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Writes the tables and the figures, and prints the main table and the list of runs."""
+    """Writes the tables and the figures, and prints the table at a glance."""
     config = parse(Config, argv)
-    folder = config.output if config.output is not None else output_root() / "results" / "tables"
+    folder = config.output if config.output is not None else output_root() / "tables"
     require(not folder.is_file(), f"--output {folder}: is a file, a folder is needed")
 
     from common.tables.write import write_tables

@@ -1,6 +1,6 @@
 """Figures of the tables for print: F1 against cost, few-shot curves, bars for each type. The same data give the same bytes.
 
-The functions draw plain points and know no result file; ``common.tables`` makes the points.
+The functions draw plain points and know no result file; ``common.tables.drawings`` makes the points.
 """
 
 from __future__ import annotations
@@ -288,7 +288,7 @@ def types_figure(
             if item.sd.get(name):
                 axes.errorbar(x, item.f1[name], yerr=item.sd[name], color="#444444", elinewidth=0.9)
             if item.f1[name] < 0.0005:
-                # No bar is a missing score; this one is a real nought.
+                # No bar is a missing score; this one is a real zero.
                 axes.annotate("0", (x, 0), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=7)
     axes.set(title=title, ylabel="F1", ylim=(0, 1), xlim=(-0.5, len(types) - 0.5))
     axes.set_xticks(range(len(types)), list(types.values()))

@@ -1,118 +1,185 @@
-"""Documents as Markdown, CSV and LaTeX."""
+"""Tables as Markdown, CSV and LaTeX. Values stay values up to here: a column says how one is shown, and texts are escaped last."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from common.files import write_text
-from common.tables.runs import (
-    DAGGER,
-)
+from common.tables.results import MISSING
+
+NONE, DAGGER, ONE_RUN = "-", "†", "¹"
+"""Does not apply; trained on a part of the training sentences; an interval over the sentences of one run."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How some values of a row are shown."""
+
+    title: str
+    names: str
+    """Of the values, separated by spaces. Without the first one there is nothing to show."""
+    form: str | Callable[..., str] = ""
+    """The format of the first, or what makes a text of all."""
+    absent: str = MISSING
+    """Shown for a missing value."""
+    where: str = ""
+    """Name of a truth value: where it is false the column does not apply."""
+    left: bool = False
+    """Aligned like text, not like a number."""
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """What a row has in this column."""
+        if self.where and row.get(self.where) is False:
+            return NONE
+        values = [row.get(name) for name in self.names.split()]
+        if values[0] is None:
+            return self.absent
+        return format(values[0], self.form) if isinstance(self.form, str) else self.form(*values)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table as it is read."""
+    """The part of a table on one data set."""
 
     title: str
-    rows: pd.DataFrame
-    """Texts."""
-    n_text: int
-    """The first columns that are text; the others are aligned like numbers."""
-    notes: tuple[str, ...] = ()
+    rows: Sequence[Mapping[str, Any]]
+    """The values by name; a row lacks those that are missing."""
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Document:
-    """The sections of one kind, one for each data set, and their values for a machine to read."""
+class Table:
+    """Values in tidy form, and how they are shown."""
 
     name: str
     title: str
+    columns: tuple[Column, ...]
     sections: tuple[Section, ...]
-    values: pd.DataFrame
+    across: Column | None = None
+    """Heads a column for each of its texts, which show the last of ``columns``; rows that agree in the others are joined."""
+
+    @property
+    def values(self) -> pd.DataFrame:
+        """All sections' values, one row each."""
+        rows = [row for section in self.sections for row in section.rows]
+        names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+        return pd.DataFrame(rows, columns=list(names), dtype=object)
+
+    def texts(self, section: Section) -> pd.DataFrame:
+        """A section as it is read, not escaped."""
+        if self.across is None:
+            shown = {column.title: [column.text(row) for row in section.rows] for column in self.columns}
+            return pd.DataFrame(shown, dtype=object)
+        *heads, last = self.columns
+        joined: dict[tuple[str, ...], dict[str, str]] = {}
+        for row in section.rows:
+            line = joined.setdefault(tuple(head.text(row) for head in heads), {})
+            line[self.across.text(row)] = last.text(row)
+        titles = list(dict.fromkeys(title for line in joined.values() for title in line))
+        rows = [[*texts, *(line.get(title, "") for title in titles)] for texts, line in joined.items()]
+        return pd.DataFrame(rows, columns=[*(head.title for head in heads), *titles], dtype=object)
+
+    def left(self, texts: pd.DataFrame) -> list[bool]:
+        """Which columns of a section are aligned like text."""
+        left = [column.left for column in self.columns]
+        return left if self.across is None else left[:-1] + [left[-1]] * (texts.shape[1] - len(left) + 1)
 
 
-def markdown_table(section: Section) -> str:
+# What could start or end a cell, code, emphasis, mathematics, a tag, a character's name or a link; the rest stays readable.
+_SPECIAL = re.compile(r"[\\|`$~]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=#?\w+;)|\](?=[(\[:])")
+
+
+def escape_markdown(text: str) -> str:
+    """Text in one line that Markdown shows as it is."""
+    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+def markdown_table(table: Table, section: Section) -> str:
     """The rows of a section as a Markdown table."""
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |\n"
-
-    n_numbers = section.rows.shape[1] - section.n_text
-    ruler = "|" + " --- |" * section.n_text + " ---: |" * n_numbers + "\n"
-    return line(section.rows.columns) + ruler + "".join(line(row) for row in section.rows.itertuples(index=False))
+    texts = table.texts(section)
+    ruler = ["---" if left else "---:" for left in table.left(texts)]
+    lines = [[escape_markdown(str(title)) for title in texts], ruler, *texts.map(escape_markdown).to_numpy().tolist()]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def markdown(document: Document) -> str:
-    """A document as a Markdown page."""
-    parts = [f"# {document.title}\n"]
-    for section in document.sections:
-        heading = f"## {section.title}\n\n" if section.title != document.title else ""
-        parts.append(heading + markdown_table(section))
+def markdown(table: Table) -> str:
+    """A table as a Markdown page."""
+    parts = [f"# {table.title}\n"]
+    for section in table.sections:
+        heading = f"## {escape_markdown(section.title)}\n\n" if section.title != table.title else ""
+        parts.append(heading + markdown_table(table, section))
         if section.notes:
-            parts.append("".join(f"- {note}\n" for note in section.notes))
+            parts.append(markdown_notes(section))
     return "\n".join(parts)
+
+
+def markdown_notes(section: Section) -> str:
+    """The notes of a section as a list."""
+    return "".join(f"- {escape_markdown(note)}\n" for note in section.notes)
 
 
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
         "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-        "±": r"$\pm$", "≈": r"$\approx$", "−": r"$-$", "*": r"$^{*}$", DAGGER: r"\textdagger{}",
+        "±": r"$\pm$", "≈": r"$\approx$", "−": r"$-$", "*": r"$^{*}$", DAGGER: r"\textdagger{}", ONE_RUN: r"$^{1}$",
+        # A bracket at the head of a row would be the option of the line break before it.
+        "[": "{[}", "]": "{]}",
     }
 )  # fmt: skip
 
 
 def escape_latex(text: str) -> str:
     """Text as LaTeX shows it."""
-    return text.translate(_LATEX)
+    return " ".join(text.split()).translate(_LATEX)
 
 
-def latex(document: Document) -> str:
-    """A document as LaTeX tables, one for each section, no larger than the page."""
+def latex(table: Table) -> str:
+    """A table in LaTeX, one float for each section, no larger than the page."""
     parts = ["% Needs the packages booktabs and adjustbox.\n"]
-    for section in document.sections:
-        alone = section.title == document.title
-        words = document.name if alone else f"{document.name} {section.title}".lower()
-        name = "-".join("".join(c if c.isalnum() else " " for c in words).split())
-        numbers = section.rows.shape[1] - section.n_text
-        caption = document.title if alone else f"{document.title}: {section.title}"
-        lines = [
-            r"\begin{table}[htbp]",
-            r"  \centering",
-            rf"  \caption{{{escape_latex(caption)}}}",
-            rf"  \label{{tab:{name}}}",
-            r"  \begin{adjustbox}{max width=\textwidth, max totalheight=0.8\textheight}",
-            rf"  \begin{{tabular}}{{{'l' * section.n_text}{'r' * numbers}}}",
-            r"    \toprule",
-            f"    {_latex_line(section.rows.columns)}",
-            r"    \midrule",
-            *(f"    {_latex_line(row)}" for row in section.rows.itertuples(index=False)),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"  \end{adjustbox}",
-        ]
+    for section in table.sections:
+        texts = table.texts(section).map(escape_latex)
+        form = "".join("l" if left else "r" for left in table.left(texts))
+        alone = section.title == table.title
+        caption = table.title if alone else f"{table.title}: {section.title}"
+        label = re.sub(r"[\W_]+", "-", table.name if alone else f"{table.name} {section.title}".lower()).strip("-")
+        rows = texts.rename(columns=escape_latex).to_latex(index=False, column_format=form)
+        parts.append(
+            "\\begin{table}[htbp]\n\\centering\n"
+            f"\\caption{{{escape_latex(caption)}}}\n\\label{{tab:{label}}}\n"
+            "\\begin{adjustbox}{max width=\\textwidth, max totalheight=0.8\\textheight}\n"
+            f"{rows}\\end{{adjustbox}}\n"
+        )
         if section.notes:
             notes = escape_latex(" ".join(section.notes))
-            lines += [r"  \par\smallskip", rf"  \begin{{minipage}}{{\textwidth}}\footnotesize {notes}\end{{minipage}}"]
-        parts.append("\n".join([*lines, r"\end{table}"]) + "\n")
+            parts[-1] += (
+                f"\\par\\smallskip\n\\begin{{minipage}}{{\\textwidth}}\\footnotesize {notes}\\end{{minipage}}\n"
+            )
+        parts[-1] += "\\end{table}\n"
     return "\n".join(parts)
 
 
-def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(escape_latex(cell) for cell in cells) + r" \\"
+def _csv(value: Any) -> Any:
+    if isinstance(value, float) and not pd.isna(value):
+        return f"{value:.6f}"
+    # A spreadsheet takes text that starts like this for a formula, and runs it.
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
+        return f"'{value}"
+    return value
 
 
-def write_document(document: Document, folder: Path) -> None:
-    """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.tex``; what is missing is NA in the CSV file."""
-    texts = {
-        "md": markdown(document),
-        "csv": document.values.to_csv(index=False, na_rep="NA", float_format="%.6f", lineterminator="\n"),
-        "tex": latex(document),
-    }
-    for suffix, text in texts.items():
-        write_text(folder / f"{document.name}.{suffix}", text)
+def csv(table: Table) -> str:
+    """The values of a table for a machine to read; what is missing is NA."""
+    return table.values.map(_csv).to_csv(index=False, na_rep="NA", lineterminator="\n")
+
+
+def write_table(table: Table, folder: Path) -> None:
+    """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.tex``."""
+    for suffix, text in {"md": markdown(table), "csv": csv(table), "tex": latex(table)}.items():
+        write_text(folder / f"{table.name}.{suffix}", text)

@@ -6,47 +6,47 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.files import put_between_markers
-from common.tables.documents import (
-    controls_table,
-    differences_table,
-    errors_table,
-    few_shot_table,
-    main_table,
-    overview,
-    readme_block,
-    runs_table,
-    types_table,
-    unreachable_table,
-)
+from common.tables import documents
 from common.tables.drawings import write_figures
-from common.tables.render import markdown_table, write_document
-from common.tables.runs import corpora, default_places, read_runs
+from common.tables.groups import benchmarks
+from common.tables.render import write_table
+from common.tables.results import own_places, read_results
+
+TABLES = (
+    documents.main_table,
+    documents.types_table,
+    documents.errors_table,
+    documents.differences_table,
+    documents.controls_table,
+    documents.unreachable_table,
+    documents.few_shot_table,
+)
+"""Those of test results by data set."""
 
 
 def write_tables(
-    results: Sequence[Path], folder: Path, *, dataset: str | None = None, readme: Path | None = None
+    places: Sequence[Path], folder: Path, *, dataset: str | None = None, readme: Path | None = None
 ) -> str:
     """Writes the tables and the figures.
 
     Args:
-        results: Result files, or folders to search for them; the project's own places if there are none.
+        places: Result files, or folders to search for them; the user's own results if there are none.
         folder: Where tables and figures go.
         dataset: Only results on this data set.
-        readme: Also put the scores at a glance into this file, between its markers.
+        readme: Also put the table at a glance into this file, between its markers.
 
     Returns:
-        The main table and the list of runs as Markdown.
+        The table at a glance as Markdown.
 
     Raises:
-        InputError: If a place does not exist, a result file is broken or there is no result.
+        InputError: If a place does not exist, no result is there or all of them are bad.
     """
-    runs = read_runs(results or default_places(), dataset)
-    found = corpora(runs)
-    main_document, runs_document = main_table(found), runs_table(runs)
-    builders = (types_table, errors_table, differences_table, controls_table, unreachable_table, few_shot_table)
-    for document in (main_document, *(build(found) for build in builders), runs_document):
-        write_document(document, folder)
+    results = read_results(places or own_places(), dataset)
+    found = benchmarks(results)
+    for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
+        write_table(table, folder)
     write_figures(found, folder)
+    glance = documents.glance(found)
     if readme is not None:
-        put_between_markers(readme, "results", readme_block(main_document))
-    return f"{overview(main_document)}\nAll runs:\n\n{markdown_table(runs_document.sections[0])}"
+        put_between_markers(readme, "results", glance)
+    return glance

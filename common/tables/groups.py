@@ -1,0 +1,402 @@
+"""Results grouped and averaged: what every table and figure is made from.
+
+Words: a *result* is what the file of one tested run says; a *group* is the results that differ in nothing but the seed; a *benchmark* is all groups on one
+data set; an *entry* is a line of the main table: an approach on a kind of base model and a base, and the group that stands for it.
+An entry without a group is missing, never zero.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.config import Metric
+from common.errors import InputError
+from common.evaluation.metrics import (
+    METRICS,
+    N_COMPARED,
+    Difference,
+    SpanCounts,
+    difference_of,
+    interval_of,
+    mean_over_drawn_seeds,
+    resampled_f1,
+    span_scores,
+)
+from common.evaluation.results import counts_path, read_counts
+from common.registry import APPROACHES, spec
+from common.spec import ApproachSpec, Variant, variant_text
+from common.tables import thesis
+from common.tables.results import Result
+
+logger = logging.getLogger(__name__)
+
+OVER_SENTENCES, OVER_BOTH = "sentences", "seeds, sentences"
+"""What an interval is over: the sentences of one run, or seeds and sentences."""
+
+Samples = tuple[int, NDArray[np.float64]]
+"""On which sentences, by a number; and F1 on bootstrap samples of them, shape ``(metrics, resamples)``."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What training took, on the fastest of the machines that a group was trained on; named as in CSV tables."""
+
+    machine: str
+    seconds_per_epoch: float | None
+    """Mean over its results, as the next one."""
+    training_seconds: float | None
+    """Epochs and frozen features, without validation."""
+    peak_cpu_mib: float | None
+    """Highest of its results, as the next one."""
+    peak_gpu_mib: float | None
+    checkpoint_bytes: int | None
+    checkpoint_bytes_estimated: bool
+    """Whether the size is 4 bytes for each trained parameter, since the result does not say."""
+
+
+def mean_sd(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+    """Mean and sample standard deviation over seeds; None where one lacks the value, the latter also of one seed."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    if len(known) < len(found):
+        return None, None
+    return float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Results that differ in nothing but the seed, by seed."""
+
+    results: tuple[Result, ...]
+
+    def __str__(self) -> str:
+        """Its files."""
+        return ", ".join(str(result.path) for result in self.results)
+
+    @property
+    def first(self) -> Result:
+        """Any of them, for what they have in common."""
+        return self.results[0]
+
+    @property
+    def variant(self) -> str:
+        """The variant as text."""
+        return variant_text(self.first.variant)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds; none if nothing is random."""
+        return tuple(result.seed for result in self.results if result.seed is not None)
+
+    @property
+    def rank(self) -> tuple[int, str, str]:
+        """Orders groups that differ in settings alone: those with more seeds are higher, then newer ones."""
+        return len(self.results), max(result.created for result in self.results), self.first.identity
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """What training it took; None if nothing was trained."""
+        if self.first.training is None:
+            return None
+        machines = {
+            name: Group(tuple(result for result in self.results if result.machine == name))
+            for name in sorted({result.machine for result in self.results})
+        }
+        paces = {
+            name: mean_sd(result.seconds_per_epoch for result in group.results)[0] for name, group in machines.items()
+        }
+        machine = min(machines, key=lambda name: float("inf") if (pace := paces[name]) is None else pace)
+        if len(machines) > 1:
+            logger.info("%s: trained on %s; times are those of %s", self, list(machines), machine)
+        same = machines[machine]
+        epochs = mean_sd(result.train_seconds for result in same.results)[0]
+        features = mean_sd(result.feature_seconds or 0.0 for result in same.results)[0]
+        peaks = [
+            [result.peak_mib[kind] for result in same.results if kind in result.peak_mib] for kind in ("cpu", "gpu")
+        ]
+        size, trained = self.first.checkpoint_bytes, self.first.trainable
+        return Cost(
+            machine,
+            paces[machine],
+            None if epochs is None else epochs + (features or 0.0),
+            max(peaks[0], default=None),
+            max(peaks[1], default=None),
+            checkpoint_bytes=4 * trained if size is None and trained is not None else size,
+            checkpoint_bytes_estimated=size is None,
+        )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The F1 of a group."""
+
+    mean: float
+    """Over the seeds."""
+    sd: float | None
+    """Sample standard deviation over the seeds, if there are several."""
+    low: float | None
+    """Lower end of the 95 % interval, if it is known."""
+    high: float | None
+    over: str | None
+    """What the interval is over."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A line of the main table."""
+
+    approach: str
+    spec: ApproachSpec[Any] | None
+    """None if it is not registered: then it has no default variant but whatever there is."""
+    kind: str
+    """Kind of base model."""
+    base: str | None
+    """None if the approach has no result on this kind."""
+    group: Group | None
+    look: tuple[int, bool, int]
+    """Place of the approach among all, whether the base is a cross-encoder, and the base's place among those of its kind."""
+    label: str
+    """The approach, with kind and base where they must be told."""
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained."""
+        return self.spec is None or self.spec.trains
+
+    @property
+    def variant(self) -> Variant:
+        """Its variant, or the one that it would have."""
+        return self.group.first.variant if self.group else self.spec.default_variant(self.kind) if self.spec else {}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The test results on a data set."""
+
+    name: str
+    groups: tuple[Group, ...]
+    bases: Mapping[str, Sequence[str]]
+    """The base models by kind, on whatever data set."""
+    resampled: Mapping[Path, Samples]
+    size: int | None = field(init=False)
+    """Training sentences of the data set; None if all runs were trained on samples, since then no result tells."""
+    entries: tuple[Entry, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _size(self.groups))
+        object.__setattr__(self, "entries", tuple(self._entries()))
+
+    @property
+    def title(self) -> str:
+        """Name in headings."""
+        return thesis.DATASETS.get(self.name, self.name)
+
+    @property
+    def shown(self) -> list[tuple[Entry, Group]]:
+        """The entries that have a result."""
+        return [(entry, entry.group) for entry in self.entries if entry.group is not None]
+
+    @cached_property
+    def types(self) -> dict[str, int | None]:
+        """Entity types in order and their numbers of gold spans."""
+        types: dict[str, int | None] = {}
+        for group in self.groups:
+            for name, scores in group.first.per_type.items():
+                types.setdefault(name, int(scores["support"]) if "support" in scores else None)
+        return types
+
+    def is_whole(self, group: Group) -> bool:
+        """Whether a group was trained on all training sentences, or not at all."""
+        return group.first.n_train in (None, self.size)
+
+    def estimate(self, group: Group, metric: Metric) -> Estimate:
+        """F1 of a group with its 95 % interval."""
+        values = [result.f1(metric) for result in group.results]
+        mean, sd = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+        if sd is None and metric in group.first.intervals:
+            return Estimate(mean, None, *group.first.intervals[metric], OVER_SENTENCES)
+        samples = self.samples(group)
+        if samples is None:
+            return Estimate(mean, sd, None, None, None)
+        low, high = map(float, interval_of(samples[1][list(METRICS).index(metric)]))
+        return Estimate(mean, sd, low, high, OVER_SENTENCES if sd is None else OVER_BOTH)
+
+    def samples(self, group: Group) -> Samples | None:
+        """A group's mean F1 on samples of sentences and of its seeds; None if not all seeds have counts of the same sentences."""
+        found = [self.resampled[result.path] for result in group.results if result.path in self.resampled]
+        if len(found) < len(group.results) or len({sentences for sentences, _ in found}) > 1:
+            return None
+        f1 = np.stack([f1 for _, f1 in found])
+        return found[0][0], mean_over_drawn_seeds(f1, [result.seed for result in group.results])
+
+    def difference(self, first: Group | None, second: Group | None) -> dict[Metric, Difference] | None:
+        """Paired bootstrap of the mean F1 over seeds of ``first - second``; None where counts are missing."""
+        samples = [self.samples(group) if group else None for group in (first, second)]
+        if (
+            first is None
+            or second is None
+            or samples[0] is None
+            or samples[1] is None
+            or samples[0][0] != samples[1][0]
+        ):
+            return None
+        deltas = samples[0][1] - samples[1][1]
+        return {
+            metric: difference_of(self.estimate(first, metric).mean - self.estimate(second, metric).mean, delta)
+            for metric, delta in zip(METRICS, deltas, strict=True)
+        }
+
+    def of(self, entry: Entry) -> list[Group]:
+        """All groups of an entry's approach on its kind of base model, and on its base if it has one."""
+        what = entry.approach, entry.kind
+        of_kind = [group for group in self.groups if (group.first.approach, group.first.kind) == what]
+        return [group for group in of_kind if entry.base in (None, group.first.base)]
+
+    def pick(self, groups: Iterable[Group], preferred: str = "") -> Group | None:
+        """The group that is shown: more sentences before fewer, then the preferred variant, most seeds, the newest."""
+
+        def rank(group: Group) -> tuple[Any, ...]:
+            # What was not trained has no sentences and stands beside no group that was.
+            return group.first.n_train or 0, group.variant == preferred, *group.rank
+
+        return max(groups, key=rank, default=None)
+
+    def curve(self, entry: Entry) -> dict[int, Group]:
+        """The groups of an entry's approach by their number of training sentences."""
+        by_size: dict[int, list[Group]] = {}
+        for group in self.of(entry):
+            if _is_default(entry.spec, group) and group.first.n_train:
+                by_size.setdefault(group.first.n_train, []).append(group)
+        preferred = variant_text(entry.variant)
+        return {n: best for n in sorted(by_size) if (best := self.pick(by_size[n], preferred)) is not None}
+
+    def _entries(self) -> Iterable[Entry]:
+        unknown = sorted({group.first.approach for group in self.groups} - set(APPROACHES))
+        labels: set[str] = set()
+        for order, name in enumerate((*APPROACHES, *unknown)):
+            known = spec(name) if name in APPROACHES else None
+            groups = [g for g in self.groups if g.first.approach == name and _is_default(known, g)]
+            for kind in known.kinds if known else sorted({group.first.kind for group in groups}):
+                of_kind = self.bases.get(kind, ())
+                preferred = variant_text(known.default_variant(kind)) if known else ""
+                bases: list[str | None] = [*sorted({g.first.base for g in groups if g.first.kind == kind})]
+                for base in bases or [None]:
+                    shown = self.pick((g for g in groups if (g.first.kind, g.first.base) == (kind, base)), preferred)
+                    told = [kind] if known and len(known.kinds) > 1 else []
+                    told += [base] if base is not None and len(of_kind) > 1 else []
+                    label = (known.title if known else name) + (f" ({', '.join(told)})" if told else "")
+                    while label in labels:
+                        # A name in a file may be a title of ours.
+                        label += "'"
+                    labels.add(label)
+                    look = order, kind == "cross", of_kind.index(base) if base is not None else 0
+                    yield Entry(name, known, kind, base, shown, look, label)
+
+
+def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
+    return spec is None or spec.is_default(group.first.variant, group.first.kind)
+
+
+def _size(groups: Sequence[Group]) -> int | None:
+    trained = [(result.n_train, result.train_size) for group in groups for result in group.results if result.n_train]
+    size = max((n for n, _ in trained), default=None)
+    return size if (size, None) in trained else None
+
+
+def benchmarks(results: Sequence[Result]) -> list[Benchmark]:
+    """The results on test splits by data set, those of the thesis first.
+
+    The log says which results are of other splits, and what differs between results that stand side by side.
+    """
+    by_dataset: dict[str, dict[str, list[Result]]] = {}
+    bases: dict[str, set[str]] = {}
+    for result in results:
+        if result.split == "test":
+            by_dataset.setdefault(result.dataset, {}).setdefault(result.identity, []).append(result)
+            bases.setdefault(result.kind, set()).add(result.base)
+        else:
+            logger.info("%s: only in the list of runs, it is of the %s split", result.path, result.split)
+    found = []
+    for name in sorted(by_dataset, key=dataset_order):
+        by_seed = [sorted(group, key=lambda result: result.seed or 0) for group in by_dataset[name].values()]
+        groups = _without_other_settings(Group(tuple(group)) for group in by_seed)
+        for text in mixtures({f"{group.first.approach} ({group.variant})": group for group in groups}):
+            logger.warning("%s: not alike in all results: %s", name, text)
+        of_kind = {kind: sorted(names) for kind, names in bases.items()}
+        found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups)))
+    return found
+
+
+def mixtures(groups: Mapping[str, Group]) -> list[str]:
+    """What results that are averaged or compared differ in although no table shows it, with the names of who has what."""
+    found: dict[str, dict[str, dict[str, None]]] = {}
+    for name, group in groups.items():
+        for result in group.results:
+            hidden = {
+                "precision": result.precision,
+                "data": (result.dataset_sha256 or "")[:8] or None,
+                **result.versions,
+            }
+            for aspect, value in hidden.items():
+                found.setdefault(aspect, {}).setdefault(value or "unknown", {})[name] = None
+    return [
+        f"{aspect} " + "; ".join(f"{value}: {', '.join(values[value])}" for value in sorted(values))
+        for aspect, values in found.items()
+        if len(values) > 1
+    ]
+
+
+def _without_other_settings(groups: Iterable[Group]) -> list[Group]:
+    """Of groups that differ in settings that no table shows one, see :attr:`Group.rank`; the log names the others."""
+    chosen: dict[tuple[Any, ...], Group] = {}
+    for group in sorted(groups, key=lambda group: group.rank, reverse=True):
+        first = group.first
+        best = chosen.setdefault((first.approach, first.kind, first.base, group.variant, first.n_train or 0), group)
+        if best is not group:
+            logger.info("%s: only in the list of runs, %s has other settings and more seeds or is newer", group, best)
+    return [chosen[key] for key in sorted(chosen)]
+
+
+def _resample(groups: Iterable[Group]) -> dict[Path, Samples]:
+    """Bootstrap samples of the results that have their counts beside them; on the same sentences they are the same samples."""
+    same: dict[tuple[tuple[str, ...], bytes], dict[Path, SpanCounts]] = {}
+    for result in (result for group in groups for result in group.results):
+        if (counts := _counts(result)) is not None:
+            same.setdefault((counts.types, counts.gold.tobytes()), {})[result.path] = counts
+    resampled: dict[Path, Samples] = {}
+    for number, members in enumerate(same.values()):
+        samples = resampled_f1(list(members.values()), N_COMPARED, seed=0)
+        resampled |= {path: (number, f1) for path, f1 in zip(members, samples, strict=True)}
+    return resampled
+
+
+def _counts(result: Result) -> SpanCounts | None:
+    """The counts beside a result; None if there are none that belong to it."""
+    path = counts_path(result.path)
+    if not path.is_file():
+        return None
+    try:
+        counts = read_counts(result.path)
+    except InputError as error:
+        logger.warning("not used: %s", error)
+        return None
+    if len(counts.gold) and counts.gold.shape == (len(counts.gold), len(counts.types)):
+        scores = span_scores(counts)
+        if all(abs(metric.of(scores) - result.f1(name)) <= 1e-6 for name, metric in METRICS.items()):
+            return counts
+    logger.warning("%s: not used, does not give the scores of the result", path)
+    return None
+
+
+def dataset_order(name: str) -> tuple[int, str]:
+    """Sort key: the thesis's data sets first, the others by name."""
+    names = list(thesis.DATASETS)
+    return (names.index(name) if name in names else len(names), name)
