@@ -1,6 +1,8 @@
 """The metric: against seqeval, against a table made by hand, and its intervals and error kinds."""
 
+import itertools
 import random
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -13,10 +15,15 @@ from seqeval.scheme import IOB2
 from common.data.spans import Span, spans_to_tags
 from common.evaluation.metrics import (
     Difference,
+    SpanCounts,
     bootstrap_intervals,
     count_spans,
     error_report,
+    holm,
+    interval_of,
+    mean_over_drawn_seeds,
     paired_bootstrap,
+    resampled_f1,
     span_scores,
 )
 
@@ -226,23 +233,26 @@ def test_interval_of_nothing_is_an_error():
         bootstrap_intervals(count_spans([], [], TYPES))
 
 
+def alone(*runs):
+    """Each run as a setting with one seed."""
+    return [{0: counts} for counts in runs]
+
+
 def test_paired_bootstrap_of_equal_runs():
     counts = corpus_counts(5)
-    assert paired_bootstrap(counts, counts) == dict.fromkeys(("micro_f1", "macro_f1"), Difference(0.0, 0.0, 0.0, 1.0))
+    none = dict.fromkeys(("micro_f1", "macro_f1"), Difference(0.0, 0.0, 0.0, 1.0))
+    assert paired_bootstrap(*alone(counts, counts)) == none
 
 
 def test_paired_bootstrap_has_sign_interval_and_p_value():
     gold, predicted, _ = random_corpus(7, 200)
-    better = count_spans(
-        gold, [a if index % 3 else b for index, (a, b) in enumerate(zip(gold, predicted, strict=True))], TYPES
-    )
-    worse = count_spans(gold, predicted, TYPES)
+    mixed = [a if index % 3 else b for index, (a, b) in enumerate(zip(gold, predicted, strict=True))]
+    better, worse = (count_spans(gold, side, TYPES) for side in (mixed, predicted))
     forward, backward = (
-        paired_bootstrap(*pair, n_resamples=500)["micro_f1"] for pair in ((better, worse), (worse, better))
+        paired_bootstrap(*alone(*pair), n_resamples=500)["micro_f1"] for pair in ((better, worse), (worse, better))
     )
     expected = span_scores(better).micro.f1 - span_scores(worse).micro.f1
-    assert forward.difference == pytest.approx(expected)
-    assert backward.difference == pytest.approx(-expected)
+    assert (forward.difference, backward.difference) == pytest.approx((expected, -expected))
     assert 0 < forward.low < forward.difference < forward.high
     assert (backward.low, backward.high) == pytest.approx((-forward.high, -forward.low))
     # No resample of 500 is on the other side; the observed one counts as one that is.
@@ -257,11 +267,10 @@ def test_paired_bootstrap_of_a_coin_flip_is_not_significant():
         lucky = generator.randint(0, 1)
         sides[lucky].append(right)
         sides[1 - lucky].append(wrong)
-    result = paired_bootstrap(*(count_spans(gold, side, TYPES) for side in sides))["micro_f1"]
+    first, second = (count_spans(gold, side, TYPES) for side in sides)
+    result = paired_bootstrap(*alone(first, second))["micro_f1"]
     assert result.low < 0 < result.high
     assert 0.05 < result.p_value <= 1
-
-    first, second = (count_spans(gold, side, TYPES) for side in sides)
     rows = np.random.default_rng(0).integers(0, len(gold), (4000, len(gold)))
     f1 = [
         2 * run.true_positives[rows].sum((1, 2)) / (run.predicted[rows].sum((1, 2)) + run.gold[rows].sum((1, 2)))
@@ -279,7 +288,73 @@ def test_paired_bootstrap_needs_the_same_gold():
         count_spans(GOLD[:2], PREDICTED[:2], TYPES),
     ):
         with pytest.raises(ValueError, match="not scored on the same sentences, types and gold spans"):
-            paired_bootstrap(first, other)
+            paired_bootstrap({0: first}, {0: first, 1: other})
+
+
+# -- seeds and sentences ----------------------------------------------------------------------------------------------
+
+
+def one_type(hits):
+    """A run that predicts as many spans as there are: its F1 is the share of hits. Shape ``(N, 2)``: hits and gold spans."""
+    found, gold = np.hsplit(np.asarray(hits), 2)
+    return SpanCounts(("disease",), found, gold, gold)
+
+
+def test_two_level_bootstrap_is_that_of_all_draws():
+    """Two seeds and three sentences: 4 draws of seeds by 27 of sentences, all equally likely, written out."""
+    runs = [one_type([(1, 1), (0, 2), (2, 2)]), one_type([(0, 1), (1, 2), (0, 2)])]
+    exact: Counter[float] = Counter()
+    for seeds in itertools.product(range(2), repeat=2):
+        for rows in itertools.product(range(3), repeat=3):
+            f1 = [
+                sum(runs[s].true_positives[r, 0] for r in rows) / sum(runs[s].gold[r, 0] for r in rows) for s in seeds
+            ]
+            exact[round(sum(f1) / 2, 9)] += 1
+    n = 40_000
+    samples = mean_over_drawn_seeds(resampled_f1(runs, n, seed=0), [42, 43])
+    found = Counter(np.round(samples[0], 9).tolist())
+    assert found.keys() == exact.keys()
+    assert len(exact) > 10
+    for value, count in exact.items():
+        p = count / 108
+        # Five standard deviations of a binomial share.
+        assert found[value] / n == pytest.approx(p, abs=5 * np.sqrt(p * (1 - p) / n)), value
+
+
+def test_two_level_interval_covers_where_that_of_sentences_does_not():
+    """Runs whose seeds matter as much as sentences: of 200 studies with 5 seeds 95 % are to cover the true F1, 0.7."""
+    generator = np.random.default_rng(0)
+    covered = np.zeros(2)
+    for _ in range(200):
+        chance = 0.7 + generator.uniform(-0.1, 0.1, (5, 1)) + generator.uniform(-0.2, 0.2, 300)
+        hits = (generator.random(chance.shape) < chance).astype(int)
+        f1 = resampled_f1([one_type(np.stack([row, np.ones_like(row)], axis=1)) for row in hits], 500, seed=0)
+        for place, samples in enumerate((mean_over_drawn_seeds(f1, range(5)), f1.mean(axis=0))):
+            low, high = interval_of(samples[0])
+            covered[place] += low <= 0.7 <= high
+    two_level, sentences_alone = covered / 200
+    # 0.95 less what five seeds cost; three standard deviations of a share of 200 are 0.05.
+    assert 0.87 < two_level <= 1
+    assert sentences_alone < 0.7
+
+
+def test_differences_are_paired_by_seed_where_both_have_the_same():
+    seeds = {seed: one_type([(int(row < 2 * seed), 1) for row in range(20)]) for seed in (3, 5, 9)}
+    other = {seed + 1: counts for seed, counts in seeds.items()}
+    reverse = dict(reversed(seeds.items()))
+    # The same runs: in pairs there is no difference in any draw, whatever their order; drawn apart there is.
+    paired = paired_bootstrap(seeds, reverse)["micro_f1"]
+    assert (paired.low, paired.high, paired.p_value) == (0, 0, 1)
+    apart = paired_bootstrap(seeds, other)["micro_f1"]
+    assert (apart.difference, apart.p_value) == (0, pytest.approx(1, abs=0.1))
+    assert apart.low < -0.2 < 0.2 < apart.high
+
+
+def test_holm_by_hand():
+    # In order: .005 * 4 = .02, .01 * 3 = .03, .03 * 2 = .06, and .04 * 1 is not below the one before it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 # -- kinds of errors --------------------------------------------------------------------------------------------------

@@ -33,8 +33,9 @@ INTERVALS = (
 )
 DIFFERENCES = (
     "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, where there are "
-    "several, over seeds, in pairs where both have the same ones; * where p < 0.05 after Holm's correction for all differences in this "
-    f"table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
+    "several, over seeds, in pairs where both have the same ones; the seed of a single run is taken as it is, and with few seeds intervals "
+    "are too narrow. * where p < 0.05 after Holm's correction for all differences in this table. "
+    f"{MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
 )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -21,6 +22,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from common import figures
 from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, YELLOW, styled
+
+# Names come from result files: a dollar in one is a dollar.
+plain = mpl.rc_context({"text.parse_math": False})
 
 FORMATS = ("pdf", "png")
 PANEL_HEIGHT = 3.1
@@ -89,6 +93,7 @@ Panel = Mapping[Series, Sequence[Point]]
 
 
 @styled
+@plain
 def cost_figure(
     panels: Mapping[str, Panel], xlabel: str, ylabel: str = "macro F1", marks: Mapping[str, str] | None = None
 ) -> Figure | None:
@@ -108,6 +113,7 @@ def cost_figure(
 
 
 @styled
+@plain
 def few_shot_figure(panels: Mapping[str, Panel], ylabel: str = "macro F1") -> Figure | None:
     """F1 against the number of training sentences, one panel for each title.
 
@@ -259,6 +265,7 @@ class Bars:
 
 
 @styled
+@plain
 def types_figure(
     title: str, types: Mapping[str, str], bars: Mapping[Series, Bars], marks: Mapping[str, str] | None = None
 ) -> Figure | None:

@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.evaluation.results import counts_path
 from common.files import read_json
 from common.paths import check_name, output_root
-from common.registry import spec
+from common.registry import APPROACHES, spec
 from common.spec import Variant, variant_text
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ class Result:
     approach: Annotated[str, "approach"]
     stored_variant: Annotated[str | dict[str, str], "variant"]
     dataset: Annotated[str, "dataset"]
+    kind: Annotated[str, "base_model.kind", "base_model.encoder"]
+    """Kind of base model."""
     config: Annotated[dict[str, Any], "config"]
     micro_f1: Annotated[float, "scores.micro.f1"]
     macro_f1: Annotated[float, "scores.macro.f1"]
     dataset_sha256: Annotated[str | None, "dataset_sha256"] = None
     split: Annotated[str, "split"] = "test"
-    kind: Annotated[str, "base_model.kind", "base_model.encoder"] = "bi"
-    """Kind of base model."""
     base: Annotated[str, "base_model.name"] = MISSING
     revision: Annotated[str | None, "base_model.revision"] = None
     seed: Annotated[int | None, "seed"] = None
@@ -135,7 +135,7 @@ class Result:
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 
 
-_REQUIRED = [item.name for item in fields(Result) if item.default is item.default_factory and item.name != "path"]
+_REQUIRED = [item.name for item in fields(Result) if item.default is item.default_factory and item.name not in ("path", "kind")]
 
 
 def _nested(value: Any, place: str) -> Any:
@@ -184,6 +184,9 @@ def _result(path: Path, stored: Any) -> Result:
     if lacking := [name for name in _REQUIRED if name not in values]:
         raise InputError(f"{path}: is no result file, it lacks {', '.join(lacking)}")
     check_name(values["dataset"], f"{path}: dataset")
+    kind = values.setdefault("kind", "bi")
+    if values["approach"] in APPROACHES and kind not in spec(values["approach"]).kinds:
+        raise InputError(f"{path}: base_model.kind: {values['approach']} has no kind {kind!r}")
     require(max(values["micro_f1"], values["macro_f1"]) <= 1, f"{path}: scores: an F1 is at most 1")
     errors = _checked(_nested(stored, "errors") or {}, dict[str, Any], f"{path}: errors")
     training = values.get("training") or {}
