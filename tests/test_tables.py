@@ -43,7 +43,7 @@ RESULT = {
     "dataset_sha256": "abc",
     "precision": "bf16",
     "approach": "glinerev",
-    "variant": {"form": "residual"},
+    "variant": {"prompt encoder": "residual"},
     "dataset": "mine",
     "split": "test",
     "base_model": {"name": "owner/base", "revision": "1", "kind": "bi"},
@@ -157,9 +157,9 @@ def test_of_two_copies_the_one_with_its_counts_is_read(tmp_path):
 
 BAD = [
     ('{"approach": "glinerev"}', "is no result file, it lacks created, stored_variant, dataset, config"),
-    ("[" * 100_000, "cannot be read: maximum recursion depth"),
+    ("[" * 100_000, "cannot be read as JSON: nested too deep"),
     ('{"approach": "x', "not whole JSON"),
-    ("1" * 5000, "cannot be read: Exceeds the limit"),
+    ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
     (json.dumps(RESULT | {"dataset": "../../etc"}), "dataset must be letters, digits"),
     (json.dumps(RESULT | {"seed": -1}), r"seed must be a whole number from 0, got '-1'"),
     (
@@ -477,9 +477,9 @@ def test_controls_stand_beside_their_default(tmp_path):
         tmp_path / "a.json", noisy(1, 0.8), GOLD, config={"head": True, "prompt_encoder": True, "lr": 1}
     )
     control = {"head": True, "prompt_encoder": False, "lr": 2}
-    predicted(tmp_path / "b.json", noisy(2, 0.5), GOLD, variant={"form": "head only"}, config=control)
-    write(tmp_path / "post.json", variant={"form": "post_norm"}, scores=scored(0.5), seed=43)
-    write(tmp_path / "focal.json", variant={"form": "residual", "loss": "focal"}, scores=scored(0.6))
+    predicted(tmp_path / "b.json", noisy(2, 0.5), GOLD, variant={"prompt encoder": "head only"}, config=control)
+    write(tmp_path / "post.json", variant={"prompt encoder": "post_norm"}, scores=scored(0.5), seed=43)
+    write(tmp_path / "focal.json", variant={"prompt encoder": "residual", "loss": "focal"}, scores=scored(0.6))
     rows, notes = controls(tmp_path)
     f1 = json.loads(default.read_text())["scores"]["micro"]["f1"]
     head_only = rows["SP-GLiNER", "head only"]
@@ -502,7 +502,7 @@ def test_controls_stand_beside_their_default(tmp_path):
 def test_a_control_on_fewer_sentences_is_compared_with_its_like(tmp_path):
     write(tmp_path / "a.json", scores=scored(0.9))
     write(tmp_path / "b.json", **sample(50), scores=scored(0.5))
-    write(tmp_path / "c.json", **sample(50), scores=scored(0.4), variant={"form": "post_norm"})
+    write(tmp_path / "c.json", **sample(50), scores=scored(0.4), variant={"prompt encoder": "post_norm"})
     rows, notes = controls(tmp_path)
     assert rows["SP-GLiNER †", "post_norm"]["default micro F1"] == "0.5000"
     assert "SP-GLiNER, post_norm: trained on 50 of 4,560, and so is its default." in notes
@@ -597,7 +597,7 @@ def make_results(folder):
     for n in (50, 200):
         part = sample(n) | {"training": trained(n, **machine)}
         predicted(folder / f"n{n}.json", noisy(n, 0.5), GOLD, **full(**part))
-    write(folder / "post.json", variant={"form": "post_norm"}, dataset="bc5cdr", scores=scored(0.3))
+    write(folder / "post.json", variant={"prompt encoder": "post_norm"}, dataset="bc5cdr", scores=scored(0.3))
 
 
 def test_latex_tables_are_whole(tmp_path):

@@ -536,7 +536,7 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
     notes = [
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % interval over seeds and test "
         f"sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over sentences alone, and another seed may well lie outside.",
-        f"s/epoch: training alone. Two figures in a column: {titles}.",
+        "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *dict.fromkeys(note for item in found for note in _notes(item)[1:]),
     ]
     columns = tuple(Column(title, f"{place}", left=place < 2) for place, title in enumerate(rows[0]))

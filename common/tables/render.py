@@ -165,13 +165,14 @@ def latex(table: Table) -> str:
     return "\n".join(parts)
 
 
-def _csv(value: Any) -> Any:
-    if isinstance(value, float) and not pd.isna(value):
+def _csv(value: Any) -> str | None:
+    if pd.isna(value):
+        return None
+    if isinstance(value, float):
         return f"{value:.6f}"
     # A spreadsheet takes text that starts like this for a formula, and runs it.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n")):
-        return f"'{value}"
-    return value
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    return f"'{value}" if formula else str(value)
 
 
 def csv(table: Table) -> str:

@@ -135,7 +135,9 @@ class Result:
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 
 
-_REQUIRED = [item.name for item in fields(Result) if item.default is item.default_factory and item.name not in ("path", "kind")]
+_REQUIRED = [
+    item.name for item in fields(Result) if item.default is item.default_factory and item.name not in ("path", "kind")
+]
 
 
 def _nested(value: Any, place: str) -> Any:
@@ -172,7 +174,7 @@ def read_one(path: Path) -> Result:
     Raises:
         InputError: If it is no result file or a value in it is of another kind than it must be.
     """
-    return _result(path, _read(path))
+    return _result(path, read_json(path))
 
 
 def _result(path: Path, stored: Any) -> Result:
@@ -223,12 +225,12 @@ def read_results(places: Sequence[Path], dataset: str | None = None) -> list[Res
         require(place.exists(), f"{place}: no such file or folder")
         for path in sorted(place.rglob("*.json")) if place.is_dir() else [place]:
             try:
-                stored = _read(path)
+                stored = read_json(path)
                 if path == place or (isinstance(stored, dict) and stored.keys() & {"approach", "scores"}):
                     found.append(_result(path, stored))
                 else:
                     logger.info("%s: passed over, it is no result", path)
-            except InputError as error:
+            except (InputError, OSError) as error:
                 bad.append(str(error))
     if bad and not found:
         raise InputError(bad[0] + (f" (and {len(bad) - 1} more that cannot be used)" if len(bad) > 1 else ""))
@@ -246,16 +248,6 @@ def read_results(places: Sequence[Path], dataset: str | None = None) -> list[Res
     if not newest:
         raise InputError("no results found" + (f" on {dataset}" if dataset else ""))
     return list(newest.values())
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except InputError:
-        raise
-    except (OSError, RecursionError, ValueError) as error:
-        # Not to be opened; nested without end; a number of thousands of digits.
-        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def own_places() -> list[Path]:
