@@ -45,7 +45,7 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
     """A sentence for micro and for macro F1: the difference, its 95 % interval and its p-value.
 
     Raises:
-        InputError: If a file is no result or lacks its counts, a side has a seed twice, or not all are of the same sentences.
+        InputError: If a file is no result or lacks counts, a seed is there twice, or not all are of the same sentences.
     """
     from common.evaluation.metrics import paired_bootstrap
     from common.evaluation.results import read_counts

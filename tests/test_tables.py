@@ -1,4 +1,4 @@
-"""Tables come from result files alone, whatever these hold, and the README's table is the one that the committed files give."""
+"""Tables come from result files alone, whatever these hold; the README's is the one that the committed files give."""
 
 from __future__ import annotations
 
@@ -306,7 +306,7 @@ def test_seeds_give_mean_deviation_and_two_level_interval(tmp_path):
     predicted(tmp_path / "with" / "a.json", GOLD, GOLD)
     predicted(tmp_path / "with" / "b.json", [[] for _ in GOLD], GOLD, seed=43)
     row = lines_of(documents.main_table, tmp_path / "with")[0]["SP-GLiNER"]
-    # One seed finds everything and the other nothing, on whatever sentences: a fourth of the draws is twice the worse one.
+    # One seed finds everything and the other nothing: on whatever sentences, a fourth of draws is the worse one twice.
     assert (row["micro F1"], row["micro 95 %"]) == ("0.5000 ± 0.7071", "0.000-1.000")
     assert row["interval over"] == "seeds, sentences"
 
@@ -530,9 +530,9 @@ def test_missed_gold_by_kind_and_words(tmp_path):
     write(tmp_path / "c.json")
     rows, _ = lines_of(documents.errors_table, tmp_path)
     assert rows["LDSA"] == {
-        "approach": "LDSA", "macro F1": "0.5000 ± 0.1414", "macro F1 of words": "0.7000 ± 0.0000", "gold spans": "1,000",
-        "found %": "75.0", "other boundaries %": "10.0", "other type %": "4.0", "both other %": "1.0",
-        "not touched %": "10.0", "spurious %": "3.0", "seeds": "2",
+        "approach": "LDSA", "macro F1": "0.5000 ± 0.1414", "macro F1 of words": "0.7000 ± 0.0000",
+        "gold spans": "1,000", "found %": "75.0", "other boundaries %": "10.0", "other type %": "4.0",
+        "both other %": "1.0", "not touched %": "10.0", "spurious %": "3.0", "seeds": "2",
     }  # fmt: skip
     assert [rows["SP-GLiNER"][name] for name in ("found %", "spurious %", "macro F1 of words")] == ["missing"] * 3
 

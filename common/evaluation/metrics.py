@@ -1,6 +1,6 @@
 """The metric: strict exact match of (sentence, start, end, type), per type, micro and macro, with bootstrap intervals.
 
-Counts are kept for each sentence, so that intervals and paired comparisons resample sentences, and seeds where there are several.
+Counts are kept for each sentence, so that intervals and comparisons resample them, and seeds where there are several.
 Legend: N sentences, C types.
 """
 
@@ -23,7 +23,7 @@ N_RESAMPLES = 1000
 """Bootstrap resamples of the interval in a result file."""
 
 N_COMPARED = 10_000
-"""Bootstrap resamples of tables and comparisons. The smallest p-value is 0.0002, so that 250 of them stand :func:`holm`."""
+"""Bootstrap resamples of tables and comparisons: 250 of the smallest p-value, 0.0002, would stand :func:`holm`."""
 
 _RESAMPLES_AT_ONCE = 50
 
@@ -161,7 +161,7 @@ def span_scores(counts: SpanCounts) -> SpanScores:
 
 
 def resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> NDArray[np.float64]:
-    """Each of :data:`METRICS` of each run on the same bootstrap samples of sentences, shape ``(runs, metrics, n_resamples)``."""
+    """F1 of each run on the same bootstrap samples of sentences, shape ``(runs, metrics, n_resamples)``."""
     n_sentences, n_types = counts[0].gold.shape
     generator = np.random.default_rng(seed)
     # One matrix product for all runs. Single precision is exact here: the sums are whole numbers far below 2 ** 24.
@@ -182,8 +182,8 @@ def resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> N
 def mean_over_drawn_seeds(f1: NDArray[np.float64], seeds: Sequence[int | None]) -> NDArray[np.float64]:
     """The second level of a two-level bootstrap: in each resample the mean over runs that are drawn with replacement.
 
-    All runs keep the same sentences, which they share. Runs of the same seeds are drawn alike, so that a difference between two
-    settings is paired by seed where both have the same, and independent of each other else.
+    All runs keep the same sentences, which they share. Runs of the same seeds are drawn alike, so that a difference
+    between two settings is paired by seed where both have the same ones; other seeds are drawn independently.
 
     Args:
         f1: Of each run on the resampled sentences, shape ``(runs, metrics, n_resamples)``.
@@ -239,7 +239,7 @@ def paired_bootstrap(
     n_resamples: int = N_COMPARED,
     seed: int = 0,
 ) -> dict[Metric, Difference]:
-    """Paired bootstrap of ``first - second`` over sentences (Berg-Kirkpatrick et al. 2012; aclanthology.org/D12-1091) and seeds.
+    """Paired bootstrap of ``first - second`` over sentences (Berg-Kirkpatrick et al. 2012, D12-1091) and seeds.
 
     Args:
         first: The counts of a setting's runs by seed.
@@ -267,7 +267,7 @@ def paired_bootstrap(
 
 
 def difference_of(observed: float, deltas: NDArray[np.float64]) -> Difference:
-    """A difference with its interval and p-value from the differences on bootstrap samples, shape ``(n_resamples,)``."""
+    """A difference with interval and p-value from the differences on bootstrap samples, shape ``(n_resamples,)``."""
     low, high = interval_of(deltas)
     # One is added to both counts, so that a finite number of resamples never proves p = 0 (Davison & Hinkley 1997).
     tail = (1 + min(np.sum(deltas <= 0), np.sum(deltas >= 0))) / (1 + len(deltas))
@@ -275,7 +275,7 @@ def difference_of(observed: float, deltas: NDArray[np.float64]) -> Difference:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in their order: the chance of one false finding stays below the level."""
+    """p-values corrected for their number (Holm 1979), in their order: bounds the chance of any false finding."""
     order = np.argsort(p_values, kind="stable")
     corrected = np.empty(len(p_values))
     factors = np.arange(len(p_values), 0, -1)

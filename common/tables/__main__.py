@@ -1,6 +1,6 @@
-"""Tables and figures from result files alone: ``python -m common.tables``, of one's own results unless others are named.
+"""Tables and figures from result files alone: ``python -m common.tables``, of one's own unless others are named.
 
-Written are Markdown, CSV and LaTeX, and the figures. The same result files give the same bytes. Those of the repository are made by
+Written are Markdown, CSV, LaTeX and figures. The same result files give the same bytes. Those of the repository:
 ``python -m common.tables --results results --readme README.md --output results/tables``.
 """
 
@@ -24,7 +24,7 @@ class Config:
     """Tables and figures of test results."""
 
     results: tuple[Path, ...] = ()
-    """Result files, or folders to search for them; all test_results folders and study/results of the output folder if not given."""
+    """Result files, or folders to search; test_results folders and study/results of the output folder if not given."""
     dataset: str | None = None
     """Only results on this data set."""
     output: Path | None = None

@@ -27,19 +27,20 @@ Row = dict[str, Any]
 """Values by name, those of a table's line."""
 
 INTERVALS = (
-    f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed may well lie "
-    f"outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), still too narrow with few seeds: in simulations 3 seeds "
-    "covered 81 to 93 % in place of 95. None without counts (_counts.npz) beside the result files."
+    f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed may "
+    f"well lie outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), too narrow where few seeds "
+    "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) beside "
+    "the result files."
 )
 DIFFERENCES = (
-    "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, where there are "
-    "several, over seeds, in pairs where both have the same ones; the seed of a single run is taken as it is, and with few seeds intervals "
-    "are too narrow. * where p < 0.05 after Holm's correction for all differences in this table. "
-    f"{MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
+    "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, "
+    "where there are several, over seeds, in pairs where both have the same ones. The seed of a single run is taken as "
+    "it is, and with few seeds intervals are too narrow. * where p < 0.05 after Holm's correction for all differences in "
+    f"this table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
 )
 
 
-# -------------------------------------------------------------------------------------------------- how values are shown
+# ------------------------------------------------------------------------------------------------- how values are shown
 
 
 def _range(low: float, high: float) -> str:
@@ -91,7 +92,7 @@ PEAK = Column("peak MiB", "peak_cpu_mib peak_gpu_mib", _memory, where="trained")
 TRAINED = Column("trained %", "trainable_percent", ".2f")
 
 
-# ------------------------------------------------------------------------------------------------------ values and notes
+# ----------------------------------------------------------------------------------------------------- values and notes
 
 
 def _who(benchmark: Benchmark, entry: Entry, group: Group | None) -> Row:
@@ -138,7 +139,7 @@ def _percent(value: float | None, total: float | None) -> float | None:
 
 
 def _notes(benchmark: Benchmark, shown: Iterable[tuple[Entry, Group]] = ()) -> list[str]:
-    """On which bases a table rests, which rows are of a part of the sentences, and what differs between its rows unseen."""
+    """On which bases a table rests, which rows are of a part of the sentences, and what differs unseen between rows."""
     names = {kind: sorted({g.first.base for g in benchmark.groups if g.first.kind == kind}) for kind in benchmark.bases}
     bases = "; ".join(f"{kind} {', '.join(found)}" for kind, found in sorted(names.items()) if found)
     part = [f"{entry.label}, {_part(benchmark, g)}" for entry, g in benchmark.shown if not benchmark.is_whole(g)]
@@ -230,15 +231,15 @@ def _main_notes(benchmark: Benchmark) -> list[str]:
     return [
         f"{sizes} test sentences{training}.",
         *_notes(benchmark),
-        f"Strict exact match on the test split, best epoch by validation. {MISSING}: no result; {NONE}: does not apply. Mean ± standard "
-        "deviation over seeds where there are several.",
+        f"Strict exact match on the test split, best epoch by validation. {MISSING}: no result; {NONE}: does not "
+        "apply. Mean ± standard deviation over seeds where there are several.",
         INTERVALS,
-        "trained: parameters that the optimizer holds; with gradient: those of them that a gradient reached; both of all parameters. "
-        "s/epoch: training alone, on the machine named. checkpoint: ≈ is 4 bytes for each trained parameter, where the result does not "
-        "say.",
-        "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured on other base models, "
-        "on 2,000 test sentences, one figure for an approach whatever its base, and its shares of trained parameters leave some trained "
-        f"tables out: they are not to be compared digit by digit.{theirs}",
+        "trained: parameters that the optimizer holds; with gradient: those of them that a gradient reached; both of "
+        "all parameters. s/epoch: training alone, on the machine named. checkpoint: ≈ is 4 bytes for each trained "
+        "parameter, where the result does not say.",
+        "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured "
+        "on other base models, on 2,000 test sentences, one figure for an approach whatever its base, and its shares "
+        f"of trained parameters leave some trained tables out: they are not to be compared digit by digit.{theirs}",
     ]
 
 
@@ -314,18 +315,17 @@ def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
             told.add((entry, variant))
             yield _pair(benchmark, control.title, entry, variant)
     for entry in benchmark.entries:
-        for variant in sorted({group.variant for group in benchmark.of(entry)} - {variant_text(entry.variant)}):
-            if (entry, variant) not in told:
+        for variant in benchmark.variants(entry):
+            if variant != variant_text(entry.variant) and (entry, variant) not in told:
                 yield _pair(benchmark, "other variant", entry, variant)
 
 
 def _pair(benchmark: Benchmark, control: str, entry: Entry, variant: str) -> Pair:
-    groups = benchmark.of(entry)
-    group, default = benchmark.pick(group for group in groups if group.variant == variant), entry.group
+    group, default = benchmark.variants(entry).get(variant), entry.group
     if group is not None:
         # A control is compared with the default on the same base and sentences.
         same = variant_text(entry.variant), group.first.base, group.first.n_train
-        default = benchmark.pick(g for g in groups if (g.variant, g.first.base, g.first.n_train) == same)
+        default = benchmark.pick(g for g in benchmark.of(entry) if (g.variant, g.first.base, g.first.n_train) == same)
     return control, entry, variant, group, default
 
 
@@ -385,18 +385,17 @@ def unreachable_table(found: Sequence[Benchmark]) -> Table:
             row["why"] = ", ".join(f"{n:,} {name}" for name, n in reasons.items() if n) or "none"
         return row | {f"best_{metric}": newest.ceiling.get(metric) for metric in METRICS}
 
-    note = f"{MISSING}: no result, or one of an older version that does not say. The best F1 is that of a model that finds all reachable "
+    notes = (
+        f"{MISSING}: no result, or one of an older version that does not say.",
+        "The best F1 is that of a model that finds all reachable gold spans and nothing else.",
+    )
     sections = []
     for item in found:
         rows = []
         for entry in item.entries:
-            by_variant: dict[str, list[Group]] = {}
-            for group in item.of(entry):
-                by_variant.setdefault(group.variant, []).append(group)
-            by_variant.pop(variant_text(entry.variant), None)
-            picked = (item.pick(by_variant[name]) for name in sorted(by_variant))
-            rows += [row(item, entry, group) for group in (entry.group, *picked)]
-        sections.append(Section(item.title, rows, [f"{note}gold spans and nothing else.", _notes(item)[0]]))
+            others = (g for name, g in item.variants(entry).items() if name != variant_text(entry.variant))
+            rows += [row(item, entry, group) for group in (entry.group, *others)]
+        sections.append(Section(item.title, rows, [*notes, _notes(item)[0]]))
     return Table("unreachable", "Gold spans out of reach", columns, tuple(sections))
 
 
@@ -406,7 +405,7 @@ ERROR_KINDS = {
     "boundary_and_type": "both other",
     "missed": "not touched",
 }
-"""What became of a gold span that was not found, as :class:`common.evaluation.metrics.ErrorReport` and the columns call it."""
+"""What became of a gold span that was not found, by the names of ``ErrorReport`` and of the columns."""
 
 
 def errors_table(found: Sequence[Benchmark]) -> Table:
@@ -416,9 +415,9 @@ def errors_table(found: Sequence[Benchmark]) -> Table:
     scores = _score("macro F1", "macro_f1"), _score("macro F1 of words", "word_macro_f1")
     columns = (APPROACH, *scores, Column("gold spans", "gold", ",.0f"), *shares, N_SEEDS)
     notes = (
-        "Of all gold spans; those not found by the first kind that fits: a prediction with the same boundaries and another type, one of "
-        "the same type that overlaps, one of another type that overlaps, none. spurious: predictions that overlap no gold span, in % of "
-        "the gold spans. Means over seeds.",
+        "Of all gold spans; those not found by the first kind that fits: a prediction with the same boundaries and "
+        "another type, one of the same type that overlaps, one of another type that overlaps, none. spurious: "
+        "predictions that overlap no gold span, in % of the gold spans. Means over seeds.",
         "macro F1 of words: each word has the type of the span that it lies in.",
     )
 
@@ -534,8 +533,9 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         rows.append(row | {"s/epoch": each((PACE,), line)})
     titles = " and ".join(item.title for item in found)
     notes = [
-        "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % interval over seeds and test "
-        f"sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over sentences alone, and another seed may well lie outside.",
+        "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
+        f"interval over seeds and test sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over "
+        "sentences alone, and another seed may well lie outside.",
         "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *dict.fromkeys(note for item in found for note in _notes(item)[1:]),
     ]

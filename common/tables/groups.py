@@ -1,8 +1,8 @@
 """Results grouped and averaged: what every table and figure is made from.
 
-Words: a *result* is what the file of one tested run says; a *group* is the results that differ in nothing but the seed; a *benchmark* is all groups on one
-data set; an *entry* is a line of the main table: an approach on a kind of base model and a base, and the group that stands for it.
-An entry without a group is missing, never zero.
+Words: a *result* is what the file of one tested run says; a *group* is the results that differ in nothing but the seed;
+a *benchmark* is all groups on one data set; an *entry* is a line of the main table: an approach on a kind of base model
+and a base, and the group that stands for it. An entry without a group is missing, never zero.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Entry:
     """None if the approach has no result on this kind."""
     group: Group | None
     look: tuple[int, bool, int]
-    """Place of the approach among all, whether the base is a cross-encoder, and the base's place among those of its kind."""
+    """Place of the approach, whether the base is a cross-encoder, and the base's place among those of its kind."""
     label: str
     """The approach, with kind and base where they must be told."""
 
@@ -230,7 +230,7 @@ class Benchmark:
         return Estimate(mean, sd, low, high, OVER_SENTENCES if sd is None else OVER_BOTH)
 
     def samples(self, group: Group) -> Samples | None:
-        """A group's mean F1 on samples of sentences and of its seeds; None if not all seeds have counts of the same sentences."""
+        """A group's mean F1 on samples of sentences and seeds; None if not all have counts of the same sentences."""
         found = [self.resampled[result.path] for result in group.results if result.path in self.resampled]
         if len(found) < len(group.results) or len({sentences for sentences, _ in found}) > 1:
             return None
@@ -268,6 +268,12 @@ class Benchmark:
             return group.first.n_train or 0, group.variant == preferred, *group.rank
 
         return max(groups, key=rank, default=None)
+
+    def variants(self, entry: Entry) -> dict[str, Group]:
+        """The group that is shown for each variant of an entry's approach."""
+        groups = self.of(entry)
+        names = sorted({group.variant for group in groups})
+        return {name: best for name in names if (best := self.pick(g for g in groups if g.variant == name)) is not None}
 
     def curve(self, entry: Entry) -> dict[int, Group]:
         """The groups of an entry's approach by their number of training sentences."""
@@ -336,7 +342,7 @@ def benchmarks(results: Sequence[Result]) -> list[Benchmark]:
 
 
 def mixtures(groups: Mapping[str, Group]) -> list[str]:
-    """What results that are averaged or compared differ in although no table shows it, with the names of who has what."""
+    """What results differ in although no table shows it and they are averaged or compared, with who has what."""
     found: dict[str, dict[str, dict[str, None]]] = {}
     for name, group in groups.items():
         for result in group.results:
@@ -366,7 +372,7 @@ def _without_other_settings(groups: Iterable[Group]) -> list[Group]:
 
 
 def _resample(groups: Iterable[Group]) -> dict[Path, Samples]:
-    """Bootstrap samples of the results that have their counts beside them; on the same sentences they are the same samples."""
+    """Bootstrap samples of the results that have counts beside them; the same for all results on the same sentences."""
     same: dict[tuple[tuple[str, ...], bytes], dict[Path, SpanCounts]] = {}
     for result in (result for group in groups for result in group.results):
         if (counts := _counts(result)) is not None:

@@ -1,4 +1,4 @@
-"""Figures of the tables for print: F1 against cost, few-shot curves, bars for each type. The same data give the same bytes.
+"""Figures of the tables for print: F1 against cost, few-shot curves, bars by type. The same data give the same bytes.
 
 The functions draw plain points and know no result file; ``common.tables.drawings`` makes the points.
 """
@@ -29,7 +29,8 @@ plain = mpl.rc_context({"text.parse_math": False})
 FORMATS = ("pdf", "png")
 PANEL_HEIGHT = 3.1
 _LOOKS = (
-    (GREY, "v"), (SKY, "o"), (GREEN, "s"), (ORANGE, "^"), (VERMILION, "D"), (BLUE, "P"), (BLACK, "X"), (PURPLE, "*"), (YELLOW, "p"),
+    (GREY, "v"), (SKY, "o"), (GREEN, "s"), (ORANGE, "^"), (VERMILION, "D"),
+    (BLUE, "P"), (BLACK, "X"), (PURPLE, "*"), (YELLOW, "p"),
 )  # fmt: skip
 
 
@@ -97,7 +98,7 @@ Panel = Mapping[Series, Sequence[Point]]
 def cost_figure(
     panels: Mapping[str, Panel], xlabel: str, ylabel: str = "macro F1", marks: Mapping[str, str] | None = None
 ) -> Figure | None:
-    """F1 against a cost on a logarithmic axis, one panel for each title; the steps are the best F1 for at most that cost.
+    """F1 against a cost on a logarithmic axis, one panel for each title; steps are the best F1 for at most that cost.
 
     Args:
         panels: Points by title; those without a point that costs something are left out.
@@ -314,7 +315,7 @@ def _bar_look(series: Series) -> dict[str, Any]:
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch], said: Sequence[str]) -> None:
     """A legend below the panels, where it hides nothing, headed by what the marks mean."""
-    # An inch holds some 16 characters; a handle and its gaps are half an inch. Columns are as wide as their longest entry.
+    # An inch holds some 16 characters; a handle and its gaps are half an inch. Columns have the width of their longest.
     widest = max(0.6 + len(str(handle.get_label())) / 16 for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     rows = math.ceil(len(handles) / columns)

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX. Values stay values up to here: a column says how one is shown, and texts are escaped last."""
+"""Tables as Markdown, CSV and LaTeX: a column says how a value is shown, and texts are escaped last."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Table:
     columns: tuple[Column, ...]
     sections: tuple[Section, ...]
     across: Column | None = None
-    """Heads a column for each of its texts, which show the last of ``columns``; rows that agree in the others are joined."""
+    """Heads a column for each of its texts, for the last of ``columns``; rows that agree in the others are joined."""
 
     @property
     def values(self) -> pd.DataFrame:
@@ -91,7 +91,7 @@ class Table:
         return left if self.across is None else left[:-1] + [left[-1]] * (texts.shape[1] - len(left) + 1)
 
 
-# What could start or end a cell, code, emphasis, mathematics, a tag, a character's name or a link; the rest stays readable.
+# What could start or end a cell, code, emphasis, mathematics, a tag, a character's name or a link, and no more.
 _SPECIAL = re.compile(r"[\\|`$~]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=#?\w+;)|\](?=[(\[:])")
 
 
@@ -127,7 +127,8 @@ def markdown_notes(section: Section) -> str:
 _LATEX = str.maketrans(
     {
         "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
+        "<": r"\textless{}", ">": r"\textgreater{}",
         "±": r"$\pm$", "≈": r"$\approx$", "−": r"$-$", "*": r"$^{*}$", DAGGER: r"\textdagger{}", ONE_RUN: r"$^{1}$",
         # A bracket at the head of a row would be the option of the line break before it.
         "[": "{[}", "]": "{]}",

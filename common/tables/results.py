@@ -1,4 +1,4 @@
-"""Result files read into checked, typed records: the one place that knows what a file may hold, of this or an earlier version."""
+"""Result files read into checked, typed records: the one place that knows what a file of any version may hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = ("torch", "transformers", "gliner")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """A result file: each field, and at which dotted place or places the file has it. What one of an earlier version lacks is None."""
+    """A result file: its fields and at which dotted place the file has each. What an earlier version lacks is None."""
 
     path: Path
     created: Annotated[str, "created"]
@@ -117,7 +117,7 @@ class Result:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """Versions of :data:`PACKAGES`, without the build for a kind of device: the precision says what that changes."""
+        """Versions of :data:`PACKAGES`, without the build for a kind of device: that is told by the precision."""
         known = {name: self.packages.get(name, "unknown") for name in PACKAGES}
         return {name: version.partition("+")[0] for name, version in known.items()}
 
@@ -213,8 +213,8 @@ def read_results(places: Sequence[Path], dataset: str | None = None) -> list[Res
     """The results in some places; of those with the same identity and seed the newest, the log names the others.
 
     Args:
-        places: Result files and folders; JSON files in a folder that are no results at all are passed over, and so are bad results
-            among good ones.
+        places: Result files and folders; JSON files in a folder that are no results at all are passed over, and so are
+            bad results among good ones.
         dataset: Only results on this data set.
 
     Raises:
