@@ -147,7 +147,7 @@ def test_a_failing_measure_says_what_failed(tmp_path):
         bench.measure("train", "bi", approach="ldsa", precision="fp32", batch_size=8, sentences=None)
 
 
-def test_readme_shows_the_committed_benchmark():
-    """After a new run: ``python -m common.benchmark --show results/benchmark.json --readme README.md``."""
+def test_the_documentation_shows_the_committed_benchmark():
+    """After a new run: ``python -m common.benchmark --show results/benchmark.json --readme docs/speed.md``."""
     record = json.loads((PROJECT_ROOT / "results" / "benchmark.json").read_text())
-    assert f"<!-- speed -->\n{render(record)}<!-- /speed -->" in (PROJECT_ROOT / "README.md").read_text("utf-8")
+    assert f"<!-- speed -->\n{render(record)}<!-- /speed -->" in (PROJECT_ROOT / "docs" / "speed.md").read_text("utf-8")

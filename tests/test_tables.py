@@ -748,3 +748,15 @@ def test_compare_several_seeds(tmp_path, capsys, caplog):
     with pytest.raises(SystemExit):
         compare.main(["--first", *sides["a"]])
     assert "give two result files, or --first and --second" in capsys.readouterr().err
+
+
+def test_the_answer_in_three_rows_is_what_the_main_table_says():
+    with (PROJECT_ROOT / "results" / "tables" / "main.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["trained"] == "True"]
+    share = {row["label"]: float(row["trainable_percent"]) for row in rows}
+    mean = {label: sum(float(row["macro_f1"]) for row in rows if row["label"] == label) for label in share}
+    light = [label for label in share if share[label] <= 15]
+    expected = [min(share, key=share.__getitem__), max(light, key=mean.__getitem__), max(mean, key=mean.__getitem__)]
+    text = documents.answer(benchmarks(read_results([PROJECT_ROOT / "results"])))
+    assert [line.split(" | ")[1] for line in text.splitlines()[2:]] == expected
+    assert f"<!-- answer -->\n{text}<!-- /answer -->" in (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")

@@ -549,3 +549,38 @@ def glance(found: Sequence[Benchmark]) -> str:
     table = glance_table(found)
     (section,) = table.sections
     return f"{markdown_table(table, section)}\n{markdown_notes(section)}"
+
+
+LIGHT = 15
+"""Percent of the weights that an approach may train to count as light in :func:`answer`."""
+
+
+def answer(found: Sequence[Benchmark]) -> str:
+    """The question of the project in three rows, as Markdown: the cheapest, the best of the light ones, the best."""
+    rows: dict[str, list[Row]] = {}
+    for item in found:
+        for entry in item.entries:
+            if entry.group is not None and entry.group.cost is not None:
+                rows.setdefault(entry.label, []).append(_main_row(item, entry))
+    whole = {label: of for label, of in rows.items() if len(of) == len(found)}
+    if not whole:
+        return "No approach has a result on every data set.\n"
+    share = {label: of[0]["trainable_percent"] for label, of in whole.items()}
+    mean = {label: sum(row["macro_f1"] for row in of) for label, of in whole.items()}
+    light = [label for label in whole if share[label] <= LIGHT]
+    chosen = {
+        "trains the fewest weights": min(whole, key=lambda label: share[label]),
+        f"best of those that train at most {LIGHT} %": max(light, key=lambda label: mean[label], default=None),
+        "best": max(whole, key=lambda label: mean[label]),
+    }
+    f1 = [Column(f"{item.title} macro F1", f"{place}", ".3f") for place, item in enumerate(found)]
+    columns = (_text("", "what"), _text("approach", "label"), TRAINED, *f1, Column("s/epoch", "pace"))
+    lines = [
+        {"what": what, "label": label, "trainable_percent": share[label]}
+        | {"pace": ", ".join(PACE.text(row) for row in whole[label])}
+        | {f"{place}": row["macro_f1"] for place, row in enumerate(whole[label])}
+        for what, label in chosen.items()
+        if label is not None
+    ]
+    section = Section("", lines, [])
+    return markdown_table(Table("answer", "", columns, (section,)), section)

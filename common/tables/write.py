@@ -33,7 +33,7 @@ def write_tables(
         places: Result files, or folders to search for them; the user's own results if there are none.
         folder: Where tables and figures go.
         dataset: Only results on this data set.
-        readme: Also put the table at a glance into this file, between its markers.
+        readme: Also put the answer in three rows and the table at a glance into this file, between its markers.
 
     Returns:
         The table at a glance as Markdown.
@@ -48,5 +48,6 @@ def write_tables(
     write_figures(found, folder)
     glance = documents.glance(found)
     if readme is not None:
+        put_between_markers(readme, "answer", documents.answer(found))
         put_between_markers(readme, "results", glance)
     return glance
