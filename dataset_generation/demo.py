@@ -78,11 +78,25 @@ def demo_sentences(corpus: str, directory: Path | None = None) -> dict[Split, li
     }
 
 
-def pretraining_sentences(corpus: str, directory: Path | None = None) -> list[Sentence]:
-    """The train sentences, annotated with all types **but** the benchmark's: what a demo base may have seen."""
-    types = BENCHMARKS[corpus].types
-    rendered = render(read_demo_corpus(directory or demo_dir(corpus)))
-    return [_with_types(sentence, lambda name: name not in types) for sentence in rendered["train"]]
+def pretraining_sentences(copies: int) -> list[Sentence]:
+    """What the demo bases learn from: general sentences with many types of names, none of them of a benchmark.
+
+    With them go the demo corpora's train sentences that mention nothing: a model that sees a chemical left without an
+    annotation learns that it is nothing to be found.
+
+    Args:
+        copies: How often each general frame is filled, each time with other names.
+    """
+    general = read_demo_corpus(demo_dir("general"))
+    wheels = {key: _Wheel(sorted(names, key=_stable_hash)) for key, names in general.banks.items()}
+    filled = [_fill(frame, wheels, set()) for _ in range(copies) for frame in general.frames["train"]]
+    plain = [
+        sentence
+        for corpus in BENCHMARKS
+        for sentence in render(read_demo_corpus(demo_dir(corpus)))["train"]
+        if not sentence.spans
+    ]
+    return [*dict.fromkeys(filled), *plain]
 
 
 def read_demo_corpus(directory: Path) -> DemoCorpus:
