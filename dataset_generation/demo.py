@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -72,10 +72,7 @@ def demo_sentences(corpus: str, directory: Path | None = None) -> dict[Split, li
     for split, least in MIN_SENTENCES.items():
         if len(rendered[split]) < least:
             raise InputError(f"{directory}: {len(rendered[split])} {split} sentences, at least {least} are needed")
-    return {
-        split: [_with_types(sentence, lambda name: name in types) for sentence in sentences]
-        for split, sentences in rendered.items()
-    }
+    return {split: [_with_types(sentence, types) for sentence in sentences] for split, sentences in rendered.items()}
 
 
 def pretraining_sentences(copies: int) -> list[Sentence]:
@@ -251,5 +248,5 @@ def _fill(frame: Frame, wheels: Mapping[tuple[str, str | None], _Wheel], taken: 
     return make_sentence(words, spans)
 
 
-def _with_types(sentence: Sentence, keep: Callable[[str], bool]) -> Sentence:
-    return Sentence(sentence.words, tuple(span for span in sentence.spans if keep(span.label)))
+def _with_types(sentence: Sentence, types: Container[str]) -> Sentence:
+    return Sentence(sentence.words, tuple(span for span in sentence.spans if span.label in types))

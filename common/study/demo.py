@@ -16,7 +16,7 @@ from dataset_generation.generate import GenerateConfig, generate
 logger = logging.getLogger(__name__)
 
 CORPORA = ("demo-jnlpba", "demo-bc5cdr")
-TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 400, 80, 200
+TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 300, 80, 150
 OUTPUT = PROJECT_ROOT / "demo"
 DATASETS = OUTPUT / "datasets"
 """The samples lie apart from the whole corpora of the same names."""
