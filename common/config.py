@@ -262,10 +262,7 @@ def parse_known(
     strict: bool = False,
 ) -> tuple[C, list[str]]:
     """As :func:`parse`, and the arguments that ``cls`` does not know; none if ``strict``."""
-    root, arguments = take_option(sys.argv[1:] if argv is None else argv, "--output-root")
-    if root is not None:
-        require(root != "", "--output-root needs a folder")
-        os.environ[OUTPUT_VARIABLE] = os.path.abspath(root)
+    arguments = take_output_root(sys.argv[1:] if argv is None else argv)
     options: dict[str, Any] = {} if default is None else {"default": default}
     text = (
         f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: where data sets, checkpoints and "
@@ -273,6 +270,15 @@ def parse_known(
     )
     options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,)}
     return (tyro.cli(cls, **options), []) if strict else tyro.cli(cls, return_unknown_args=True, **options)
+
+
+def take_output_root(argv: Sequence[str]) -> list[str]:
+    """Sets what ``--output-root`` says and returns the other arguments."""
+    root, arguments = take_option(argv, "--output-root")
+    if root is not None:
+        require(root != "", "--output-root needs a folder")
+        os.environ[OUTPUT_VARIABLE] = os.path.abspath(root)
+    return arguments
 
 
 def take_option(argv: Sequence[str], option: str) -> tuple[str | None, list[str]]:

@@ -25,14 +25,14 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, get_linear_schedule_with_warmup
 
 from common.approach import TrainedPart
-from common.data.dataset import Encoder, Sentence
+from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
-from common.models.published import MINILM_ID, packaged_minilm
-from common.paths import PROJECT_ROOT
+from common.models.published import DEMO_BASES, MINILM_ID, packaged_minilm
+from common.paths import output_root
 from dataset_generation.demo import pretraining_sentences
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _encoder_from_hub() -> Path:
         return Path(snapshot_download(MINILM_ID, allow_patterns=["*.json", "model.safetensors", "vocab.txt"]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"the demo bases need the encoder {MINILM_ID}, and the hub is out of reach: pip install -e .[demo] brings it"
+            f"the demo bases need the encoder {MINILM_ID}, and the hub cannot be reached: pip install -e .[demo] brings it"
         ) from error
 
 
@@ -122,25 +122,25 @@ def _fingerprint(name: str) -> str:
     return hashlib.sha256(json.dumps([name, sentences, code]).encode()).hexdigest()[:12]
 
 
-def _build(encoder: Encoder, target: Path) -> None:
+def _build(kind: str, target: Path) -> None:
     from common.models.base import Base
 
     settings = Pretraining()
     seed_everything(settings.seed)
-    gliner = _untrained(encoder, str(encoder_dir()))
+    gliner = _untrained(kind, str(encoder_dir()))
     _compare_in_the_encoders_space(gliner.model, settings)
-    _pretrain(Base(gliner, encoder, f"demo-{encoder}", f"demo-{encoder}", "untrained"), settings)
+    _pretrain(Base(gliner, kind, f"demo-{kind}", f"demo-{kind}", "untrained"), settings)
     # The encoders were loaded from a folder of this machine; the saved model names where they come from.
     gliner.config.model_name = MINILM_ID
     gliner.config.encoder_config._name_or_path = MINILM_ID
-    if encoder == "bi":
+    if kind == "bi":
         gliner.config.labels_encoder = MINILM_ID
         gliner.config.labels_encoder_config._name_or_path = MINILM_ID
     gliner.save_pretrained(target, safe_serialization=True)
 
 
-def _untrained(encoder: Encoder, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGLiNER:
-    """A GLiNER with MiniLM encoders and a random span head, without a BiLSTM, which would hide the encoder's space from the head."""
+def _untrained(kind: str, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGLiNER:
+    """A GLiNER with MiniLM encoders and a random span head; a BiLSTM would hide the encoders' space from the head."""
     shape = {
         "max_width": MAX_WIDTH,
         "hidden_size": 384,
@@ -150,7 +150,7 @@ def _untrained(encoder: Encoder, folder: str) -> BiEncoderSpanGLiNER | UniEncode
         "subtoken_pooling": "mean",
     }
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if encoder == "bi":
+    if kind == "bi":
         config = BiEncoderSpanConfig(**shape, labels_encoder=folder)
         return BiEncoderSpanGLiNER(config, tokenizer=tokenizer, backbone_from_pretrained=True)
     # A type is read off its name's first sub-word: the marker before it is a new token, which means nothing to MiniLM.
@@ -205,15 +205,16 @@ def _pretrain(base: Base, settings: Pretraining) -> None:
         weight_decay=settings.weight_decay,
     )
     schedule = get_linear_schedule_with_warmup(optimizer, settings.steps // 10, settings.steps)
-    parts = (TrainedPart("all", ("core",), settings.head_lr),)
     waiting: list[Sentence] = []
-    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.encoder}", leave=False):
+    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.kind}", leave=False):
         if len(waiting) < settings.batch_size * settings.joined:
             waiting = rng.sample(sentences, len(sentences))
         group = [_joined([waiting.pop() for _ in range(settings.joined)]) for _ in range(settings.batch_size)]
         asked = _types_to_ask(group, names, rng)
         kept = [Sentence(s.words, tuple(span for span in s.spans if span.label in asked)) for s in group]
-        model = SpanModel(base, LabelSet(asked, asked, "other"), asked, parts, focal_alpha=settings.focal_alpha).train()
+        model = SpanModel(base, LabelSet(asked, asked, "other"), asked, focal_alpha=settings.focal_alpha)
+        model.declare(TrainedPart("all", ("core",), settings.head_lr))
+        model.train()
         loss = model(model.collate(model.encode(kept)))
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*encoders, *heads], 1.0)

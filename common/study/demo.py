@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
+from common.config import take_output_root
 from common.data.dataset import MANIFEST_FILE
-from common.paths import PROJECT_ROOT
+from common.paths import output_root
 from common.script import run_script
 from common.study import __main__ as study
 from dataset_generation.generate import GenerateConfig, generate
 
-logger = logging.getLogger(__name__)
-
 CORPORA = ("demo-jnlpba", "demo-bc5cdr")
 TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 300, 80, 150
-OUTPUT = PROJECT_ROOT / "demo"
-DATASETS = OUTPUT / "datasets"
-"""The samples lie apart from the whole corpora of the same names."""
 # The demo bases are barely pretrained: they want larger steps than a published model.
-OPTIONS = PROJECT_ROOT / "examples" / "study_demo.json"
-ARGUMENTS = (
-    *("--dataset", *(str(DATASETS / name) for name in CORPORA), "--seeds", "42"),
-    *("--base-model", "demo-bi", "--cross-base-model", "demo-cross"),
-    *("--config", str(OPTIONS), "--output", str(OUTPUT)),
-)  # fmt: skip
+OPTIONS = Path(__file__).with_name("demo.json")
+
+
+def folder() -> Path:
+    """Where the demo is; samples of the corpora lie there, apart from the whole corpora of the same names."""
+    return output_root() / "demo"
+
+
+def arguments() -> list[str]:
+    """The study of the demo."""
+    return [
+        *("--dataset", *(str(folder() / "datasets" / name) for name in CORPORA), "--seeds", "42"),
+        *("--base-model", "demo-bi", "--cross-base-model", "demo-cross"),
+        *("--config", str(OPTIONS), "--output", str(folder())),
+    ]
+
 
 EPILOGUE = """
 Made in {seconds:.0f} s: {n_results} models tested on two small made-up corpora. What the scores show is that everything runs:
 bases, sentences and epochs are far too few to tell which approach is better.
 
   demo/tables/main.md            the scores, with intervals; beside it types.md, errors.md, differences.md and the figures
-  demo/results/*.md              a page for each model, with its predictions beside it
+  demo/results/*.md              a report for each model, with its predictions beside it
 
 Next:
   python -m common.study --help                                            the same on JNLPBA and BC5CDR, published bases, three seeds
@@ -53,22 +59,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: If a cell failed.
     """
     start = time.perf_counter()
+    given = take_output_root(sys.argv[1:] if argv is None else argv)
+    datasets = folder() / "datasets"
     for name in CORPORA:
-        if not (DATASETS / name / MANIFEST_FILE).is_file():
-            DATASETS.mkdir(parents=True, exist_ok=True)
+        if not (datasets / name / MANIFEST_FILE).is_file():
+            datasets.mkdir(parents=True, exist_ok=True)
             generate(
                 GenerateConfig(
                     name,
                     train_size=TRAIN_SIZE,
                     validation_size=VALIDATION_SIZE,
                     test_size=TEST_SIZE,
-                    output_dir=DATASETS,
+                    output_dir=datasets,
                 )
             )
-    status = study.main([*ARGUMENTS, *(sys.argv[1:] if argv is None else argv)])
+    status = study.main([*arguments(), *given])
     if status:
         raise SystemExit(status)
-    n_results = len(list((OUTPUT / "results").glob("*.json")))
+    n_results = len(list((folder() / "results").glob("*.json")))
     sys.stdout.write(EPILOGUE.format(seconds=time.perf_counter() - start, n_results=n_results))
 
 
