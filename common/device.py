@@ -22,7 +22,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
 
 from common.approach import Batch
-from common.config import Precision, RuntimeConfig, Tracker
+from common.config import BEHAVIOUR_VERSION, Precision, RuntimeConfig, Tracker
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 
@@ -226,6 +226,7 @@ def provenance() -> dict[str, Any]:
     packages = ("torch", "gliner", "transformers", "accelerate", "numpy")
     return {
         "git": _git(),
+        "behaviour": BEHAVIOUR_VERSION,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "machine": {

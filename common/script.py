@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from common.errors import InputError, TrainingError
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C as status 130."""
+    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C and SIGTERM as status 130."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -20,6 +21,8 @@ def run_script(main: Callable[[], Any]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Figures go to files. Where a notebook's backend is set and not installed, matplotlib cannot even be imported.
     os.environ["MPLBACKEND"] = "agg"
+    # A cluster that wants its machine back asks by SIGTERM: as after Ctrl-C, what runs stops and can be resumed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except (InputError, TrainingError) as error:

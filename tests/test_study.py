@@ -1,40 +1,36 @@
-"""The study: its plan, what it keeps and does again, what survives a kill, and several processes on one folder."""
+"""The study: its plan, what counts as done, and what it survives."""
 
-import json
-import os
+import importlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
+from pathlib import Path
 
+import psutil
 import pytest
-import torch
 from conftest import write_dataset
 
-import common.data.dataset
-import common.study.__main__
-import common.study.plan
-import common.study.runner
-import common.training.loop
+import common.study.identity
 from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
-from common.errors import InputError, TrainingError
-from common.evaluation.results import companions, read_result
+from common.engine import RETRIES
+from common.errors import InputError
+from common.evaluation.results import companions
 from common.files import read_json, write_json
-from common.liveness import DEAD_AFTER
 from common.models.published import DEFAULT_BASE
-from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.registry import spec, trained
-from common.settings import parse_training
+from common.paths import PROJECT_ROOT
+from common.registry import cheapest_first, spec, trained
 from common.study import demo
 from common.study.__main__ import main
 from common.study.estimates import Pace, duration
-from common.study.plan import CHEAPEST_FIRST, ZERO_SHOT, StudyConfig, configuration, make_plan
+from common.study.identity import changes, stored_result
+from common.study.plan import StudyConfig, configuration, make_plan
 from common.study.runner import Study
-from common.tables import thesis
-from common.training.records import WEIGHTS_FILE
 
+ZERO_SHOT = "zeroshot_baseline"
 ON_CPU = ["--device", "cpu", "--precision", "fp32"]
 
 
@@ -56,7 +52,7 @@ def options_file(tmp_path, **options):
 def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
     config = parse(StudyConfig, demo.ARGUMENTS)
     cells = make_plan(config)
-    assert {cell.approach for cell in cells} == set(CHEAPEST_FIRST)
+    assert {cell.approach for cell in cells} == set(cheapest_first())
     assert {dataset_dir(cell.dataset).name for cell in cells} == set(demo.CORPORA)
     asked = read_json(demo.OPTIONS)
     for cell in cells:
@@ -79,18 +75,18 @@ def test_the_example_for_two_cores_is_understood():
 
 def test_every_approach_has_its_cells_on_every_data_set_with_every_seed():
     cells = planned()
-    assert set(CHEAPEST_FIRST) == {ZERO_SHOT, *trained()}
+    assert set(cheapest_first()) == {ZERO_SHOT, *trained()}
     # Five approaches of one encoder and full fine-tuning of two, three seeds; zero-shot of two without a seed.
     assert len(cells) == 2 * (7 * 3 + 2)
     assert len({cell.id for cell in cells}) == len(cells)
     zero_shot = [cell for cell in cells if cell.approach == ZERO_SHOT]
     assert cells[:4] == zero_shot
-    assert {(cell.encoder, cell.base_model) for cell in zero_shot} == set(DEFAULT_BASE.items())
+    assert {(cell.kind, cell.base_model) for cell in zero_shot} == set(DEFAULT_BASE.items())
     assert all(cell.seed is None and said(cell, "--seed") is None for cell in zero_shot)
     full = [cell for cell in cells if cell.approach == "full_finetune"]
     assert cells[-12:] == full
     assert {said(cell, "--encoder") for cell in full} == {"bi", "cross"}
-    (cross,) = {(cell.encoder, cell.base_model) for cell in cells if cell.approach == "injection_cross"}
+    (cross,) = {(cell.kind, cell.base_model) for cell in cells if cell.approach == "injection_cross"}
     assert cross == ("cross", DEFAULT_BASE["cross"])
     assert {said(cell, "--seed") for cell in full} == {"42", "43", "44"}
 
@@ -118,7 +114,7 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
     # Full fine-tuning with two encoders.
     assert len(cells) == 2 * 2 * 5
     assert all(said(cell, "--train-size") == str(cell.train_size) for cell in cells)
-    assert all(common.study.plan.configuration(cell).data.train_size == cell.train_size for cell in cells)
+    assert all(configuration(cell).data.train_size == cell.train_size for cell in cells)
     chosen = planned("--train-sizes", "50", "--approaches", "ldsa", "softprompt_base")
     assert {cell.approach for cell in chosen if cell.train_size} == {"ldsa"}
     named = planned("--train-sizes", "50", "--approaches", ZERO_SHOT, "--few-shot-approaches", "softprompt_base")
@@ -126,8 +122,8 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
 
 
 def test_control_cells_have_the_right_options():
-    cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.variant]
-    configs = {(cell.approach, cell.variant): common.study.plan.configuration(cell) for cell in cells}
+    cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.control]
+    configs = {(cell.approach, cell.control): configuration(cell) for cell in cells}
     token = {"ldsa", "softprompt_base", "injection_bi", "injection_cross"}
     controls = {"head only", "prompt only", "post_norm", "descriptions"}
     assert set(configs) == {
@@ -143,29 +139,11 @@ def test_control_cells_have_the_right_options():
     assert all(configs[name, "bio"].token.scheme == "bio" for name in token)
 
 
-def test_the_table_of_controls_waits_for_the_cells_that_a_study_runs():
-    configs = {
-        cell: common.study.plan.configuration(cell) for cell in planned("--controls", "--seeds", "1") if cell.variant
-    }
-    run = {
-        (spec(cell.approach).title, spec(cell.approach).variant(config))
-        for cell, config in configs.items()
-        if cell.approach != ZERO_SHOT
-    }
-    assert run == {
-        (approach.title, control.of(variant))
-        for approach in thesis.APPROACHES[1:]
-        for control in thesis.CONTROLS
-        for variant in approach.variants.values()
-        if approach.title in control.titles
-    }
-
-
 def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp_path):
     options = options_file(tmp_path, glinerev=["--epochs", "8", "--word-dropout", "0.1"], zeroshot_baseline=["--threshold", "0.3"])  # fmt: skip
     cells = planned(*options, "--controls", "--seeds", "1", *ON_CPU)
     for cell in cells:
-        config = common.study.plan.configuration(cell)
+        config = configuration(cell)
         assert (config.runtime.device, config.runtime.precision) == ("cpu", "fp32")
         if cell.approach == "glinerev":
             assert (config.train.epochs, config.word_dropout) == (8, 0.1)
@@ -174,7 +152,7 @@ def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp
         else:
             assert config.train.epochs == spec(cell.approach).config.train.epochs
     short = planned(*options, "--epochs", "2")
-    epochs = {common.study.plan.configuration(cell).train.epochs for cell in short if cell.seed is not None}
+    epochs = {configuration(cell).train.epochs for cell in short if cell.seed is not None}
     assert epochs == {2}
 
 
@@ -224,422 +202,6 @@ def test_a_plan_that_cannot_be_is_refused(options):
         planned(*options)
 
 
-# -- a study whose trainings take no time -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folder(output):
-    return output / "study"
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    return write_dataset(tmp_path / "data" / "tiny")
-
-
-@pytest.fixture
-def run(monkeypatch, gliner_folder, dataset):
-    """Runs a study on the tiny data and returns its exit status."""
-    made = []
-    monkeypatch.setattr(common.study.__main__.tables, "main", made.append)
-
-    def start(*options, approaches=("ldsa", "injection_bi"), seeds=(1,)):
-        return main([
-            "--dataset", str(dataset), "--approaches", *approaches, "--seeds", *map(str, seeds),
-            "--base-model", str(gliner_folder("bi-bert")), "--cross-base-model", str(gliner_folder("cross-bert")),
-            *ON_CPU, *options,
-        ])  # fmt: skip
-
-    start.tables = made
-    return start
-
-
-class Scripts:
-    """Stands in for train.py and test.py; ``hooks`` are called at their steps and may raise."""
-
-    def __init__(self, output):
-        self.output, self.trained, self.resumed, self.tested, self.hooks = output, [], [], [], {}
-
-    def at(self, step, cell):
-        self.hooks.get(step, lambda cell: None)(cell)
-
-    def prepare_run(self, approach, argv):
-        config, resume = parse_training(approach.config, approach.name, argv)
-        if resume is not None:
-            self.at("resume", (approach.name, config.train.seed))
-        path = approach.savings / f"run{len(self.trained)}" if resume is None else resume
-        write_json(self.output / path / "run.json", {"status": "running"})
-        cell = approach.name, config.train.seed
-        (self.trained if resume is None else self.resumed).append(cell)
-        return config, SimpleNamespace(path=self.output / path, cell=cell), None, None
-
-    def fit(self, model, data, train, runtime, run):
-        self.at("training", run.cell)
-        (run.path / WEIGHTS_FILE).touch()
-        write_json(run.path / "run.json", {"status": "finished"})
-        return run
-
-    def run_test_script(self, approach, arguments):
-        cell = approach, arguments[arguments.index("--checkpoint") + 1] if "--checkpoint" in arguments else None
-        self.at("test", cell)
-        self.tested.append(cell)
-        path = self.output / approach / "test_results" / f"{len(self.tested)}.json"
-        keys = ("variant", "dataset", "base_model", "seed", "parameters", "speed", "config", "provenance")
-        record = {key: {} for key in keys} | {"created": str(len(self.tested)), "approach": approach}
-        write_json(path, record | {"scores": {"micro": {"f1": 0.5}}})
-        for companion in companions(path)[:-1]:
-            companion.touch()
-        return path
-
-
-@pytest.fixture
-def scripts(monkeypatch, output):
-    fakes = Scripts(output)
-    for name in ("prepare_run", "fit", "run_test_script"):
-        monkeypatch.setattr(common.study.runner, name, getattr(fakes, name))
-    # There is no model to free, and the collection takes longer than all else.
-    monkeypatch.setattr(common.study.runner.gc, "collect", lambda: None)
-    return fakes
-
-
-def states(folder):
-    return {path.stem.rpartition("_")[0]: read_json(path)["state"] for path in (folder / "cells").glob("*.json")}
-
-
-def raiser(error, only=None):
-    def hook(cell):
-        if only is None or cell[0] == only:
-            raise error
-
-    return hook
-
-
-def test_every_cell_is_done_once_and_the_tables_are_made(run, scripts, folder, capsys):
-    assert run(approaches=("injection_bi", "ldsa", ZERO_SHOT), seeds=(1, 2)) == 0
-    # Cheap ones first, whatever the order of the command line.
-    assert scripts.trained == [("ldsa", 1), ("ldsa", 2), ("injection_bi", 1), ("injection_bi", 2)]
-    assert [approach for approach, _ in scripts.tested] == [ZERO_SHOT] * 2 + ["ldsa"] * 2 + ["injection_bi"] * 2
-    assert set(states(folder).values()) == {"done"}
-    assert len(list((folder / "results").glob("*.json"))) == 6
-    assert len(list((folder / "results").iterdir())) == 24
-    assert run.tables == [["--results", str(folder / "results"), "--output", str(folder / "tables")]]
-    record = read_json(next((folder / "cells").glob("tiny_ldsa_bi_s1_*.json")))
-    assert record["seconds"] >= 0
-    assert record["process"]["pid"] == os.getpid()
-    assert str(folder.parent) not in json.dumps(record["settings"]), "a hash holds no path"
-    assert "6 cells: 6 done, 0 done before, 0 failed" in capsys.readouterr().out
-
-
-def test_what_is_done_is_kept_and_a_new_seed_is_added(run, scripts, folder, capsys, caplog):
-    assert run() == 0
-    with caplog.at_level("INFO"):
-        assert run(seeds=(1, 2)) == 0
-    assert scripts.trained == [("ldsa", 1), ("injection_bi", 1), ("ldsa", 2), ("injection_bi", 2)]
-    assert "4 cells: 2 done, 2 done before" in capsys.readouterr().out
-    assert "[1/4] LDSA bi on tiny, seed 1: done before" in caplog.text
-    assert "[2/4] LDSA bi on tiny, seed 2: micro F1 0.5000" in caplog.text
-    assert "1 cells left: unknown time for 1 of them" in caplog.text
-    assert len(run.tables) == 2
-
-
-def test_a_changed_option_does_its_cells_again_and_the_old_result_leaves_the_tables(
-    run, scripts, folder, tmp_path, caplog
-):
-    run()
-    with caplog.at_level("INFO"):
-        run(*options_file(tmp_path, ldsa=["--learning-rate", "0.01"]))
-    assert scripts.trained == [("ldsa", 1), ("injection_bi", 1), ("ldsa", 1)]
-    assert "other settings than before: configuration.learning_rate: 0.0003 != 0.01" in caplog.text
-    assert len(list((folder / "results").glob("*.json"))) == 2
-    assert read_result(next((folder / "results").glob("tiny_ldsa_*.json")))["created"] == "3"
-    assert read_result(next((folder / "superseded").glob("*.json")))["created"] == "1"
-    assert len(list((folder / "superseded").iterdir())) == 4
-
-
-def test_runtime_and_places_change_no_hash(run, scripts, tmp_path, dataset):
-    run()
-    dataset.rename(dataset.parent / "moved")
-    (dataset.parent / "elsewhere").mkdir()
-    (dataset.parent / "moved").rename(dataset.parent / "elsewhere" / "tiny")
-    (dataset.parent / "elsewhere" / "tiny").rename(dataset)
-    run(*options_file(tmp_path, ldsa=["--eval-batch-size", "3", "--feature-cache", "off"]))
-    assert len(scripts.trained) == 2
-
-
-def test_changed_data_does_everything_again(run, scripts, dataset, caplog):
-    run()
-    write_dataset(dataset, sizes={"train": 30, "validation": 16, "test": 16})
-    with caplog.at_level("INFO"):
-        run()
-    assert len(scripts.trained) == 4
-    assert "other settings than before: dataset_sha256" in caplog.text
-
-
-def test_other_weights_of_the_base_model_do_everything_again(run, scripts, monkeypatch):
-    run()
-    load = common.study.runner.load_base
-    monkeypatch.setattr(common.study.runner, "load_base", lambda *a: SimpleNamespace(revision=load(*a).revision + "0"))
-    run()
-    assert len(scripts.trained) == 4
-
-
-def test_a_result_that_was_deleted_comes_back_without_training(run, scripts, folder):
-    run()
-    (path,) = (folder / "results").glob("tiny_ldsa_*.md")
-    path.unlink()
-    run()
-    assert path.is_file()
-    assert (len(scripts.trained), len(scripts.tested)) == (2, 2)
-
-
-@pytest.mark.parametrize("error", [InputError("no"), TrainingError("loss is nan"), torch.OutOfMemoryError("no memory")])
-def test_a_failing_cell_is_reported_and_the_others_go_on(run, scripts, folder, capsys, error):
-    scripts.hooks["training"] = raiser(error, only="ldsa")
-    assert run() == 1
-    assert states(folder) == {"tiny_ldsa_bi_s1": "failed", "tiny_injection_bi_bi_s1": "done"}
-    printed = capsys.readouterr().out
-    assert "2 cells: 1 done, 0 done before, 1 failed" in printed
-    assert f"failed: LDSA bi on tiny, seed 1: {error} (tiny_ldsa_bi_s1_" in printed
-    assert run.tables
-    del scripts.hooks["training"]
-    assert run() == 0
-    assert set(states(folder).values()) == {"done"}
-
-
-def test_a_run_that_failed_starts_again_and_one_that_was_cut_off_goes_on(run, scripts, folder):
-    def diverges(cell):
-        write_json(next((folder.parent / "ldsa" / "savings").glob("*/run.json")), {"status": "failed"})
-        raise TrainingError("loss is nan")
-
-    scripts.hooks["training"] = diverges
-    run(approaches=["ldsa"])
-    del scripts.hooks["training"]
-    run(approaches=["ldsa"])
-    assert scripts.trained == [("ldsa", 1)] * 2
-    assert scripts.resumed == []
-
-
-def test_the_command_ends_with_its_exit_status(run, scripts, monkeypatch):
-    monkeypatch.setattr(common.study.runner, "main", lambda: 1)
-    with pytest.raises(SystemExit) as ending:
-        common.study.__main__.script()
-    assert ending.value.code == 1
-    monkeypatch.setattr(common.study.runner, "main", lambda: 0)
-    common.study.__main__.script()
-
-
-def test_without_any_result_there_are_no_tables(run, scripts):
-    scripts.hooks["training"] = raiser(TrainingError("no"))
-    assert run() == 1
-    assert run.tables == []
-
-
-def test_data_that_cannot_be_had_fails_its_cells_only(run, scripts, tmp_path, folder, capsys):
-    assert run("--dataset", str(tmp_path / "nowhere"), str(tmp_path / "data" / "tiny")) == 1
-    assert "failed: LDSA bi on nowhere, seed 1: data set 'nowhere' is none of" in capsys.readouterr().out
-    assert states(folder)["tiny_ldsa_bi_s1"] == "done"
-    assert len(scripts.trained) == 2
-
-
-def test_a_machine_without_the_data_leaves_what_is_done_as_it_is(run, scripts, folder, dataset):
-    run()
-    dataset.rename(dataset.with_name("away"))
-    assert run() == 1
-    assert set(states(folder).values()) == {"done"}
-    dataset.with_name("away").rename(dataset)
-    assert run() == 0
-    assert len(scripts.trained) == 2
-
-
-# -- kills ------------------------------------------------------------------------------------------------------------
-
-
-class Killed(RuntimeError):
-    """What nothing catches: the process is gone."""
-
-
-@pytest.mark.parametrize(
-    ("step", "trained", "resumed", "tested"),
-    [("training", 2, 1, 2), ("test", 2, 0, 2), ("copying", 2, 0, 2), ("collected", 2, 0, 2)],
-)
-def test_a_kill_at_any_point_costs_no_finished_step(run, scripts, monkeypatch, folder, step, trained, resumed, tested):
-    copy, read, copied = common.study.runner.shutil.copyfile, common.study.runner.read_result, []
-
-    def killed_copy(source, target):
-        copied.append(source)
-        if len(copied) == 2:
-            raise Killed
-        return copy(source, target)
-
-    with monkeypatch.context() as patch:
-        if step == "copying":
-            patch.setattr(common.study.runner.shutil, "copyfile", killed_copy)
-        elif step == "collected":
-            patch.setattr(common.study.runner.Study, "_collect", lambda *_: (_ for _ in ()).throw(Killed))
-        else:
-            scripts.hooks[step] = raiser(Killed())
-        with pytest.raises(Killed):
-            run()
-    scripts.hooks.clear()
-    assert states(folder) == {"tiny_ldsa_bi_s1": "running"}
-    assert not list((folder / "results").glob("*.json"))
-    assert run() == 0
-    assert (len(scripts.trained), len(scripts.resumed), len(scripts.tested)) == (trained, resumed, tested)
-    assert set(states(folder).values()) == {"done"}
-    assert all(read(path) for path in (folder / "results").glob("*.json"))
-    assert len(list((folder / "results").iterdir())) == 8, "nothing unfinished is left"
-
-
-def test_ctrl_c_leaves_the_cell_to_go_on_with(run, scripts, folder, capsys):
-    scripts.hooks["training"] = raiser(KeyboardInterrupt(), only="injection_bi")
-    with pytest.raises(KeyboardInterrupt):
-        run()
-    assert states(folder) == {"tiny_ldsa_bi_s1": "done", "tiny_injection_bi_bi_s1": "interrupted"}
-    run("--dry-run")
-    assert re.search(r"SP-Bi bi on tiny, seed 1 +unknown  to go on with", capsys.readouterr().out)
-    del scripts.hooks["training"]
-    assert run() == 0
-    assert scripts.resumed == [("injection_bi", 1)]
-
-
-def test_a_cut_off_run_that_other_settings_made_is_not_gone_on_with(run, scripts, tmp_path):
-    scripts.hooks["training"] = raiser(Killed())
-    with pytest.raises(Killed):
-        run(approaches=["ldsa"])
-    scripts.hooks.clear()
-    run("--epochs", "2", approaches=["ldsa"])
-    assert scripts.trained == [("ldsa", 1)] * 2
-    assert scripts.resumed == []
-
-
-def test_a_run_that_cannot_be_gone_on_with_here_starts_again(run, scripts, caplog):
-    scripts.hooks["training"] = raiser(Killed())
-    with pytest.raises(Killed):
-        run(approaches=["ldsa"])
-    # As another device or precision makes it: neither is part of the hash.
-    scripts.hooks = {"resume": raiser(InputError("run was started differently: runtime.precision"))}
-    assert run(approaches=["ldsa"]) == 0
-    assert scripts.trained == [("ldsa", 1)] * 2
-    assert "starts again: run was started differently" in caplog.text
-
-
-def test_a_run_folder_that_is_gone_is_trained_again(run, scripts, folder):
-    scripts.hooks["test"] = raiser(Killed())
-    with pytest.raises(Killed):
-        run(approaches=["ldsa"])
-    scripts.hooks.clear()
-    (weights,) = folder.parent.rglob(WEIGHTS_FILE)
-    weights.unlink()
-    run(approaches=["ldsa"])
-    assert len(scripts.trained) == 2
-
-
-# -- several processes ------------------------------------------------------------------------------------------------
-
-
-def test_a_cell_that_another_machine_is_at_is_passed_over_until_that_is_long_silent(run, scripts, folder, capsys):
-    run(approaches=["ldsa"])
-    (path,) = (folder / "cells").glob("*.json")
-    other = {"host": "elsewhere", "pid": 1, "created": 0.0}
-    write_json(path, read_json(path) | {"state": "running", "process": other, "alive": time.time()})
-    (folder / "results" / path.name).unlink()
-    assert run() == 0
-    assert "1 done, 0 done before, 0 failed, 1 at work in other processes" in capsys.readouterr().out
-    run("--dry-run")
-    assert "running on elsewhere, process 1" in capsys.readouterr().out
-    write_json(path, read_json(path) | {"alive": time.time() - 2 * DEAD_AFTER})
-    assert run() == 0
-    assert "2 cells: 1 done, 1 done before" in capsys.readouterr().out
-    assert len(scripts.trained) == 2, "the result was there"
-
-
-def test_a_locked_cell_is_passed_over_and_taken_if_it_is_free_in_the_end(run, scripts, folder, capsys, caplog):
-    run(approaches=["ldsa"])
-    (path,) = (folder / "locks").glob("*.lock")
-    held = common.study.runner.FileLock(path)
-    held.acquire()
-    # It is let go while the other cell is trained.
-    scripts.hooks["training"] = lambda cell: held.release()
-    with caplog.at_level("INFO"):
-        assert run() == 0
-    assert "LDSA bi on tiny, seed 1: another process is at it" in caplog.text
-    assert "2 cells: 1 done, 1 done before" in capsys.readouterr().out
-
-
-def test_what_failed_in_another_process_meanwhile_is_not_tried_again(run, scripts, folder, capsys):
-    def first(cell):
-        scripts.hooks["training"] = raiser(TrainingError("nan"), "injection_bi")
-        assert run(approaches=["injection_bi"]) == 1
-
-    scripts.hooks["training"] = first
-    assert run() == 1
-    assert scripts.trained == [("ldsa", 1), ("injection_bi", 1)]
-    assert "failed: SP-Bi bi on tiny, seed 1: nan" in capsys.readouterr().out
-
-
-PROCESS = """
-import sys
-import common.tables.__main__
-common.tables.__main__.main = lambda argv: None
-from common.study import __main__ as study
-sys.exit(study.main(sys.argv[1:]))
-"""
-
-
-def test_two_processes_on_one_folder_do_each_cell_once(gliner_folder, dataset_path, output, folder):
-    environment = os.environ | {OUTPUT_VARIABLE: str(output), "OMP_NUM_THREADS": "1"}
-    options = ["--approaches", "ldsa", "softprompt_base", ZERO_SHOT, "--seeds", "1", "2", "--epochs", "1", *ON_CPU]
-    bases = ["--base-model", str(gliner_folder("bi-bert")), "--cross-base-model", str(gliner_folder("cross-bert"))]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, "--dataset", str(dataset_path), *options, *bases],
-            cwd=PROJECT_ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
-    printed = ""
-    for process in processes:
-        out, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, out + errors
-        printed += out
-    assert len(list((folder / "results").glob("*.json"))) == 6
-    assert set(states(folder).values()) == {"done"}
-    assert len(list(output.glob("*/savings/*/run.json"))) == 4, "each was trained once"
-    assert len(list(output.glob("*/test_results/*.json"))) == 6, "and tested once"
-    assert sum(map(int, re.findall(r"6 cells: (\d) done", printed))) == 6
-
-
-# -- dry run and estimates --------------------------------------------------------------------------------------------
-
-
-def test_a_dry_run_prints_the_plan_and_writes_nothing(run, scripts, output, monkeypatch, capsys):
-    monkeypatch.setattr(common.study.runner, "load_base", None)
-    assert run("--dry-run", "--controls", "--train-sizes", "5") == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 6 + 1
-    assert re.fullmatch(r" +1  LDSA bi on tiny, seed 1 +unknown  to do", printed[0])
-    assert "LDSA bi, bio on tiny, seed 1" in printed[1]
-    assert "LDSA bi on tiny, 5 training sentences, seed 1" in printed[2]
-    assert printed[-1].startswith("6 cells, 6 to do: unknown time for 6 of them")
-    assert not output.exists()
-    assert scripts.trained == run.tables == []
-
-
-def test_a_dry_run_needs_no_data(run, tmp_path, capsys):
-    assert run("--dry-run", "--dataset", "demo-nothing") == 0
-    assert "2 cells, 2 to do" in capsys.readouterr().out
-
-
-def test_a_dry_run_says_what_is_done_and_what_a_change_does_again(run, scripts, capsys, tmp_path):
-    run()
-    assert run("--dry-run", "--seeds", "1", "2") == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"LDSA bi on tiny, seed 1 +-  done\n", printed)
-    assert "4 cells, 2 to do" in printed
-    run("--dry-run", *options_file(tmp_path, ldsa=["--learning-rate", "0.01"]))
-    assert re.search(r"LDSA bi on tiny, seed 1 +unknown  to do again: settings, data or files", capsys.readouterr().out)
-
-
 def test_an_estimate_counts_training_validation_and_test():
     sizes = {"train": 100, "validation": 20, "test": 30}
     assert Pace(test=0.1, train=None).seconds(sizes, 0) == pytest.approx(3)
@@ -651,62 +213,205 @@ def test_an_estimate_counts_training_validation_and_test():
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_missing_data_are_generated_from_the_source(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.data.dataset, "DATASETS_DIR", tmp_path / "datasets")
-    words = "".join(f"IL-{number}\tB-protein\nbinds\tO\n.\tO\n\n" for number in range(10))
-    for split in ("train", "test"):
+def test_missing_data_are_generated_from_the_source(tmp_path, output):
+    def sentences(first):
+        return "".join(f"IL-{number}\tB-protein\nbinds\tO\n.\tO\n\n" for number in range(first, first + 20))
+
+    for first, split in ((0, "train"), (20, "test")):
         path = tmp_path / "corpora" / "mine" / f"{split}.tsv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(words)
-    (tmp_path / "corpora" / "other.tsv").write_text(words)
+        path.write_text(sentences(first))
+    (tmp_path / "corpora" / "other.tsv").write_text(sentences(0))
     config = StudyConfig(("mine", "other", "third"), ("ldsa",), source=tmp_path / "corpora")
     study = Study(config)
     study.generate_missing()
-    assert set(study._without_data) == {"third"}
-    assert "needs one folder third or one file third.*, found 0" in study._without_data["third"]
+    with pytest.raises(InputError, match=r"needs one folder third or one file third\.\*, found 0"):
+        study.content("third")
     for name in ("mine", "other"):
         assert load_dataset(name).labels.names == ("protein",)
-    before = (tmp_path / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns
+    before = (output / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns
     study.generate_missing()
-    assert (tmp_path / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns == before
+    assert (output / "datasets" / "mine" / "manifest.json").stat().st_mtime_ns == before
     # A kill before the label files are there leaves a data set to generate.
     for name in ("manifest.json", "label2desc.json"):
-        (tmp_path / "datasets" / "mine" / name).unlink()
+        (output / "datasets" / "mine" / name).unlink()
     study.generate_missing()
-    assert (tmp_path / "datasets" / "mine" / "manifest.json").is_file()
+    assert (output / "datasets" / "mine" / "manifest.json").is_file()
 
 
-# -- in earnest -------------------------------------------------------------------------------------------------------
+# -- finding what is done ---------------------------------------------------------------------------------------------
 
 
-def test_a_real_study_is_cut_off_in_training_and_goes_on(run, monkeypatch, folder, output, caplog, capsys):
-    options = ["--epochs", "2", "--train-sizes", "12", "--few-shot-approaches", "softprompt_base"]
-    fit = common.study.runner.fit
-
-    def cut_off(*arguments):
-        def kill(entry):
-            if arguments[1].name == "tiny" and len(arguments[1].train) == 12:
-                raise Killed
-
-        return fit(*arguments, on_validation=kill)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(common.study.runner, "fit", cut_off)
-        with pytest.raises(Killed):
-            run(*options, approaches=(ZERO_SHOT, "softprompt_base"))
-    assert len(list((folder / "results").glob("*.json"))) == 3
-    with caplog.at_level("INFO"):
-        assert run(*options, approaches=(ZERO_SHOT, "softprompt_base")) == 0
-    assert "resumed after epoch 1 of 2" in caplog.text
-    runs = sorted((read_json(path) for path in output.glob("softprompt_base/savings/*/run.json")), key=lambda r: r["created"])  # fmt: skip
-    assert [(record["dataset"]["train"], len(record["history"])) for record in runs] == [(40, 2), (12, 2)]
-    results = [read_result(path) for path in sorted((folder / "results").glob("*.json"))]
-    assert [(result["approach"], result["base_model"]["encoder"], result["seed"]) for result in results] == [
-        ("softprompt_base", "bi", 1), ("softprompt_base", "bi", 1), (ZERO_SHOT, "bi", None), (ZERO_SHOT, "cross", None),
+@pytest.fixture
+def arguments(gliner_folder, dataset_path):
+    """The command line of a study of SP-Base on the tiny data."""
+    return [
+        "--dataset", str(dataset_path), "--approaches", "softprompt_base", "--seeds", "1",
+        "--base-model", str(gliner_folder("bi-bert")), "--epochs", "2", *ON_CPU,
     ]  # fmt: skip
-    assert {result["training"]["dataset"]["train"] for result in results[:2]} == {12, 40}
-    assert "# softprompt_base" not in capsys.readouterr().out, "pages of results are files of the study"
-    assert run("--dry-run", *options, approaches=(ZERO_SHOT, "softprompt_base"), seeds=(1, 2)) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"SP-Base bi on tiny, seed 2 +\d+ s  to do", printed)
-    assert "6 cells, 2 to do: about" in printed
+
+
+@pytest.fixture
+def done(arguments, output):
+    """A study with one cell, which is done; trained and tested in this process."""
+    study = Study(parse(StudyConfig, arguments))
+    (cell,) = study.cells
+    run = importlib.import_module("softprompt_base.train").main(cell.arguments)
+    result = importlib.import_module("softprompt_base.test").main(
+        ["--dataset", cell.dataset, "--checkpoint", str(run), *ON_CPU, "--no-progress"]
+    )
+    study.results.mkdir(parents=True)
+    for source, target in zip(companions(result), companions(study.result_path(cell)), strict=True):
+        shutil.copyfile(source, target)
+    return study
+
+
+def state(arguments):
+    """What a dry run says of the first cell."""
+    line = Study(parse(StudyConfig, [*arguments, "--dry-run"])).outline().splitlines()[0]
+    return re.fullmatch(r" +1  .*?  +(?:unknown|-|\d.*?s)  (.*)", line)[1]
+
+
+def test_a_result_of_the_same_settings_is_done_and_others_are_to_do_again(done, arguments, tmp_path, dataset_path):
+    (cell,) = done.cells
+    assert state(arguments) == "done"
+    assert done.run() == {cell.id: "kept"}
+    for changed, what in {
+        ("--epochs", "3"): "configuration.train.epochs: 2 != 3",
+        ("--precision", "auto"): 'precision: "fp32" != "auto"',
+        tuple(options_file(tmp_path, softprompt_base=["--batch-size", "3"])): "configuration.train.batch_size: ",
+    }.items():
+        assert state([*arguments, *changed]).startswith(f"to do again: {what}")
+    # Neither places nor what changes no result.
+    assert state([*arguments, *options_file(tmp_path, softprompt_base=["--eval-batch-size", "3"])]) == "done"
+    elsewhere = shutil.copytree(dataset_path, tmp_path / "elsewhere" / "tiny")
+    assert state([*arguments, "--dataset", str(elsewhere)]) == "done"
+    write_dataset(elsewhere, sizes={"train": 30, "validation": 16, "test": 16})
+    assert state([*arguments, "--dataset", str(elsewhere)]).startswith("to do again: dataset_sha256")
+    # Another base model of the same name is another one.
+    weights = shutil.copytree(cell.base_model, tmp_path / Path(cell.base_model).name) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    again = Study(parse(StudyConfig, [*arguments, "--base-model", str(weights.parent)]))
+    wanted = again.wanted(cell, again.revision(again.cells[0]))
+    assert [change.partition(":")[0] for change in changes(stored_result(done.result_path(cell))[1], wanted)] == [
+        "base_model.revision"
+    ]
+
+
+def test_a_result_without_all_its_files_is_none(done, arguments):
+    companions(done.result_path(done.cells[0]))[0].unlink()
+    assert state(arguments) == "to resume"
+
+
+def test_another_behaviour_version_is_done_again(done, arguments, monkeypatch):
+    monkeypatch.setattr(common.study.identity.identity, "__defaults__", (2,))
+    assert state(arguments) == "to do again: behaviour: 1 != 2"
+
+
+def test_a_study_of_the_version_before_is_recognised(done, arguments):
+    """Results of format 1: the variant is a text, the base's kind is called encoder, and nobody says which behaviour."""
+    path = done.result_path(done.cells[0])
+    result = read_json(path)
+    base = result["base_model"]
+    base["encoder"] = base.pop("kind")
+    train = {name: value for name, value in result["config"]["train"].items() if name not in NEW_SETTINGS}
+    result |= {"variant": "focal_cb, io", "config": result["config"] | {"train": train | {"tensorboard": False}}}
+    for provenance in (result["provenance"], result["training"]["provenance"]):
+        del provenance["behaviour"]
+    write_json(path, result)
+    assert state(arguments) == "done"
+
+
+NEW_SETTINGS = ("track", "max_steps", "eval_every", "optimizer", "gradient_checkpointing")
+
+
+def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, dataset_path):
+    write_dataset(tmp_path / "more" / "other")
+    study = Study(parse(StudyConfig, [*arguments, "--dataset", str(tmp_path / "nowhere"), str(dataset_path)]))
+    assert [*study.run().values()] == ["failed", "kept"]
+    assert "failed: SP-Base bi on nowhere, seed 1: data set 'nowhere' is none of" in study.summary({})
+    study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
+    assert [*study.run().values()] == ["failed"]
+    assert "no gliner_config.json" in study.summary({})
+
+
+# -- running: real processes, some of which misbehave -----------------------------------------------------------------
+
+FAULTS = """
+import os, runpy, sys
+told = " ".join(sys.orig_argv)
+if "common.engine softprompt_base.train" in told:
+    with open(os.environ["FAULTS"], "a") as stream:
+        stream.write(told + "\\n")
+    if "--seed 3" in told or "ABORT" in os.environ:
+        os.abort()
+    if "--seed 4" in told:
+        import resource
+        resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+    if "--seed 5" in told:
+        def fail(*arguments, **options):
+            raise ZeroDivisionError("nobody expects this")
+        runpy.run_module = fail
+"""
+"""A sitecustomize.py: trainings of some seeds abort, have little memory, or end with an error."""
+
+
+@pytest.fixture
+def faults(tmp_path, monkeypatch):
+    """Puts the faults in the way of every process; returns the command lines of trainings so far."""
+    (tmp_path / "faults").mkdir()
+    (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "faults"))
+    monkeypatch.setenv("FAULTS", str(tmp_path / "begun"))
+    return lambda: (tmp_path / "begun").read_text().splitlines() if (tmp_path / "begun").is_file() else []
+
+
+def test_a_result_of_other_settings_leaves_the_tables_though_no_new_one_comes(
+    done, arguments, faults, monkeypatch, caplog
+):
+    monkeypatch.setenv("ABORT", "1")
+    study = Study(parse(StudyConfig, [*arguments, "--epochs", "3"]))
+    with caplog.at_level("INFO"):
+        assert [*study.run().values()] == ["failed"]
+    assert "to do again: configuration.train.epochs: 2 != 3" in caplog.text
+    assert len(faults()) == 1 + RETRIES
+    assert not any(study.results.iterdir())
+    assert len(list((study.folder / "superseded").iterdir())) == 4
+
+
+@pytest.mark.slow
+def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, tmp_path, capsys, caplog, monkeypatch):
+    """Killed in a training; then cells that abort, lack memory and end with an error beside one that resumes."""
+    options = options_file(tmp_path, softprompt_base=["--patience", "0", "--epochs", "300"])
+    position = arguments.index("--epochs")
+    arguments = [*arguments[:position], *arguments[position + 2 :], *options]
+    first = subprocess.Popen([sys.executable, "-m", "common.study", *arguments], cwd=PROJECT_ROOT)
+    deadline = time.monotonic() + 120
+    while not list(output.glob("softprompt_base/savings/*/state_*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (training,) = psutil.Process(first.pid).children()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    training.wait(30)
+    assert state(arguments) == "to resume"
+
+    with caplog.at_level("INFO"):
+        assert main([*arguments, "--seeds", "1", "3", "4", "5", "--workers", "2"]) == 1
+    printed, folder = capsys.readouterr().out, output / "study"
+    assert "4 cells: 1 done, 0 done before, 3 failed" in printed
+    assert re.search(r"failed: SP-Base bi on tiny, seed 3: train.py ended by SIGABRT, after 2 retries", printed)
+    assert re.search(r"failed: SP-Base bi on tiny, seed 5: train.py exit status 1, after 2 retries", printed)
+    assert "seed 4: failed: train.py" in caplog.text
+    assert "    ZeroDivisionError: nobody expects this" in caplog.text
+    (log,) = (folder / "logs").glob("*_s1_*.log")
+    assert "resumed at step" in log.read_text()
+    assert re.match(r"worker [12]: SP-Base bi on tiny, seed 1\n", log.read_text())
+    # Each of the others was begun three times in all, the first one once more than before.
+    begun = [line for line in faults() if "--seed 1" in line]
+    assert (len(faults()), len(begun), "--resume" in begun[1]) == (2 + 3 * 3, 2, True)
+    assert len(list((folder / "results").glob("*.json"))) == 1
+    assert len(read_json(next(output.glob("softprompt_base/savings/*/run.json")))["history"]) == 300
+    assert len(list(output.glob("softprompt_base/savings/*/run.json"))) == 1, "trained once"
+    assert len(list(output.glob("softprompt_base/test_results/*.json"))) == 1, "and tested once"
+    assert (folder / "tables" / "main.md").is_file()

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     ended = study.run()
     print(study.summary(ended))
-    if any(study.results.glob("*.json")):
+    if config.part is None and any(study.results.glob("*.json")):
         from common.tables.write import write_tables
 
         print(write_tables([study.results], study.folder / "tables"))

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.errors import InputError
 from common.evaluation.results import read_result
 
@@ -40,6 +38,8 @@ _Kind = tuple[str, str, str]
 
 def paces(folder: Path) -> dict[_Kind, Pace]:
     """The median pace of a folder's results that were made on a machine with the same GPU, or with none, as this one."""
+    import torch
+
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     found: dict[_Kind, list[Pace]] = defaultdict(list)
     for path in sorted(folder.rglob("*.json")):

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,14 @@ class StudyConfig:
     """Overrides the precision of every cell."""
     epochs: int | None = None
     """Overrides the epochs of every training."""
+    workers: int = 1
+    """Cells at a time on this machine, which share its cores and GPUs."""
+    cluster: str | None = None
+    """Address of a Dask scheduler, as tcp://HOST:8786, whose workers do the cells instead."""
+    threads: int | None = None
+    """CPU threads of each cell; a share of this machine's cores, or what the cluster's workers have, if not given."""
+    part: str | None = None
+    """I/N: only every N-th cell, from the I-th on, and no tables; for N jobs that know nothing of each other."""
     dry_run: bool = False
     """Only print the plan, with estimated times; the base models' weights are not compared."""
 
@@ -78,6 +87,11 @@ class StudyConfig:
             require(seed >= 0, f"--seeds must be at least 0, got {seed}")
         for size in self.train_sizes:
             require(size >= 1, f"--train-sizes must be at least 1, got {size}")
+        require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
+        require(self.threads is None or self.threads >= 1, f"--threads must be at least 1, got {self.threads}")
+        require(self.workers == 1 or not self.cluster, "--workers is of this machine, --cluster has workers of its own")
+        part = re.fullmatch(r"(\d+)/(\d+)", self.part or "1/1")
+        require(part is not None and 1 <= int(part[1]) <= int(part[2]), f"--part: expected I/N, got {self.part!r}")
         require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
         for text in self.other_base_models:
             kind, separator, model = text.partition("=")
@@ -162,7 +176,7 @@ class Cell:
 
 
 def make_plan(config: StudyConfig) -> list[Cell]:
-    """All cells of a study, those of cheap approaches first.
+    """The cells of a study, or of a part of it, those of cheap approaches first.
 
     Raises:
         InputError: If ``--config`` is no file of options by approach.
@@ -186,7 +200,8 @@ def make_plan(config: StudyConfig) -> list[Cell]:
                     given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
                     cell = Cell(approach, kind, base_model, dataset, seed, control, size, given)
                     cells.setdefault(cell.id, cell)
-    return list(cells.values())
+    first, _, step = (config.part or "1/1").partition("/")
+    return list(cells.values())[int(first) - 1 :: int(step)]
 
 
 @dataclass(frozen=True)

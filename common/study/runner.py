@@ -1,108 +1,46 @@
 """The whole study, cell by cell: ``python -m common.study --dataset jnlpba bc5cdr --approaches all --seeds 42 43 44``.
 
-    <study>/results/<cell>.json       what test.py wrote, with its page, its predictions and its counts
-    <study>/cells/<cell>.json         state of a cell: whose it is, its settings, its run folder, its time or its error
-    <study>/superseded/               results that had other settings, data or weights than the newest
-    <study>/tables/                   what common.tables makes of the results
+<study>/results/<cell>.json       what test.py wrote, with its page, its predictions and its counts
+<study>/logs/<cell>.log           what its processes printed the last time
+<study>/superseded/               results that had other settings, data or weights than the newest
+<study>/tables/                   what common.tables makes of the results
 
-The same command goes on after a kill, and several processes or machines may run it on one folder at a time.
+A cell is done when its result is there and depends on the same things: that, and the run folders, is all that the study goes by.
+The same command resumes after whatever ended it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import hashlib
-import importlib
-import io
-import json
-import logging
 import shutil
-import threading
-import time
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
-import torch
-from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
-from common.config import differences, merge, to_dict
 from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, dataset_dir, load_dataset
-from common.entry import Training
-from common.errors import InputError, TrainingError
-from common.evaluation.results import companions, read_result
-from common.files import atomic_path, read_json, write_json
-from common.liveness import is_dead, signs_of_life, this_process
-from common.paths import now, output_root
+from common.engine import executor, last_lines
+from common.errors import InputError
+from common.evaluation.results import companions
+from common.files import atomic_path
+from common.paths import output_root
 from common.registry import spec
 from common.study.estimates import Pace, duration, paces, total_time
-from common.study.plan import Cell, StudyConfig, configuration, make_plan
-from common.training.loop import fit
-from common.training.records import RUN_FILE, WEIGHTS_FILE
-from dataset_generation.generate import DEMOS, GenerateConfig, generate
+from common.study.identity import Identity, changes, digest, identity, matching_runs, stored_result
+from common.study.plan import Cell, StudyConfig, configuration, logger, make_plan
+from common.study.work import Outcome, Work, do_cell
 
-# Not __name__, so that a study has one logger in all its modules.
-logger = logging.getLogger("common.study")
+T = TypeVar("T")
 
-State = Literal["done", "kept", "failed", "elsewhere"]
+State = Literal["done", "kept", "failed"]
 
-
-# -- the plan ---------------------------------------------------------------------------------------------------------
-
-
-# -- a cell's file ----------------------------------------------------------------------------------------------------
-
-
-class CellFile:
-    """What the study's folder says of a cell."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.values: dict[str, Any] = read_json(path) if path.is_file() else {}
-        # The thread that gives signs of life writes too.
-        self._writing = threading.Lock()
-
-    def update(self, **values: Any) -> None:
-        """Sets values and writes the file."""
-        with self._writing:
-            self.values = self.values | values
-            write_json(self.path, self.values)
-
-    def replace(self, **values: Any) -> None:
-        """Starts the file anew."""
-        with self._writing:
-            self.values = values
-            write_json(self.path, values)
-
-    def get(self, name: str) -> Any:
-        """A value, None if the file has none of the name."""
-        return self.values.get(name)
-
-    @property
-    def running(self) -> bool:
-        """Whether a process that seems alive is at work on it."""
-        return self.get("state") == "running" and not is_dead(self.get("process"), self.get("alive"))
-
-    @property
-    def running_elsewhere(self) -> bool:
-        """Whether another machine is at work on it.
-
-        On this machine the lock alone says it; on some network folders a lock says nothing of other machines.
-        """
-        return self.running and self.get("process")["host"] != this_process()["host"]
-
-
-def digest_of(settings: Mapping[str, Any]) -> str:
-    """The configuration hash."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-# -- estimates --------------------------------------------------------------------------------------------------------
-
-
-# -- the study --------------------------------------------------------------------------------------------------------
+SHOWN_LINES = 4
+"""Of the log of a cell that failed."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +52,7 @@ class _Content:
 
 
 class Study:
-    """A study's plan and folder, and this process's part in it.
+    """A study's plan and folder.
 
     Args:
         config: The command line.
@@ -128,10 +66,10 @@ class Study:
         self.folder = (config.output or output_root() / "study").absolute()
         self.cells = make_plan(config)
         self.configurations = {cell.id: configuration(cell) for cell in self.cells}
-        self.started = now()
-        self._contents: dict[str, _Content] = {}
-        self._revisions: dict[str, str] = {}
-        self._without_data: dict[str, str] = {}
+        self.errors: dict[str, str] = {}
+        """Why cells failed, by their ids."""
+        self._contents: dict[str, _Content | InputError] = {}
+        self._revisions: dict[str, str | InputError] = {}
 
     @property
     def results(self) -> Path:
@@ -142,30 +80,28 @@ class Study:
         """Where a cell's collected result is."""
         return self.results / f"{cell.id}.json"
 
-    def file(self, cell: Cell) -> CellFile:
-        """What the folder says of a cell now."""
-        return CellFile(self.folder / "cells" / f"{cell.id}.json")
+    def log_path(self, cell: Cell) -> Path:
+        """Where what its processes print goes."""
+        return self.folder / "logs" / f"{cell.id}.log"
 
     # -- data, and what a result depends on ---------------------------------------------------------------------------
 
     def generate_missing(self) -> None:
-        """Generates the data sets that are not there; one that cannot be had fails its cells and no others."""
+        """Generates the data sets that are not there; one that cannot be generated fails its cells and no others."""
         for name in self.config.dataset:
             directory = dataset_dir(name)
-            if not _is_missing(directory):
+            # The last two files tell: data sets of other tools have only the first of them.
+            if any((directory / file).is_file() for file in (LABEL2DESC_FILE, MANIFEST_FILE)):
                 continue
+            from dataset_generation.generate import GenerateConfig, generate
+
             try:
                 source = self._source(directory.name)
-                config = GenerateConfig(directory.name, source=source, output_dir=directory.parent)
-                directory.parent.mkdir(parents=True, exist_ok=True)
-                # Processes of one machine share its data sets.
-                with FileLock(directory.with_name(f".{directory.name}.lock")):
-                    if _is_missing(directory):
-                        generate(config)
-                        logger.info("generated %s", directory)
+                generate(GenerateConfig(directory.name, source=source, output_dir=directory.parent))
+                logger.info("generated %s", directory)
             except InputError as error:
                 logger.error("data set %s: %s", directory.name, error)
-                self._without_data[name] = str(error)
+                self._contents[name] = error
 
     def _source(self, name: str) -> str | None:
         """Where ``--source`` has a data set.
@@ -173,6 +109,8 @@ class Study:
         Raises:
             InputError: If it has none, or several files, of the name.
         """
+        from dataset_generation.generate import DEMOS
+
         folder = self.config.source
         if folder is None or name in DEMOS:
             return None
@@ -181,20 +119,19 @@ class Study:
             raise InputError(f"--source {folder}: needs one folder {name} or one file {name}.*, found {len(found)}")
         return str(found[0])
 
-    def content(self, cell: Cell) -> _Content:
-        """Hash and sizes of the cell's data set.
+    def content(self, dataset: str) -> _Content:
+        """Hash and sizes of a data set.
 
         Raises:
             InputError: If there is no such data set or it is not whole.
         """
-        if cell.dataset in self._without_data:
-            raise InputError(self._without_data[cell.dataset])
-        key = cell.dataset
-        if key not in self._contents:
-            data = load_dataset(cell.dataset)
+
+        def read() -> _Content:
+            data = load_dataset(dataset)
             sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(data.test)}
-            self._contents[key] = _Content(data.sha256, sizes)
-        return self._contents[key]
+            return _Content(data.sha256, sizes)
+
+        return _once(self._contents, dataset, read)
 
     def revision(self, cell: Cell) -> str:
         """The revision of the cell's base model as it would be loaded now.
@@ -202,56 +139,18 @@ class Study:
         Raises:
             InputError: If it cannot be loaded.
         """
-        key = cell.base_model
-        if key not in self._revisions:
-            self._revisions[key] = spec(cell.approach).bases.revision(key)
-        return self._revisions[key]
+        return _once(self._revisions, cell.base_model, lambda: spec(cell.approach).bases.revision(cell.base_model))
 
-    def settings(self, cell: Cell, revision: str) -> dict[str, Any]:
-        """All that a cell's result depends on: its configuration without paths and runtime, data, and base model.
+    def wanted(self, cell: Cell, revision: str | None = None) -> Identity:
+        """What the cell's result has to depend on; any revision of the base model will do if None.
 
         Raises:
             InputError: If there is no such data set.
         """
-        values = _lasting(to_dict(self.configurations[cell.id]))
-        return {
-            "approach": cell.approach,
-            "configuration": values,
-            "dataset_sha256": self.content(cell).sha256,
-            "base_model": {"name": cell.base_name, "revision": revision},
-        }
-
-    def is_done(self, cell: Cell, file: CellFile, settings: Mapping[str, Any]) -> bool:
-        """Whether the folder has the whole result of a cell with the same settings."""
-        whole = all(path.is_file() for path in companions(self.result_path(cell)))
-        return whole and file.get("state") == "done" and self.same_settings(cell, file, settings)
-
-    def same_settings(self, cell: Cell, file: CellFile, settings: Mapping[str, Any]) -> bool:
-        """Whether what the folder has of a cell was made with these settings, by this or an earlier version."""
-        if file.get("hash") == digest_of(settings):
-            return True
-        stored = file.get("settings")
-        if not stored:
-            return False
-        known = spec(cell.approach)
-        given = {"data": {"dataset": cell.dataset}} if known.trains else {"dataset": cell.dataset}
-        try:
-            values = known.stored_config(merge(given, stored["configuration"]), str(file.path))
-        except InputError:
-            return False
-        return {**stored, "configuration": _lasting(to_dict(values))} == settings
+        base = {"name": cell.base_name, "revision": revision}
+        return identity(cell.approach, self.configurations[cell.id], self.content(cell.dataset).sha256, base)
 
     # -- the plan as text ---------------------------------------------------------------------------------------------
-
-    def seems_done(self, cell: Cell) -> bool:
-        """Whether a cell is done, its base model taken to be what it was."""
-        file = self.file(cell)
-        if file.get("state") != "done":
-            return False
-        try:
-            return self.is_done(cell, file, self.settings(cell, file.get("settings")["base_model"]["revision"]))
-        except InputError:
-            return False
 
     def estimates(self, cells: Iterable[Cell]) -> list[float | None]:
         """Seconds that cells take at most, by results of the same approach and base; None if there is none or no data yet."""
@@ -262,7 +161,7 @@ class Study:
         if pace is None:
             return None
         try:
-            sizes = self.content(cell).sizes
+            sizes = self.content(cell.dataset).sizes
         except InputError:
             return None
         config = self.configurations[cell.id]
@@ -287,14 +186,16 @@ class Study:
         )
 
     def _state(self, cell: Cell) -> str:
-        file = self.file(cell)
-        if self.seems_done(cell):
-            return "done"
-        if file.running:
-            return "running on {host}, process {pid}".format(**file.get("process"))
-        return {
-            None: "to do", "done": "to do again: settings, data or files are others, or not here", "failed": "to do again: it failed",
-        }.get(file.get("state"), "to go on with")  # fmt: skip
+        """The state of a cell, its base model taken to be what it was."""
+        try:
+            wanted = self.wanted(cell)
+        except InputError:
+            return "to do"
+        if found := stored_result(self.result_path(cell)):
+            others = changes(found[1], wanted)
+            return f"to do again: {'; '.join(others)}" if others else "done"
+        savings = spec(cell.approach).savings
+        return "to resume" if matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, savings) else "to do"
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -302,191 +203,109 @@ class Study:
         """Does every cell that is not done; returns how each ended, by its id."""
         self.generate_missing()
         ended: dict[str, State] = {}
-        waiting = list(enumerate(self.cells, start=1))
-        while waiting:
-            for number, cell in waiting:
-                ended[cell.id] = self._take(number, cell, [c for c in self.cells[number:] if c.id not in ended])
-            # What others were at may have been left by them meanwhile.
-            left = [(number, cell) for number, cell in waiting if ended[cell.id] == "elsewhere"]
-            waiting = left if len(left) < len(waiting) else []
+        todo: dict[str, Identity] = {}
+        for cell in self.cells:
+            try:
+                wanted = self.wanted(cell, self.revision(cell))
+            except InputError as error:
+                ended[cell.id] = self._failed(cell, str(error), cell.title)
+                continue
+            found = stored_result(self.result_path(cell))
+            if found and not changes(found[1], wanted):
+                ended[cell.id] = "kept"
+                continue
+            if found:
+                logger.info("%s: to do again: %s", cell.title, "; ".join(changes(found[1], wanted)))
+                self._supersede(cell, found[1])
+            # What is left of an earlier run says nothing of this one.
+            self.log_path(cell).unlink(missing_ok=True)
+            todo[cell.id] = wanted
+        logger.info("%d of %d cells are done", len(ended) - len(self.errors), len(self.cells))
+        return ended | self._work(todo) if todo else ended
+
+    def _work(self, todo: Mapping[str, Identity]) -> dict[str, State]:
+        """Has cells done, wherever their processes run."""
+        config, ended = self.config, dict[str, State]()
+        cells = [cell for cell in self.cells if cell.id in todo]
+        logger.info("%d to do: %s", len(cells), total_time(self.estimates(cells)))
+        self.log_path(cells[0]).parent.mkdir(parents=True, exist_ok=True)
+        with (
+            logging_redirect_tqdm(),
+            tqdm(total=len(cells), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
+            executor(config.workers, config.cluster) as pool,
+        ):
+            waiting = {pool.submit(do_cell, self._piece(cell, todo[cell.id])): cell for cell in cells}
+            while waiting:
+                for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
+                    # Nothing may hold on to what is done: a cluster does it again if the worker that has its outcome dies.
+                    cell = waiting.pop(future)
+                    ended[cell.id] = self._collected(cell, future, f"[{len(ended) + 1}/{len(cells)}] {cell.title}")
+                    bar.update()
+                    if waiting:
+                        left = self.estimates(waiting.values())
+                        logger.info("cells left: %d, %s", len(left), total_time(left))
+                    del future
+                bar.set_postfix_str(self._running(waiting.values()))
         return ended
 
-    def _take(self, number: int, cell: Cell, rest: Sequence[Cell]) -> State:
-        """Does one cell unless it is done or another process is at it."""
-        head = f"[{number}/{len(self.cells)}] {cell.title}"
-        lock = FileLock(self.folder / "locks" / f"{cell.id}.lock")
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            logger.info("%s: another process is at it", head)
-            return "elsewhere"
-        try:
-            file = self.file(cell)
-            if file.running_elsewhere:
-                logger.info("%s: %s is at it", head, file.get("process")["host"])
-                return "elsewhere"
-            if file.get("state") == "failed" and file.get("ended") >= self.started:
-                logger.error("%s: failed in another process: %s", head, file.get("error"))
-                return "failed"
-            state = self._do(head, cell, file)
-        finally:
-            lock.release()
-        if state != "kept":
-            self._clean_up(rest)
-        return state
+    def _piece(self, cell: Cell, wanted: Identity) -> Work:
+        config = self.config
+        return Work(cell, wanted, config.overrides, self.log_path(cell), output_root(), Path.cwd(), config.threads)
 
-    def _clean_up(self, rest: Sequence[Cell]) -> None:
-        """Frees the last model before the next is loaded, and says how long the rest takes."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        left = [cell for cell in rest if not self.seems_done(cell)]
-        if left:
-            logger.info("%d cells left: %s", len(left), total_time(self.estimates(left)))
+    def _running(self, cells: Iterable[Cell]) -> str:
+        """What runs where: the first lines of the logs that there are."""
+        logs = [path for path in map(self.log_path, cells) if path.is_file()]
+        first = [path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for path in logs]
+        return "; ".join(first[:3]) + (f"; and {len(first) - 3} more" if len(first) > 3 else "")
 
-    def _do(self, head: str, cell: Cell, file: CellFile) -> State:
-        """Does one cell, whose lock this process has."""
-        start = time.perf_counter()
-        begun = False
-        try:
-            settings = self.settings(cell, self.revision(cell))
-            if self.is_done(cell, file, settings):
-                logger.info("%s: done before", head)
-                return "kept"
-            self._begin(head, cell, file, settings)
-            begun = True
-            with signs_of_life(lambda alive: file.update(alive=alive)):
-                self._collect(cell, self._tested(cell, file))
-        except (InputError, TrainingError, torch.OutOfMemoryError) as error:
-            logger.error("%s: failed: %s", head, error)
-            # Without the data or the base model here, a result that another machine has made is as good as it was.
-            if begun or file.get("state") != "done":
-                ending = {"ended": now(), "seconds": time.perf_counter() - start, "process": this_process()}
-                file.update(id=cell.id, title=cell.title, state="failed", error=str(error), **ending)
-            return "failed"
-        except KeyboardInterrupt:
-            if begun:
-                file.update(state="interrupted", ended=now())
-            raise
-        seconds = time.perf_counter() - start
-        file.update(state="done", ended=now(), seconds=seconds)
-        micro = read_result(self.result_path(cell))["scores"]["micro"]["f1"]
-        logger.info("%s: micro F1 %.4f, %s", head, micro, duration(seconds))
-        return "done"
-
-    def _begin(self, head: str, cell: Cell, file: CellFile, settings: dict[str, Any]) -> None:
-        """Makes the cell this process's; what it had with other settings is put aside."""
-        digest = digest_of(settings)
-        kept: dict[str, Any] = {}
-        if self.same_settings(cell, file, settings):
-            kept = {name: file.get(name) for name in ("run", "result") if file.get(name) is not None}
-        else:
-            if file.get("settings"):
-                changes = "; ".join(differences(file.get("settings"), settings))
-                logger.info("%s: other settings than before: %s", head, changes)
-            self._put_aside(cell, file.get("hash") or "unknown")
-        (estimate,) = self.estimates([cell])
-        expected = "" if estimate is None else f", about {duration(estimate)}"
-        logger.info("%s: %s%s", head, "going on" if kept else "starting", expected)
-        file.replace(
-            id=cell.id, title=cell.title, state="running", started=now(), process=this_process(), alive=time.time(),
-            hash=digest, settings=settings, **kept,
-        )  # fmt: skip
-
-    def _put_aside(self, cell: Cell, digest: str) -> None:
-        """Moves a result of other settings out of the folder that tables are made from."""
-        target = self.folder / "superseded" / f"{cell.id}_{digest[:6]}.json"
-        for old, new in zip(companions(self.result_path(cell)), companions(target), strict=True):
-            if old.is_file():
-                new.parent.mkdir(parents=True, exist_ok=True)
-                old.replace(new)
-
-    def _tested(self, cell: Cell, file: CellFile) -> Path:
-        """The result that test.py wrote, from before if there is one."""
-        before = file.get("result")
-        if before is not None and all(path.is_file() for path in companions(Path(before))):
-            return Path(before)
-        arguments = cell.arguments
-        if cell.seed is not None:
-            run = self._trained(cell, file)
-            arguments = ["--dataset", cell.dataset, "--checkpoint", str(run), *self.config.overrides, "--no-progress"]
-        # Two tests that end in one second would give their results one name.
-        lock = output_root() / cell.approach / f".{dataset_dir(cell.dataset).name}_test.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
-            result = run_test_script(cell.approach, arguments)
-        file.update(result=str(result))
-        return result
-
-    def _trained(self, cell: Cell, file: CellFile) -> Path:
-        """The folder of a finished run; one that was cut off goes on."""
-        known = file.get("run")
-        status = run_status(Path(known)) if known else None
-        if status == "finished":
-            return Path(known)
-        # One that failed does so again from its last validation; it gets another chance from the start.
-        if status in ("running", "interrupted"):
-            try:
-                return self._train(cell, file, [*cell.arguments, "--resume", known])
-            except InputError as error:
-                logger.warning("%s: starts again: %s", cell.title, error)
-        return self._train(cell, file, cell.arguments)
-
-    def _train(self, cell: Cell, file: CellFile, arguments: Sequence[str]) -> Path:
-        training = Training(spec(cell.approach), arguments)
-        data = training.data()
-        model = training.model(data)
-        run = training.run(data)
-        file.update(run=str(run.path))
-        return fit(model, data, training.config.train, training.config.runtime, run).path
-
-    def _collect(self, cell: Cell, result: Path) -> None:
-        """Copies a result into the study's folder, the JSON file last: what has one is whole."""
-        pairs = zip(companions(result), companions(self.result_path(cell)), strict=True)
-        for source, target in pairs:
+    def _collected(self, cell: Cell, future: Future[Outcome], head: str) -> State:
+        """Copies the result of a cell into the study's folder, the JSON file last: what has one is whole."""
+        error = InputError("cancelled") if future.cancelled() else future.exception()
+        if error is not None:
+            return self._failed(cell, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", head)
+        outcome = future.result()
+        if outcome.result is None:
+            return self._failed(cell, outcome.error, head)
+        for source, target in zip(companions(outcome.result), companions(self.result_path(cell)), strict=True):
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
+        found = stored_result(self.result_path(cell))
+        assert found is not None
+        logger.info("%s: micro F1 %.4f, %s", head, found[0]["scores"]["micro"]["f1"], duration(outcome.seconds))
+        return "done"
+
+    def _failed(self, cell: Cell, error: str, head: str) -> State:
+        self.errors[cell.id] = error
+        log = self.log_path(cell)
+        lines = [line[:200] for line in last_lines(log, SHOWN_LINES)]
+        lines = [] if lines and lines[-1].endswith(error) else lines
+        logger.error("%s: failed: %s", head, "\n    ".join([error, *lines, *([f"all of it: {log}"] if lines else [])]))
+        return "failed"
+
+    def _supersede(self, cell: Cell, old: Identity) -> None:
+        """Moves a result of other settings out of the folder that tables are made from."""
+        target = self.folder / "superseded" / f"{cell.id}_{digest(old)}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for file, place in zip(companions(self.result_path(cell)), companions(target), strict=True):
+            file.replace(place)
 
     def summary(self, ended: Mapping[str, State]) -> str:
         """How the cells ended, and the names and errors of those that failed."""
-        counts = {state: list(ended.values()).count(state) for state in ("done", "kept", "failed", "elsewhere")}
-        lines = [
-            "{total} cells: {done} done, {kept} done before, {failed} failed, {elsewhere} at work in other processes".format(
-                total=len(ended), **counts
-            )
-        ]
-        for cell in self.cells:
-            if ended[cell.id] == "failed":
-                file = self.file(cell)
-                # A cell that another machine has done is not marked by a failure here.
-                error = file.get("error") if file.get("state") == "failed" else "see the log"
-                lines.append(f"failed: {cell.title}: {error} ({cell.id})")
+        counts = Counter(ended.values())
+        lines = [f"{len(ended)} cells: {counts['done']} done, {counts['kept']} done before, {counts['failed']} failed"]
+        failed = [cell for cell in self.cells if cell.id in self.errors]
+        lines += [f"failed: {cell.title}: {self.errors[cell.id]} ({cell.id})" for cell in failed]
         return "\n".join(lines)
 
 
-def _lasting(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without places and runtime: content hash and revision stand for the places of data and base model."""
-    rest = {name: value for name, value in values.items() if name not in ("runtime", "base_model", "dataset")}
-    if "data" in rest:
-        rest["data"] = {name: value for name, value in rest["data"].items() if name != "dataset"}
-    return rest
-
-
-def _is_missing(directory: Path) -> bool:
-    """Whether a data set has to be generated; its last two files tell, of which data sets of other tools have only the first."""
-    return not any((directory / name).is_file() for name in (LABEL2DESC_FILE, MANIFEST_FILE))
-
-
-def run_status(run: Path) -> str | None:
-    """The status of a run folder; None if it is not on this machine, or finished but without its weights."""
-    if not (run / RUN_FILE).is_file():
-        return None
-    status = str(read_json(run / RUN_FILE)["status"])
-    return None if status == "finished" and not (run / WEIGHTS_FILE).is_file() else status
-
-
-def run_test_script(approach: str, arguments: Sequence[str]) -> Path:
-    """Runs an approach's test.py without the page that it prints; returns the path of the result."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        return importlib.import_module(f"{approach}.test").main(arguments)
+def _once(known: dict[str, T | InputError], key: str, make: Callable[[], T]) -> T:
+    """Makes a value once, or fails each time as it did the first time."""
+    if key not in known:
+        try:
+            known[key] = make()
+        except InputError as error:
+            known[key] = error
+    found = known[key]
+    if isinstance(found, InputError):
+        raise found
+    return found

@@ -50,15 +50,23 @@ def read_run(path: Path, spec: ApproachSpec[Any]) -> dict[str, Any]:
     return record
 
 
-def runs_of(spec: ApproachSpec[Any], dataset: str | None) -> list[tuple[Path, dict[str, Any]]]:
+def lock_path(run: Path) -> Path:
+    """The lock that a process holds while it trains a run."""
+    return run.with_name(f".{run.name}.lock")
+
+
+def runs_of(
+    spec: ApproachSpec[Any], dataset: str | None, savings: Path | None = None
+) -> list[tuple[Path, dict[str, Any]]]:
     """Run folders of an approach and their records, oldest first; a folder without a whole record is passed over.
 
     Args:
         spec: The approach.
         dataset: Only runs on this data set.
+        savings: Where its runs are, if not among this process's output.
     """
     runs = []
-    for path in sorted(spec.savings.glob("*/" + RUN_FILE)):
+    for path in sorted((savings or spec.savings).glob("*/" + RUN_FILE)):
         try:
             record = read_run(path.parent, spec)
         except InputError as error:

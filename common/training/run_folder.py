@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.files import atomic_path, read_json, write_json
-from common.training.records import RUN_FILE, WEIGHTS_FILE
+from common.training.records import RUN_FILE, WEIGHTS_FILE, lock_path
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Run:
     """Held while a process trains the run."""
 
     def __post_init__(self) -> None:
-        self.lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+        self.lock = FileLock(lock_path(self.path))
 
     def claim(self) -> None:
         """Takes the run for this process.

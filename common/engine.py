@@ -1,0 +1,229 @@
+"""Work in processes of its own, on this machine or on a Dask cluster: ``python -m common.engine MODULE ARGUMENTS``.
+
+Whatever ends a process (an error, a signal, the system's OOM killer) ends that process only. Each ends with the one that
+started it, whatever ends that: its standard input is a pipe whose other end the starter holds, and it stops when the pipe is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import queue
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.paths import PROJECT_ROOT
+
+RETRIES = 2
+"""How often work is done again whose process died; one that ends with :data:`REFUSED` is not."""
+REFUSED = 2
+"""Exit status for bad input and for a training that cannot go on: a second try would end alike."""
+POLL, GRACE = 0.2, 20.0
+"""Seconds between two looks at a process, and until one that was asked to stop is killed."""
+
+
+# -- where work runs --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a piece of work runs."""
+
+    name: str
+    stopped: Callable[[], bool]
+    """Whether the work is no longer wanted."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Its share of the machine."""
+
+
+_here = threading.local()
+
+
+def place() -> Place:
+    """Where this thread's work runs; None but threads of an executor of :func:`executor` have one."""
+    if not hasattr(_here, "place"):
+        # Dask started this thread.
+        from distributed.worker import get_worker, thread_state
+
+        worker, key = get_worker(), thread_state.key
+
+        def stopped() -> bool:
+            # A task whose client is gone, or has cancelled it, stays on a worker while it runs.
+            task = worker.state.tasks.get(key)
+            return task is None or task.state != "executing"
+
+        return Place(f"worker {worker.name}", stopped)
+    return _here.place
+
+
+@contextlib.contextmanager
+def executor(workers: int, cluster: str | None = None) -> Iterator[Executor]:
+    """Runs functions that start processes, on this machine or on a Dask cluster; at the end what still runs is stopped.
+
+    Args:
+        workers: How many run at a time on this machine, which share its cores and GPUs.
+        cluster: Address of a Dask scheduler whose workers run them instead; those with a resource GPU one for each.
+
+    Raises:
+        InputError: If there is no such scheduler, or Dask is not installed.
+    """
+    if cluster is not None:
+        with _client(cluster) as client:
+            workers_there = client.scheduler_info(n_workers=-1)["workers"].values()
+            gpus = any("GPU" in worker["resources"] for worker in workers_there)
+            yield client.get_executor(pure=False, resources={"GPU": 1} if gpus else None)
+        return
+    stop = threading.Event()
+    places: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    for number, environment in enumerate(shares(workers), start=1):
+        places.put(Place(f"worker {number}", stop.is_set, environment))
+
+    def take_place() -> None:
+        _here.place = places.get()
+
+    pool = ThreadPoolExecutor(workers, initializer=take_place)
+    try:
+        yield pool
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError("--cluster needs Dask: pip install 'gliner-adaptation[cluster]'") from None
+    try:
+        client = Client(address, timeout=60)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--cluster {address}: no Dask scheduler answers: {' '.join(str(error).split())}") from error
+    with client:
+        client.wait_for_workers(1)
+        yield client
+
+
+def shares(workers: int) -> list[dict[str, str]]:
+    """What each of some workers on this machine sees of its cores and GPUs: environment variables."""
+    if workers == 1:
+        return [{}]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or cores) // workers)
+    environment, gpus = {"OMP_NUM_THREADS": str(threads)}, _gpus()
+    return [
+        environment | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}) for number in range(workers)
+    ]
+
+
+def _gpus() -> list[str]:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+# -- the starter's side -----------------------------------------------------------------------------------------------
+
+
+def run_module(
+    module: str,
+    arguments: Sequence[str],
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> int | None:
+    """Runs ``python -m MODULE ARGUMENTS`` in a process of its own, in a thread of an :func:`executor`.
+
+    Args:
+        module: The module.
+        arguments: Its command line.
+        log: File to which all that it prints is appended; it prints where this process does if not given.
+        environment: Further environment variables, which win over the place's.
+        folder: Its working directory.
+
+    Returns:
+        Its exit status, negative for a signal; None if it was stopped.
+    """
+    where = place()
+    path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with contextlib.ExitStack() as stack:
+        output = None if log is None else stack.enter_context(log.open("ab"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "common.engine", module, *arguments],
+            stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=folder,
+            env={**os.environ, "PYTHONPATH": path, **where.environment, **(environment or {})},
+            # Ctrl-C in a terminal goes to the starter alone, which stops what it has started.
+            start_new_session=True,
+        )  # fmt: skip
+        stack.enter_context(process)
+        assert process.stdin is not None
+        while process.poll() is None:
+            if where.stopped():
+                process.stdin.close()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE)
+                process.kill()
+                return None
+            time.sleep(POLL)
+        return process.returncode
+
+
+def ending(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exit status {status}"
+    name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
+    return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The last lines of a log that say something."""
+    if not log.is_file():
+        return []
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 20_000))
+        lines = stream.read().decode("utf-8", errors="replace").splitlines()
+    # The end of a trace of a crash is a list of all libraries.
+    return [line.rstrip() for line in lines if line.strip() and not line.startswith("Extension modules: ")][-count:]
+
+
+# -- the started process ----------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Runs the module that the command line names; Ctrl-C to it when standard input ends, the end to it if that does not help."""
+    # A shell that starts something in the background has it ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A crash outside Python leaves a trace in the log, too.
+    faulthandler.enable()
+    threading.Thread(target=_end_with_starter, daemon=True).start()
+    module = sys.argv[1]
+    del sys.argv[0]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _end_with_starter() -> None:
+    # Not through sys.stdin, whose lock a thread must not hold when the interpreter ends.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE / 2)
+    os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+
+
+if __name__ == "__main__":
+    main()

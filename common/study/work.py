@@ -1,0 +1,143 @@
+"""One cell of a study: its train.py, then its test.py, each in a process of its own, tried again if it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from common.data.dataset import dataset_dir
+from common.engine import GRACE, REFUSED, RETRIES, ending, last_lines, place, run_module
+from common.files import write_text
+from common.paths import OUTPUT_VARIABLE, now
+from common.registry import spec
+from common.study.identity import Identity, matching_runs, stored_result
+from common.study.plan import Cell
+from common.training.records import lock_path
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell and all that is needed to do it anywhere that has the same folders."""
+
+    cell: Cell
+    wanted: Identity
+    """What its result depends on."""
+    overrides: tuple[str, ...]
+    """Options of test.py beside data set and checkpoint."""
+    log: Path
+    """File for all that its processes print; the first line says what runs where."""
+    output: Path
+    """Root of the project's output."""
+    folder: Path
+    """Working directory."""
+    threads: int | None = None
+    """CPU threads; those of the place if None."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended."""
+
+    result: Path | None
+    """What test.py wrote; None if it failed."""
+    seconds: float
+    error: str = ""
+
+
+NOT_OURS = "of these settings: data, base model or code are others than at the start"
+
+
+class _Failed(Exception):
+    """The cell cannot be done; the message says why."""
+
+
+def do_cell(work: Work) -> Outcome:
+    """Trains and tests; a training that was cut off before is resumed."""
+    start = time.perf_counter()
+    write_text(work.log, f"{place().name}: {work.cell.title}\n")
+    try:
+        result, error = _Doing(work).result(), ""
+    except _Failed as failure:
+        result, error = None, str(failure)
+    return Outcome(result, time.perf_counter() - start, error)
+
+
+class _Doing:
+    def __init__(self, work: Work) -> None:
+        self.work, self.cell = work, work.cell
+        self.dataset = dataset_dir(work.cell.dataset).name
+        self.place = work.output / work.cell.approach
+        self.deaths = 0
+
+    def result(self) -> Path:
+        """The result file that test.py writes."""
+        arguments = self.cell.arguments
+        if spec(self.cell.approach).trains:
+            checkpoint = ("--checkpoint", str(self.trained()))
+            arguments = ["--dataset", self.cell.dataset, *checkpoint, *self.work.overrides, "--no-progress"]
+        started = now()
+        while (status := self.run("test", arguments)) != 0:
+            self.count_death("test", status)
+        for path in sorted((self.place / "test_results").glob(f"{self.dataset}_*.json"), reverse=True):
+            found = stored_result(path)
+            if found and found[0]["created"] >= started and found[1] == self.work.wanted:
+                return path
+        raise _Failed(f"test.py has left no result {NOT_OURS}")
+
+    def trained(self) -> Path:
+        """The folder of a finished run with the cell's settings; what was cut off is resumed."""
+        passed_over: set[Path] = set()
+        while True:
+            found = [item for item in self.runs() if item[0] not in passed_over]
+            run, status = found[0] if found else (None, None)
+            if run is not None and status == "finished":
+                return run
+            # A run that failed in an earlier study would fail alike; one whose process died just now may not.
+            resume = run is not None and (status != "failed" or self.deaths > 0)
+            if run is not None and resume:
+                # What is left of a worker that was killed may take a moment to end.
+                with contextlib.suppress(Timeout), FileLock(lock_path(run), timeout=GRACE):
+                    pass
+            code = self.run("train", [*self.cell.arguments, *(["--resume", str(run)] if resume else [])])
+            if code == 0:
+                if any(status == "finished" for _, status in self.runs()):
+                    continue
+                raise _Failed(f"train.py has left no run {NOT_OURS}")
+            if code == REFUSED and run is not None and resume and dict(self.runs()).get(run) != "failed":
+                # It was started on another kind of device, for example.
+                passed_over.add(run)
+            else:
+                self.count_death("train", code)
+
+    def runs(self) -> list[tuple[Path, str]]:
+        return matching_runs(self.cell.approach, self.dataset, self.work.wanted, self.place / "savings")
+
+    def run(self, script: str, arguments: Sequence[str]) -> int | None:
+        self.note(f"{script}.py {' '.join(arguments)}")
+        environment = {OUTPUT_VARIABLE: str(self.work.output)}
+        environment |= {} if self.work.threads is None else {"OMP_NUM_THREADS": str(self.work.threads)}
+        return run_module(f"{self.cell.approach}.{script}", arguments, self.work.log, environment, self.work.folder)
+
+    def count_death(self, script: str, status: int | None) -> None:
+        """Lets the cell be tried again, or ends it.
+
+        Raises:
+            _Failed: If that is of no use, or not wanted.
+        """
+        if status is None:
+            raise _Failed("stopped")
+        if status == REFUSED:
+            raise _Failed("".join(last_lines(self.work.log, 1)).removeprefix("error: "))
+        self.note(f"{script}.py {ending(status)}")
+        self.deaths += 1
+        if self.deaths > RETRIES:
+            raise _Failed(f"{script}.py {ending(status)}, after {RETRIES} retries")
+
+    def note(self, text: str) -> None:
+        with self.work.log.open("a", encoding="utf-8") as stream:
+            stream.write(f"-- {text}\n")
