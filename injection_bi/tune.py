@@ -26,7 +26,7 @@ SPACES = {
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or goes on with a sweep and returns the path of its summary."""
+    """Runs or goes on with a sweep and returns the path of its best settings."""
     return run_tuning(SPEC, SPACES, argv)
 
 

@@ -1,32 +1,31 @@
 """Sweeps: their spaces, their trials, what survives a kill, and what they leave behind."""
 
-import contextlib
 import importlib
 import json
-import os
+import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import optuna
+import psutil
 import pytest
 from optuna.trial import TrialState
 
-import common.sweeps.sweep
+import common.sweeps.trials
 from common.config import from_dict, merge, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
-from common.liveness import DEAD_AFTER, this_process
-from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
+from common.paths import PROJECT_ROOT
 from common.registry import spec, trained
 from common.settings import parse_training
-from common.sweeps.space import Choice, Float, Switch, default_parameters, grid, name_of, suggest
-from common.sweeps.storage import open_storage
-from common.sweeps.sweep import Sweep, TuneConfig
-from optuna_plots import FigureSet, draw_figures, load_view
+from common.sweeps.command import PASSWORD_VARIABLE, TuneConfig
+from common.sweeps.space import Choice, Float, Switch, combinations, default_parameters, name_of, suggest
+from common.sweeps.storage import MAX_RETRY, open_storage
+from common.sweeps.sweep import STARTUP_TRIALS, Sweep
+from common.sweeps.trials import Worker
 
 QUICK = [
     "--precision",
@@ -54,7 +53,7 @@ def approach_space(request):
 
 
 def defaults(name):
-    return parse_training(spec(name).config, name, ["--dataset", "nowhere"])[0]
+    return parse_training(spec(name), ["--dataset", "nowhere"])[0]
 
 
 def test_every_approach_has_a_training_space_and_the_injections_an_architecture():
@@ -95,11 +94,11 @@ def test_every_suggestion_is_a_valid_configuration_and_changes_it(approach_space
     assert len(seen) > 5
 
 
-def test_a_grid_is_all_combinations_of_choices_and_nothing_else():
+def test_only_a_space_of_choices_has_so_many_combinations():
     space = (Choice("a.x", (1, 2)), Choice("y", ("u", "v", "w")))
-    assert grid(space) == [{"x": x, "y": y} for x in (1, 2) for y in ("u", "v", "w")]
-    assert grid((*space, Float("z", 0, 1))) is None
-    assert grid((Switch("s"), Choice("x", (1, 2), when="s"))) is None
+    assert combinations(space) == 6
+    assert combinations((*space, Float("z", 0, 1))) is None
+    assert combinations((Switch("s"), Choice("x", (1, 2), when="s"))) is None
 
 
 # -- sweeps with a training that takes no time ------------------------------------------------------------------------
@@ -112,9 +111,11 @@ def sweep(gliner_folder, dataset_path):
     def make(space="training", parameters=None, **settings):
         name = "injection_bi"
         options = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
-        training = parse_training(spec(name).config, name, [*options, "--epochs", "3"])[0]
+        training = parse_training(spec(name), [*options, "--epochs", "3"])[0]
         spaces = importlib.import_module(f"{name}.tune").SPACES
-        return Sweep(spec(name), parameters or spaces[space], TuneConfig(space=space, **settings), training)
+        made = Sweep(spec(name), parameters or spaces[space], TuneConfig(space=space, **settings), training)
+        made.begin()
+        return made
 
     return make
 
@@ -136,7 +137,7 @@ def scored(monkeypatch):
             best = max(range(len(values)), key=values.__getitem__)
             run.update(best={"epoch": best + 1, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
 
-        monkeypatch.setattr(common.sweeps.sweep, "fit", fit)
+        monkeypatch.setattr(common.sweeps.trials, "fit", fit)
         return seen
 
     return install
@@ -149,28 +150,26 @@ def states(sweep):
 def test_the_first_trial_is_the_default_and_the_best_wins(sweep, scored):
     seen = scored(lambda number, config: [0.1, number / 10, 0.05])
     made = sweep(trials=4)
-    made.run()
+    Worker(made).run()
     assert states(made) == ["COMPLETE"] * 4
     assert seen[0]["token"] == to_dict(made.training.token)
     assert seen[0]["prompt_encoder_lr"] == made.training.prompt_encoder_lr
     assert seen[1]["prompt_encoder_lr"] != seen[0]["prompt_encoder_lr"]
-    summary = read_json(made.summary_path)
-    assert summary["direction"] == "maximize"
-    assert summary["best_trial"]["number"] == 3
-    assert summary["best_trial"]["value"] == pytest.approx(0.4)
-    first = summary["all_trials"][0]
-    assert first["default"] is True
-    assert first["intermediate_values"] == {"1": 0.1, "2": 0.1, "3": 0.05}
-    assert {"seed", "config", "seconds", "provenance", "parameters"} <= set(first)
-    assert summary["dataset_sha256"] == made.data.sha256
-    assert all(item["config"]["train"]["select_by"] == "macro_f1" for item in summary["all_trials"])
-    assert "/" not in json.dumps(summary["settings"])
+    assert made.write_best().number == 3
+    first = made.study.trials[0]
+    assert first.user_attrs["default"] is True
+    assert first.intermediate_values == {1: 0.1, 2: 0.1, 3: 0.05}
+    assert first.value == 0.1
+    assert first.user_attrs["micro_f1"] == 0.05
+    assert {"seed", "config", "provenance", "parameters", "train_seconds"} <= set(first.user_attrs)
+    assert all(trial.user_attrs["config"]["train"]["select_by"] == "macro_f1" for trial in made.study.trials)
+    assert "/" not in json.dumps(made.study.user_attrs["settings"])
 
 
 def test_the_best_settings_are_a_file_for_train(sweep, scored, dataset_path):
     scored(lambda number, config: [number / 10])
     made = sweep(trials=3)
-    made.run()
+    Worker(made).run()
     settings = read_json(made.best_path)
     best = made.study.best_trial
     assert settings["prompt_encoder_lr"] == best.params["prompt_encoder_lr"]
@@ -179,7 +178,7 @@ def test_the_best_settings_are_a_file_for_train(sweep, scored, dataset_path):
     assert not {"epochs", "patience"} & set(settings["train"])
     assert not {"data", "runtime", "base_model"} & set(settings)
     options = ["--config", str(made.best_path), "--dataset", str(dataset_path)]
-    config = parse_training(made.spec.config, made.spec.name, options)[0]
+    config = parse_training(made.spec, options)[0]
     assert config.prompt_encoder_lr == best.params["prompt_encoder_lr"]
     assert config.train.epochs == defaults("injection_bi").train.epochs
 
@@ -192,72 +191,58 @@ def test_a_failing_trial_is_failed_with_its_error_and_the_sweep_goes_on(sweep, s
 
     scored(scores)
     made = sweep(trials=3)
-    made.run()
+    Worker(made).run()
     assert states(made) == ["COMPLETE", "FAIL", "COMPLETE"]
-    assert read_json(made.summary_path)["all_trials"][1]["error"] == "loss is nan at step 7"
+    assert made.study.trials[1].user_attrs["error"] == "loss is nan at step 7"
 
 
 def test_a_bad_trial_is_pruned_by_its_reports(sweep, scored):
-    scored(lambda number, config: [0.5, 0.6, 0.7] if number <= common.sweeps.sweep.STARTUP_TRIALS else [0.4, 0.1, 0.9])
-    made = sweep(trials=common.sweeps.sweep.STARTUP_TRIALS + 1)
-    made.run()
-    assert states(made)[:-1] == ["COMPLETE"] * common.sweeps.sweep.STARTUP_TRIALS
-    last = made.study.trials[-1]
-    assert last.state == TrialState.PRUNED
-    assert last.intermediate_values == {1: 0.4, 2: 0.1}
+    scored(lambda number, config: [0.5, 0.6, 0.7] if number <= STARTUP_TRIALS else [0.4, 0.1, 0.9])
+    made = sweep(trials=STARTUP_TRIALS + 1)
+    Worker(made).run()
+    assert states(made) == ["COMPLETE"] * STARTUP_TRIALS + ["PRUNED"]
+    assert made.study.trials[-1].intermediate_values == {1: 0.4, 2: 0.1}
 
 
-def test_an_architecture_sweep_is_the_whole_grid_once(sweep, scored):
+SMALL = (
+    Choice("prompts.pooling", ("adaptive_avg", "attention", "conv1d")),
+    Choice("prompts.prompt_length", (2, 4, 8)),
+)
+
+
+def test_an_architecture_sweep_is_every_combination_once(sweep, scored):
     scored(lambda number, config: [0.5])
-    poolings, lengths = ("adaptive_avg", "attention", "conv1d"), (2, 4, 8)
-    made = sweep(
-        "architecture", (Choice("prompts.pooling", poolings), Choice("prompts.prompt_length", lengths)), trials=2
-    )
-    made.run()
+    made = sweep("architecture", SMALL, trials=2)
+    Worker(made).run()
     cells = [tuple(trial.params.values()) for trial in made.study.trials]
     assert len(cells) == len(set(cells)) == 9
     assert made.study.trials[0].params == default_parameters(made.space, made.training)
 
 
-def test_a_sweep_goes_on_where_it_was_and_checks_what_it_goes_on_with(sweep, scored):
+def test_a_sweep_goes_on_where_it_was_with_other_trials_and_checks_what_it_goes_on_with(sweep, scored):
     seen = scored(lambda number, config: [0.5])
-    sweep(trials=2).run()
-    again = sweep(trials=5)
-    again.run()
+    for trials in (2, 4, 5):
+        made = sweep(trials=trials)
+        Worker(made).run()
     assert len(seen) == 5
-    assert states(again) == ["COMPLETE"] * 5
+    assert states(made) == ["COMPLETE"] * 5
+    assert len({json.dumps(trial.params) for trial in made.study.trials}) == 5
     with pytest.raises(
         InputError, match=r"study 'tiny_training' was started differently: objective: \"macro_f1\" != \"micro_f1\""
     ):
         sweep(trials=6, objective="micro_f1")
+    slower = replace(made.training, runtime=replace(made.training.runtime, eval_batch_size=3))
+    Sweep(made.spec, made.space, made.config, slower).begin()
+    other = replace(slower, train=replace(slower.train, batch_size=3))
+    with pytest.raises(InputError, match=r"started differently.*batch_size"):
+        Sweep(made.spec, made.space, made.config, other).begin()
 
 
-def test_a_dead_processs_trial_is_tried_again_and_counts_once(sweep, scored):
-    seen = scored(lambda number, config: [0.5])
-    made = sweep(trials=2)
-    trial = made._next()
-    lost = suggest(trial, made.space)
-    trial.set_user_attr("process", this_process() | {"created": 0.0})
-    alive = made._next()
-    assert alive.number == 1, "the dead trial was queued again and taken"
-    assert suggest(alive, made.space) == lost
-    assert made._next() is not None
-    assert made._next() is None
-    assert states(made) == ["FAIL", "RUNNING", "RUNNING"]
-    assert made.study.trials[1].user_attrs["retry_of"] == 0
-    assert made.study.trials[1].user_attrs["default"] is True
-    assert seen == []
-
-
-def test_another_machines_trial_is_dead_only_after_long_silence(sweep):
-    made = sweep(trials=2)
-    trial = made._next()
-    trial.set_user_attr("process", {"host": "elsewhere", "pid": 1, "created": 0.0})
-    made._take_over()
-    assert states(made) == ["RUNNING"]
-    trial.set_user_attr("alive", time.time() - 2 * DEAD_AFTER)
-    made._take_over()
-    assert states(made)[0] == "FAIL"
+def test_other_choices_are_one_clear_error(sweep, scored):
+    scored(lambda number, config: [0.5])
+    Worker(sweep("architecture", SMALL[1:])).run()
+    with pytest.raises(InputError, match=r"started differently: choices of prompt_length: \[2, 4, 8\] != \[2, 16\]"):
+        sweep("architecture", (Choice("prompts.prompt_length", (2, 16)),))
 
 
 def test_ctrl_c_queues_the_running_trial_again(sweep, scored):
@@ -267,43 +252,70 @@ def test_ctrl_c_queues_the_running_trial_again(sweep, scored):
         return [0.5]
 
     scored(scores)
-    made = sweep(trials=3)
     with pytest.raises(KeyboardInterrupt):
-        made.run()
-    cut = made.study.trials[1]
-    assert cut.state == TrialState.FAIL
+        Worker(sweep(trials=3)).run()
     again = sweep(trials=3)
-    again.run()
+    Worker(again).run()
     assert states(again) == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
-    assert again.study.trials[2].params == cut.params
+    assert again.study.trials[2].params == again.study.trials[1].params
+
+
+def test_a_trial_that_ends_its_process_is_tried_again_but_not_for_ever(sweep, scored):
+    scored(lambda number, config: [0.5])
+    made = sweep(trials=3)
+    for times in range(1, 2 + MAX_RETRY):
+        cut = made.study.ask()
+        suggest(cut, made.space)
+        assert [trial.number for trial in made.running()] == [cut.number] == [times - 1]
+        made.retry_cut_off()
+    assert made.missing()
+    Worker(made).run()
+    assert states(made) == ["FAIL"] * (1 + MAX_RETRY) + ["COMPLETE"] * 2
+    tried = [trial.params for trial in made.study.trials[: 1 + MAX_RETRY]]
+    assert tried == [tried[0]] * len(tried)
+    assert tried[0]["prompt_encoder_lr"] == made.training.prompt_encoder_lr
+
+
+def test_trials_of_the_version_before_count_as_they_did(sweep):
+    """It marked the trial that repeats another by an attribute."""
+    made = sweep(trials=2)
+    made.study.tell(made.study.ask(), state=TrialState.FAIL)
+    made.study.enqueue_trial({}, user_attrs={"retry_of": 0})
+    assert made.missing()
+    made.study.ask()
+    assert made.missing()
+    made.study.ask()
+    assert not made.missing()
 
 
 def test_no_trial_starts_after_the_time(sweep, scored, monkeypatch):
     scored(lambda number, config: [0.5])
     clock = iter([0.0, 1.0, 30.0, 61.0])
-    made = sweep(trials=9, timeout=1.0)
-    monkeypatch.setattr(common.sweeps.sweep.time, "monotonic", lambda: next(clock))
-    made.run()
+    made = sweep(trials=9)
+    worker = Worker(made)
+    monkeypatch.setattr(common.sweeps.trials.time, "monotonic", lambda: next(clock, 62.0))
+    worker.run(60)
     assert len(made.study.trials) == 2
 
 
-def test_features_are_computed_once_for_all_trials(sweep, monkeypatch):
+def test_features_are_computed_once_and_no_run_folder_is_left(sweep, monkeypatch, tmp_path):
+    monkeypatch.setattr(common.sweeps.trials.tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
     made = sweep(trials=2)
+    worker = Worker(made)
     computed = []
-    original = made.cache._compute
+    original = worker.cache._compute
     monkeypatch.setattr(
-        made.cache, "_compute", lambda *arguments: (computed.append(arguments[-1]), original(*arguments))
+        worker.cache, "_compute", lambda *arguments: (computed.append(arguments[-1]), original(*arguments))
     )
-    made.run()
+    worker.run()
     assert computed == ["validation", "train"]
     assert states(made) == ["COMPLETE"] * 2
-
-
-def test_a_trial_leaves_no_run_folder(sweep):
-    made = sweep(trials=1)
-    made.run()
     assert not list(made.spec.savings.glob("*"))
-    assert not [path for path in made.folder.iterdir() if path.is_dir()]
+    assert not [path for path in (tmp_path / "temporary").iterdir() if path.is_dir()]
+
+
+# -- storages ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["x.journal", "sqlite:///x.db"])
@@ -311,99 +323,54 @@ def test_other_storages(sweep, scored, tmp_path, monkeypatch, url):
     monkeypatch.chdir(tmp_path)
     scored(lambda number, config: [0.5])
     made = sweep(trials=2, storage=url)
-    made.run()
+    Worker(made).run()
     assert states(made) == ["COMPLETE"] * 2
     assert (tmp_path / url.removeprefix("sqlite:///")).is_file()
 
 
-def test_a_storage_out_of_reach_is_one_clear_error():
+def test_several_workers_share_a_journal_and_a_sweep_stays_in_its_file(sweep):
+    assert sweep(workers=2).opened.file.name == "tiny_training.journal"
+    assert sweep(workers=1).opened.file.name == "tiny_training.journal"
+    assert sweep(study="other").opened.file.name == "other.db"
+    with pytest.raises(InputError, match=r"--workers 2: sqlite:.*other\.db is SQLite, which is for one"):
+        sweep(study="other", workers=2)
+
+
+def test_a_file_is_for_one_command(sweep):
+    first, second = sweep(), sweep()
+    with first.alone(), pytest.raises(InputError, match="another command is at work on it"), second.alone():
+        pass
+    with second.alone():
+        pass
+
+
+def test_a_storage_out_of_reach_is_one_clear_error(monkeypatch):
     with pytest.raises(InputError, match=r"--storage nonsense://x: "):
         open_storage("nonsense://x")
     with pytest.raises(InputError, match=r"--storage sqlite:////nowhere/at/all\.db: "):
         open_storage("sqlite:////nowhere/at/all.db")
     with pytest.raises(InputError, match=r"^--storage study\.db: no storage URL; one is sqlite:///study\.db"):
         open_storage("study.db")
+    with pytest.raises(InputError, match=r"^--storage sqlite://: a database in memory"):
+        open_storage("sqlite://")
     with pytest.raises(InputError, match=r"^--storage \.\.\.: no storage URL"):
         open_storage("me:secret@host/x")
     # Whether the driver or the server is missing: the password is in no message.
+    monkeypatch.setenv(PASSWORD_VARIABLE, "secret")
     with pytest.raises(InputError, match=r"--storage postgresql://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
-        open_storage("postgresql://me:secret@127.0.0.1:1/x")
+        open_storage("postgresql://me@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
 
 
-# -- whole processes --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "option", ["--storage=postgresql://me:secret@host/x", "--storge=mysql://host/x?password=secret", "a://b:secret@c"]
+)
+def test_a_password_among_the_arguments_is_refused_before_anything_repeats_it(option, capsys):
+    from glinerev.tune import main
 
-
-@pytest.fixture
-def command(gliner_folder, dataset_path, output):
-    """Starts ``python -m injection_bi.tune`` on the tiny data."""
-
-    def start(*options):
-        environment = os.environ | {OUTPUT_VARIABLE: str(output), "OMP_NUM_THREADS": "1"}
-        base = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
-        return subprocess.Popen(
-            [sys.executable, "-m", "injection_bi.tune", *base, *options],
-            cwd=PROJECT_ROOT, env=environment, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    return start
-
-
-def study_in(output):
-    return optuna.load_study(
-        study_name="tiny_training", storage=f"sqlite:///{output / 'injection_bi' / 'optuna' / 'tiny_training'}.db"
-    )
-
-
-def test_two_workers_make_the_right_number_of_trials(command, output):
-    process = command("--trials", "5", "--workers", "2", "--epochs", "1")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    trials = study_in(output).trials
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
-    assert len({json.dumps(trial.params) for trial in trials}) == 5
-    assert len({trial.user_attrs["process"]["pid"] for trial in trials}) == 2
-    assert len(list((output / "features").glob("*.float32"))) == 2
-    assert len(read_json(output / "injection_bi" / "optuna" / "tiny_training.json")["all_trials"]) == 5
-
-
-def test_a_killed_sweep_goes_on_with_the_same_command(command, output):
-    options = ["--trials", "2", "--epochs", "40"]
-    process = command(*options)
-    deadline = time.monotonic() + 90
-    # Kill it in the middle of a trial.
-    while not running_epochs(output):
-        assert time.monotonic() < deadline, "no trial reported an epoch"
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    killed = [trial for trial in study_in(output).trials if trial.state == TrialState.RUNNING]
-    assert len(killed) == 1
-    process = command(*options)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert f"trial {killed[0].number} was cut off; it is tried again" in errors
-    trials = study_in(output).trials
-    assert trials[killed[0].number].state == TrialState.FAIL
-    retried = [trial for trial in trials if trial.user_attrs.get("retry_of") == killed[0].number]
-    assert [trial.params for trial in retried] == [killed[0].params]
-    assert sum(trial.state == TrialState.COMPLETE for trial in trials) == 2
-    assert len(trials) == 3
-    assert not list((output / "injection_bi" / "optuna").glob(".tiny_training_trial_*")), (
-        "nothing of the killed one is left"
-    )
-
-
-def running_epochs(output):
-    """Epochs that running trials have reported, read without touching the study that is being made."""
-    path = output / "injection_bi" / "optuna" / "tiny_training.db"
-    query = "select count(*) from trial_intermediate_values join trials using (trial_id) where state = 'RUNNING'"
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
-            return connection.execute(query).fetchone()[0]
-    except sqlite3.OperationalError:
-        return 0
+    with pytest.raises(InputError, match=f"set {PASSWORD_VARIABLE}") as caught:
+        main(["--dataset", "x", option])
+    assert "secret" not in str(caught.value) + capsys.readouterr().err
 
 
 def test_an_unknown_space_names_those_there_are(dataset_path, gliner_folder):
@@ -413,36 +380,40 @@ def test_an_unknown_space_names_those_there_are(dataset_path, gliner_folder):
         main(["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), "--space", "architecture"])
 
 
-def test_the_summary_tells_the_figures_what_the_storage_tells_them(sweep, scored):
-    scored(lambda number, config: [0.5, 0.6 + number / 10])
-    made = sweep(trials=3)
-    made.run()
-    stored, summary = (load_view(FigureSet(str(path))) for path in (made.folder / f"{made.name}.db", made.summary_path))
-    for view in (stored, summary):
-        assert (view.name, view.metric, view.maximize) == (made.name, "validation macro F1", True)
-    for one, other in zip(stored.trials, summary.trials, strict=True):
-        for field in ("number", "state", "value", "params", "distributions", "intermediate_values"):
-            assert getattr(one, field) == getattr(other, field)
-        assert one.datetime_start.replace(microsecond=0) == other.datetime_start
-    assert draw_figures(stored, FigureSet()).keys() == draw_figures(summary, FigureSet()).keys()
+# -- whole processes --------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_that_goes_on_draws_other_trials_than_before(sweep, scored):
-    scored(lambda number, config: [0.5])
-    for trials in (3, 5, 7):
-        made = sweep(trials=trials)
-        made.run()
-    drawn = [json.dumps(trial.params) for trial in made.study.trials]
-    assert len(set(drawn)) == 7
+@pytest.mark.slow
+def test_two_workers_of_which_one_is_killed_make_the_right_number_of_trials(gliner_folder, dataset_path, output):
+    """On a journal: the killed one's trial is tried again at the end, nothing of it is left, Ctrl-C stops both."""
+    base = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK, "--epochs", "40"]
+    command = [sys.executable, "-m", "injection_bi.tune", *base, "--trials", "4", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=PROJECT_ROOT, stderr=subprocess.PIPE, text=True)
+    folder = output / "injection_bi" / "optuna"
 
+    def trials():
+        if not (folder / "tiny_training.journal").is_file():
+            return []
+        storage = open_storage(str(folder / "tiny_training.journal")).storage
+        names = optuna.get_all_study_names(storage)
+        return optuna.load_study(study_name=names[0], storage=storage).trials if names else []
 
-def test_runtime_is_no_part_of_what_is_compared(sweep, scored):
-    scored(lambda number, config: [0.5])
-    made = sweep(trials=1)
-    made.run()
-    slower = replace(made.training, runtime=replace(made.training.runtime, eval_batch_size=3))
-    Sweep(made.spec, made.space, made.config, slower).run()
-    assert states(made) == ["COMPLETE"]
-    other = replace(slower, train=replace(slower.train, batch_size=3))
-    with pytest.raises(InputError, match=r"started differently.*batch_size"):
-        Sweep(made.spec, made.space, made.config, other)
+    deadline = time.monotonic() + 150
+    while sum(bool(trial.intermediate_values) for trial in trials()) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    workers = psutil.Process(process.pid).children()
+    assert len(workers) == 2
+    workers[0].send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    assert re.search(r"worker \d ended by SIGKILL", errors)
+    assert "was cut off" in errors
+    found = [trial.state for trial in trials()]
+    assert found.count(TrialState.FAIL) == 1
+    assert found.count(TrialState.COMPLETE) + found.count(TrialState.PRUNED) == 4
+    assert len(found) == 5
+    assert len(list((output / "features").glob("*.float32"))) == 2
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+    assert (folder / "tiny_training_best.json").is_file()

@@ -1,36 +1,46 @@
-"""The command of every tune.py."""
+"""What every tune.py shares: the command line, and the workers that it starts. Optuna is imported late."""
 
 from __future__ import annotations
 
 import logging
 import os
-import subprocess
+import re
 import sys
+import tempfile
+import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from common.config import Metric, parse_known, require
 from common.data.dataset import existing_dataset_dir
+from common.engine import REFUSED, ending, executor, run_module
 from common.errors import InputError, TrainingError
 from common.paths import check_name
 from common.settings import parse_training
 from common.spec import ApproachSpec
 from common.sweeps.space import Space
 
+if TYPE_CHECKING:
+    from common.sweeps.sweep import Sweep
+
 logger = logging.getLogger(__name__)
 
-SpaceName = Literal["training", "architecture"]
+PASSWORD_VARIABLE = "GLINER_ADAPTATION_STORAGE_PASSWORD"
+"""Environment variable with the password for a storage URL: arguments can be read by every user of a machine."""
+
+_PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]+@|[?&]password=")
+_WORKER = "GLINER_ADAPTATION_WORKER"
 
 
 @dataclass(frozen=True)
 class TuneConfig:
     """A sweep. All options of train.py can be given too: they hold for every trial, but for what is searched."""
 
-    space: SpaceName = "training"
-    """What is searched: learning rates and the loss, or the prompts' architecture."""
+    space: str = "training"
+    """What is searched: training (learning rates and the loss), or architecture (the prompts)."""
     trials: int = 20
     """Trials of the study in all, pruned and failed ones among them; a search of few combinations tries each of them once instead."""
     timeout: float | None = None
@@ -40,9 +50,10 @@ class TuneConfig:
     study: str | None = None
     """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
     storage: str | None = None
-    """Any Optuna storage: sqlite:///FILE, postgresql://..., mysql://..., or a path ending in .journal; SQLite in optuna/ if not given."""
+    """A path ending in .journal, sqlite:///FILE, or the URL of a database (postgresql://USER@HOST/NAME), its password in the
+    environment's GLINER_ADAPTATION_STORAGE_PASSWORD; a file in optuna/ if not given."""
     workers: int = 1
-    """Processes on this machine that work on the study together."""
+    """Processes on this machine that work on the study together; SQLite is for one."""
 
     def __post_init__(self) -> None:
         require(self.trials >= 1, f"trials must be at least 1, got {self.trials}")
@@ -53,14 +64,23 @@ class TuneConfig:
 
 
 def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Sequence[str] | None = None) -> Path:
-    """Runs a sweep from the command line and returns the path of its summary.
+    """Runs a sweep from the command line and returns the path of its best settings.
 
     Args:
         spec: The approach.
         spaces: What is searched, by the names that ``--space`` takes.
         argv: Arguments; those of the process if not given.
+
+    Raises:
+        InputError: If an option is wrong or an existing study is of another kind.
+        TrainingError: If its workers die, or no trial is complete.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Before anything repeats them in a message.
+    if any(_PASSWORD.search(argument) for argument in arguments):
+        raise InputError(
+            f"a password among the arguments can be read by others: leave it out of the URL and set {PASSWORD_VARIABLE}"
+        )
     description = (
         f"{TuneConfig.__doc__}\nSpaces of {spec.title}: {', '.join(spaces)}. For train.py's options see its --help."
     )
@@ -71,59 +91,70 @@ def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Seque
     if resume:
         raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
     existing_dataset_dir(training.data.dataset)
-    worker = int(os.environ.get(_WORKER, "0"))
 
     import optuna
 
-    from common.sweeps.sweep import Sweep, best_of
+    from common.sweeps.sweep import Sweep
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Settings that depend on a switch need groups, which Optuna calls experimental.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # Retries, heartbeats and settings that depend on a switch are what Optuna calls experimental.
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    if config.workers > 1 and _WORKER not in os.environ:
-        # Workers read one store of features instead of computing one each.
-        training = replace(training, runtime=replace(training.runtime, feature_cache=_shared(training.runtime)))
-        sweep = Sweep(spec, spaces[config.space], config, training)
-        _run_workers(spec, config, arguments, training.runtime.feature_cache)
-    else:
-        sweep = Sweep(spec, spaces[config.space], config, training, worker)
-        sweep.run()
-    with sweep.lock:
-        sweep.write()
-    best = best_of(sweep.study.trials)
+    sweep = Sweep(spec, spaces[config.space], config, training)
+    if _WORKER in os.environ:
+        from common.sweeps.trials import Worker
+
+        Worker(sweep, int(os.environ[_WORKER])).run(None if config.timeout is None else 60 * config.timeout)
+        return sweep.best_path
+    with sweep.alone():
+        sweep.begin()
+        _run_workers(sweep, arguments)
+        best = sweep.write_best()
     if best is None:
-        raise TrainingError(f"no trial of study {sweep.name!r} is complete; their errors are in {sweep.summary_path}")
+        raise TrainingError(f"no trial of study {sweep.name!r} is complete; its trials have their errors")
     logger.info("best: trial %d, %s %.4f; %s", best.number, config.objective, best.values[0], sweep.best_path)
-    return sweep.summary_path
+    return sweep.best_path
 
 
-_WORKER = "GLINER_ADAPTATION_WORKER"
-
-
-def _shared(runtime: Any) -> str:
-    return "off" if runtime.feature_cache == "off" else "disk"
-
-
-def _run_workers(spec: ApproachSpec[Any], config: TuneConfig, arguments: Sequence[str], feature_cache: str) -> None:
-    """Starts the workers and waits for them.
+def _run_workers(sweep: Sweep, arguments: Sequence[str]) -> None:
+    """Has processes of their own train the trials; one that dies is started again, and so is the trial that it was at.
 
     Raises:
-        TrainingError: If one of them failed.
+        TrainingError: If they end without having started a trial, or by an error that comes again.
     """
-    import torch
+    config, start = sweep.config, time.monotonic()
+    arguments = [*arguments, "--storage", sweep.storage]
+    if config.workers > 1 and sweep.training.runtime.feature_cache != "off":
+        # Workers read one store of features instead of computing one each.
+        arguments += ["--feature-cache", "disk"]
 
-    threads = str(max(1, torch.get_num_threads() // config.workers))
-    command = [sys.executable, "-m", f"{spec.name}.tune", *arguments, "--feature-cache", feature_cache]
-    workers = [
-        subprocess.Popen(command, env=os.environ | {_WORKER: str(number + 1), "OMP_NUM_THREADS": threads})
-        for number in range(config.workers)
-    ]
-    try:
-        codes = [worker.wait() for worker in workers]
-    finally:
-        for worker in workers:
-            if worker.poll() is None:
-                worker.terminate()
-                worker.wait()
-    if any(codes):
-        raise TrainingError(f"workers of the sweep ended with exit codes {codes}")
+    def minutes_left() -> float | None:
+        return None if config.timeout is None else config.timeout - (time.monotonic() - start) / 60
+
+    def work(number: int, folder: str) -> int | None:
+        """Runs one worker as long as it starts trials; returns the last exit status."""
+        while True:
+            left, before = minutes_left(), len(sweep.study.get_trials(deepcopy=False))
+            if left is not None and left <= 0:
+                return 0
+            more = [] if left is None else ["--timeout", str(left)]
+            environment = {_WORKER: str(number), "TMPDIR": folder}
+            status = run_module(f"{sweep.spec.name}.tune", [*arguments, *more], environment=environment)
+            if status in (0, REFUSED, None):
+                return status
+            logger.warning("worker %d %s", number, ending(status))
+            if len(sweep.study.get_trials(deepcopy=False)) == before:
+                return status
+
+    while True:
+        if sweep.opened.file is not None:
+            sweep.retry_cut_off()
+        left = minutes_left()
+        if not sweep.missing() or (left is not None and left <= 0):
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{sweep.name}_", dir=sweep.folder) as folder,
+            executor(config.workers) as pool,
+        ):
+            statuses = list(pool.map(work, range(config.workers), [folder] * config.workers))
+        if all(statuses):
+            raise TrainingError(f"the workers of the sweep ended with exit statuses {statuses}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from common.config import merge
@@ -68,7 +68,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
             value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
         else:
             value = trial.suggest_categorical(name, list(parameter.options))
-        settings = merge(settings, _nested(parameter.path, value))
+        settings = merge(settings, nested(parameter.path, value))
     return settings
 
 
@@ -84,16 +84,14 @@ def default_parameters(space: Space, config: Any) -> dict[str, Any]:
     return values
 
 
-def grid(space: Space) -> list[dict[str, Any]] | None:
-    """All combinations, if every parameter has a few values and none depends on another; else None."""
-    if not all(isinstance(parameter, Choice) and parameter.when is None for parameter in space):
-        return None
-    names = [name_of(parameter) for parameter in space]
-    options = [parameter.options for parameter in space if isinstance(parameter, Choice)]
-    return [dict(zip(names, values, strict=True)) for values in product(*options)]
+def combinations(space: Space) -> int | None:
+    """How many combinations of values there are, if every parameter has a few and none depends on another; else None."""
+    choices = [parameter for parameter in space if isinstance(parameter, Choice) and parameter.when is None]
+    return math.prod(len(parameter.options) for parameter in choices) if len(choices) == len(space) else None
 
 
-def _nested(path: str, value: Any) -> dict[str, Any]:
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """A setting as configurations have it."""
     for part in reversed(path.split(".")):
         value = {part: value}
     return value

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from pathlib import Path
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 
 from common.errors import InputError
 from common.files import read_json
+from common.sweeps.command import PASSWORD_VARIABLE
 from common.sweeps.json_studies import Direction, study_from_json
 
-PASSING_ERRORS = (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError)
-"""What an open storage raises while it cannot be reached."""
+HEARTBEAT, GRACE_PERIOD, MAX_RETRY = 15, 120, 2
+"""Of trials in a database: seconds between two heartbeats, and without one until a trial counts as cut off; of all storages:
+how often a trial that was cut off is tried again."""
 
 STORAGE_ERRORS = (
-    *PASSING_ERRORS,
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+    OSError,
     # An old table layout, a missing driver.
     RuntimeError,
     ImportError,
@@ -68,7 +74,7 @@ def _from_file(path: Path, study_name: str | None, direction: Direction | None) 
 
 
 def parse_url(url: str, what: str = "") -> sqlalchemy.URL:
-    """A storage URL.
+    """A storage URL, with the password in :data:`PASSWORD_VARIABLE` if it has a user but no password.
 
     Args:
         url: The text.
@@ -78,7 +84,9 @@ def parse_url(url: str, what: str = "") -> sqlalchemy.URL:
         InputError: If it is none; the message has nothing of what may hold a password.
     """
     try:
-        return sqlalchemy.make_url(url)
+        parsed = sqlalchemy.make_url(url)
+        secret = os.environ.get(PASSWORD_VARIABLE)
+        return parsed.set(password=secret) if secret and parsed.username and parsed.password is None else parsed
     except (sqlalchemy.exc.ArgumentError, ValueError):
         start, separator, _ = url.partition("://")
         shown = f"{start}://..." if separator else "..." if "@" in url else url
@@ -155,20 +163,50 @@ def _pick(storage: BaseStorage, where: str, study_name: str | None) -> tuple[Stu
     return study, f"{where}, study {name!r}"
 
 
-def open_storage(url: str) -> tuple[BaseStorage, str]:
-    """The storage behind ``--storage`` and what to call it in messages, without its password.
+class Opened(NamedTuple):
+    """A storage that a sweep writes to."""
+
+    storage: BaseStorage
+    shown: str
+    """What to call it in messages."""
+    file: Path | None
+    """Its file; None for a database server, which may serve several commands."""
+    sqlite: bool
+
+    @property
+    def heartbeat(self) -> bool:
+        """Whether it knows by itself which trials were cut off."""
+        return self.file is None
+
+
+def open_storage(place: str) -> Opened:
+    """The storage behind ``--storage``, made if it is not there.
 
     Raises:
-        InputError: If it cannot be opened.
+        InputError: If it cannot be opened; the message does not have its password.
     """
-    shown = url if url.endswith(".journal") else shown_url(parse_url(url, "--storage "))
+    if place.endswith(".journal"):
+        file = Path(place).absolute()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return Opened(JournalStorage(JournalFileBackend(str(file))), place, file, False)
+        except STORAGE_ERRORS as error:
+            raise InputError(f"--storage {place}: no journal of Optuna: {type(error).__name__} {error}") from error
+    url = parse_url(place, "--storage ")
+    sqlite, shown = url.get_backend_name() == "sqlite", shown_url(url)
+    if sqlite and url.database in (None, "", ":memory:"):
+        raise InputError(f"--storage {place}: a database in memory is of one process; name a file")
+    options: dict[str, Any] = {"engine_kwargs": {"connect_args": {"timeout": 60}}}
+    if not sqlite:
+        retry = RetryHeartbeatStaleTrialCallback(MAX_RETRY)
+        options = {
+            "heartbeat_interval": HEARTBEAT,
+            "grace_period": GRACE_PERIOD,
+            "heartbeat_stale_trial_callback": retry,
+        }
     try:
-        if url.endswith(".journal"):
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-            return JournalStorage(JournalFileBackend(url)), url
-        # Workers of a sweep wait for each other's short transactions.
-        return RDBStorage(
-            url, engine_kwargs={"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None
-        ), shown
+        storage = RDBStorage(url.render_as_string(hide_password=False), **options)
     except STORAGE_ERRORS as error:
-        raise InputError(f"--storage {shown}: {' '.join(str(error).split())[:300]}") from error
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"--storage {shown}: {text.replace(url.password or shown, '***')}") from error
+    return Opened(storage, shown, Path(str(url.database)).absolute() if sqlite else None, sqlite)

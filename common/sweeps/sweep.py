@@ -1,281 +1,188 @@
-"""Optuna sweeps: what every tune.py shares.
+"""One sweep: its study in Optuna, how many trials it lacks, and its best settings.
 
-    <approach>/optuna/<study>.db           the study (SQLite), unless --storage says otherwise
-    <approach>/optuna/<study>.json         its summary: every trial with its settings, scores by epoch, time and error
-    <approach>/optuna/<study>_best.json    the best settings, for train.py --config
+<approach>/optuna/<study>.db           the study (SQLite), unless --storage says otherwise
+<approach>/optuna/<study>.journal      the study, if several workers share it from the start
+<approach>/optuna/<study>_best.json    the best settings, for train.py --config
 
 The score of a trial is the best validation score of its epochs, the score by which training itself chooses its epoch.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
-import os
-import platform
-import shutil
-import tempfile
-import time
-import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-import torch
-from filelock import FileLock
-from optuna.distributions import distribution_to_json
-from optuna.trial import FrozenTrial, Trial, TrialState
+from filelock import FileLock, Timeout
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
 
-from common.checkpoint import start_run
-from common.config import differences, from_dict, merge, to_dict
-from common.data.dataset import Dataset, load_dataset
-from common.device import make_accelerator, provenance, seed_everything
-from common.errors import InputError, TrainingError
+from common.config import BEHAVIOUR_VERSION, differences, merge, to_dict
+from common.data.dataset import load_dataset
+from common.errors import InputError
 from common.files import write_json
-from common.liveness import is_dead, signs_of_life, this_process
-from common.models.features import FeatureCache
-from common.paths import now, output_root
+from common.paths import output_root
 from common.settings import parse_training
 from common.spec import ApproachSpec
 from common.sweeps.command import TuneConfig
-from common.sweeps.space import Space, Switch, _nested, default_parameters, grid, suggest
-from common.sweeps.storage import PASSING_ERRORS, open_storage
-from common.training.loop import fit
+from common.sweeps.space import Choice, Space, Switch, combinations, default_parameters, name_of, nested
+from common.sweeps.storage import MAX_RETRY, open_storage
 
 logger = logging.getLogger(__name__)
 
 STARTUP_TRIALS, WARMUP_EPOCHS = 5, 1
 """Of the median pruner: complete trials before it starts, and epochs of each trial that it leaves alone."""
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-_ALIVE, _PROCESS, _FOLDER = "alive", "process", "folder"
-
-
-# -- search spaces ----------------------------------------------------------------------------------------------------
-
-
-# -- one study --------------------------------------------------------------------------------------------------------
+RETRY_OF = "retry_of"
+"""Attribute of a trial that repeats one that Ctrl-C, or an earlier version, cut off."""
 
 
 class Sweep:
-    """A study of one approach, and this process's part in it.
+    """A study of one approach.
 
     Args:
         spec: The approach.
         space: What is searched.
         config: The sweep's settings.
         training: The configuration that trials start from.
-        worker: Number of this process among those of this machine.
+
+    Raises:
+        InputError: If the storage cannot be opened.
     """
 
-    def __init__(
-        self, spec: ApproachSpec[Any], space: Space, config: TuneConfig, training: Any, worker: int = 0
-    ) -> None:
+    def __init__(self, spec: ApproachSpec[Any], space: Space, config: TuneConfig, training: Any) -> None:
         self.spec, self.space, self.config, self.training = spec, space, config, training
-        self.data: Dataset = load_dataset(training.data.dataset).limited(
-            training.data.train_size, training.data.validation_size, training.train.seed
-        )
-        self.name = config.study or f"{self.data.name}_{config.space}"
+        data = load_dataset(training.data.dataset)
+        self.name = config.study or f"{data.name}_{config.space}"
         self.folder = output_root() / spec.name / "optuna"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.folder / f".{self.name}.lock")
-        self.cells = grid(space)
-        self.n_trials = config.trials if self.cells is None else len(self.cells)
-        self.cache = FeatureCache(training.runtime)
+        n_combinations = combinations(space)
+        self.n_trials = n_combinations or config.trials
+        self.storage = config.storage or self._own_storage()
+        self.opened = open_storage(self.storage)
+        if self.opened.sqlite and config.workers > 1:
+            raise InputError(
+                f"--workers {config.workers}: {self.opened.shown} is SQLite, which is for one; "
+                "give --storage with a path ending in .journal or the URL of a database, or another --study"
+            )
         self.context = {
             "approach": spec.name,
             "space": config.space,
             "objective": config.objective,
-            "dataset": self.data.name,
-            "dataset_sha256": self.data.sha256,
+            "dataset": data.name,
+            "dataset_sha256": data.sha256,
             "base_model": spec.bases.revision(training.base_model),
-            "settings": _public(to_dict(training)),
+            "settings": public(to_dict(training)),
+            "behaviour": BEHAVIOUR_VERSION,
         }
-        with self.lock:
-            storage, shown = open_storage(config.storage or f"sqlite:///{self.folder / self.name}.db")
-            self.study = optuna.create_study(
-                storage=storage,
-                study_name=self.name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
-            )
-            # Seeded alike, a sweep that goes on, or another machine that joins, would draw the first random trials again.
-            joined = (
-                [len(self.study.trials), os.getpid(), zlib.crc32(platform.node().encode())] if self.study.trials else []
-            )
-            seed = int(np.random.SeedSequence([training.train.seed, worker, *joined]).generate_state(1)[0])
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
-            self._begin(shown)
+        self.study = optuna.create_study(
+            storage=self.opened.storage,
+            study_name=self.name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS, WARMUP_EPOCHS + 1),
+        )
+        if n_combinations:
+            self.study.sampler = optuna.samplers.BruteForceSampler(training.train.seed)
 
-    def _begin(self, storage: str) -> None:
-        """Fills a new study with its first trials; checks that an old one is of the same kind."""
-        first = default_parameters(self.space, self.training)
-        if not self.study.user_attrs:
+    def _own_storage(self) -> str:
+        """The file that the study is in, or is going to be in."""
+        journal, database = (self.folder / f"{self.name}.{suffix}" for suffix in ("journal", "db"))
+        if journal.is_file() or (self.config.workers > 1 and not database.is_file()):
+            return str(journal)
+        return f"sqlite:///{database}"
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """This command has the study's file for itself; a database server may serve several.
+
+        Raises:
+            InputError: If another command is at work on the file.
+        """
+        file = self.opened.file
+        lock = None if file is None else FileLock(file.with_name(f".{file.name}.sweep.lock"), timeout=0)
+        try:
+            with lock or contextlib.nullcontext():
+                yield
+        except Timeout:
+            raise InputError(
+                f"{file}: another command is at work on it; a file is for one, with several --workers"
+            ) from None
+
+    def begin(self) -> None:
+        """Fills a new study with its first trial; checks that an old one is of the same kind.
+
+        Raises:
+            InputError: If it is not.
+        """
+        study = self.study
+        if not study.user_attrs:
             for key, value in self.context.items():
-                self.study.set_user_attr(key, value)
-            self.study.set_user_attr("metric", f"validation {self.config.objective.replace('_f1', ' F1')}")
-            cells = [] if self.cells is None else [cell for cell in self.cells if cell != first]
-            for number, parameters in enumerate([first, *cells]):
-                self.study.enqueue_trial(parameters, user_attrs={"default": True} if number == 0 else None)
-            logger.info("study %s in %s", self.name, storage)
+                study.set_user_attr(key, value)
+            study.set_user_attr("metric", f"validation {self.config.objective.replace('_f1', ' F1')}")
+            first = default_parameters(self.space, self.training)
+            study.enqueue_trial(first, user_attrs={"default": True}, skip_if_exists=True)
+            logger.info("study %s in %s", self.name, self.opened.shown)
             return
-        begun = {key: value for key, value in self.study.user_attrs.items() if key in self.context}
+        begun = {"behaviour": 1} | {key: value for key, value in study.user_attrs.items() if key in self.context}
         # Settings that are newer than the study had their defaults in it.
-        begun["settings"] = _public(to_dict(self.spec.stored_config(begun["settings"], f"study {self.name!r}")))
-        changed = differences(begun, self.context)
+        stored = self.spec.stored_config(begun.get("settings", {}), f"study {self.name!r}")
+        changed = differences(begun | {"settings": public(to_dict(stored))}, self.context) + self._other_choices()
         if changed:
             raise InputError(
                 f"study {self.name!r} was started differently: {'; '.join(changed)}; give this sweep another name with --study"
             )
-        done = sum(trial.state in _DONE for trial in self.study.trials)
-        logger.info("study %s goes on after %d trials in %s", self.name, done, storage)
+        done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+        logger.info("study %s goes on after %d trials in %s", self.name, done, self.opened.shown)
 
-    def run(self) -> None:
-        """Works on the study until it has all its trials or the time is over."""
-        start = time.monotonic()
-        while self.config.timeout is None or time.monotonic() - start < 60 * self.config.timeout:
-            trial = self._next()
-            if trial is None:
-                return
-            self._run(trial)
-        logger.info("time is over: no further trial starts")
+    def _other_choices(self) -> list[str]:
+        """Choices of parameters that are others than the study began with, which Optuna does not allow."""
+        now = {name_of(p): list(p.options) for p in self.space if isinstance(p, Choice)}
+        then = {
+            name: list(distribution.choices)
+            for trial in self.study.get_trials(deepcopy=False)
+            for name, distribution in trial.distributions.items()
+            if isinstance(distribution, CategoricalDistribution) and name in now
+        }
+        return differences(then, {name: now[name] for name in then}, "choices of ")
 
-    def _next(self) -> Trial | None:
-        """Starts a trial, one of those that a killed process left first; None if the study has enough."""
-        with self.lock:
-            self._take_over()
-            trials = self.study.get_trials(deepcopy=False)
-            again = {trial.user_attrs.get("retry_of") for trial in trials}
-            counted = [t for t in trials if t.number not in again and t.state != TrialState.WAITING]
-            if len(counted) >= self.n_trials:
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr(_PROCESS, this_process())
-            trial.set_user_attr(_ALIVE, time.time())
-            return trial
+    # -- trials -------------------------------------------------------------------------------------------------------
 
-    def _take_over(self) -> None:
-        """Marks trials of killed processes as failed and queues them again."""
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if is_dead(trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_ALIVE)):
-                self._retry(trial)
+    def missing(self) -> bool:
+        """Whether trials have yet to be started; of one that was cut off only the retry counts."""
+        trials = self.study.get_trials(deepcopy=False)
+        retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+        retried |= {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        started = [t for t in trials if t.state != TrialState.WAITING and t.number not in retried]
+        return len(started) < self.n_trials
 
-    def _retry(self, trial: FrozenTrial) -> None:
-        """Marks a trial that was cut off as failed and queues its parameters once more; only the new one counts."""
-        logger.warning("trial %d was cut off; it is tried again", trial.number)
-        owner, folder = trial.user_attrs.get(_PROCESS), trial.user_attrs.get(_FOLDER)
-        if owner is not None and folder is not None and owner["host"] == platform.node():
-            shutil.rmtree(folder, ignore_errors=True)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-        parameters = trial.system_attrs.get("fixed_params", {}) | trial.params
-        kept = {"default": True} if trial.user_attrs.get("default") else {}
-        self.study.enqueue_trial(parameters, user_attrs=kept | {"retry_of": trial.number})
+    def running(self) -> list[FrozenTrial]:
+        """Trials that somebody is at work on, or was when a process ended."""
+        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _run(self, trial: Trial) -> None:
-        """Trains with a trial's settings and tells the study how it went; after a defect the trial counts as killed."""
-        start = time.perf_counter()
-        try:
-            with signs_of_life(partial(trial.set_user_attr, _ALIVE), PASSING_ERRORS):
-                score = self._train(trial)
-        except optuna.TrialPruned:
-            self._tell(trial, start, state=TrialState.PRUNED)
-        except (TrainingError, InputError, torch.OutOfMemoryError) as error:
-            trial.set_user_attr("error", str(error))
-            self._tell(trial, start, state=TrialState.FAIL)
-            logger.warning("trial %d failed: %s", trial.number, error)
-        except KeyboardInterrupt:
-            self._retry(self.study.get_trials(deepcopy=False)[trial.number])
-            raise
-        else:
-            self._tell(trial, start, score)
+    def retry_cut_off(self) -> None:
+        """Queues the trials of ended processes again, each at most :data:`MAX_RETRY` times; only for who is :meth:`alone`."""
+        for trial in self.running():
+            logger.warning("trial %d was cut off", trial.number)
+            self.study.tell(trial.number, state=TrialState.FAIL)
+            RetryHeartbeatStaleTrialCallback(MAX_RETRY)(self.study, trial)
 
-    def _tell(self, trial: Trial, start: float, score: float | None = None, state: TrialState | None = None) -> None:
-        trial.set_user_attr("seconds", time.perf_counter() - start)
-        self.study.tell(trial, score, state=state)
-        with self.lock:
-            self.write()
-        logger.info(
-            "trial %d (%d wanted): %s, %s, %s", trial.number, self.n_trials,
-            "no score" if score is None else f"{self.config.objective} {score:.4f}",
-            (state or TrialState.COMPLETE).name.lower(), json.dumps(trial.params),
-        )  # fmt: skip
-
-    def _train(self, trial: Trial) -> float:
-        """Trains one configuration and returns its score.
-
-        Raises:
-            TrialPruned: If the pruner stops it.
-            InputError: If the configuration does not fit base or data.
-            TrainingError: If training fails.
-        """
-        settings = merge(to_dict(self.training), suggest(trial, self.space))
-        config = from_dict(self.spec.config, settings, f"trial {trial.number}")
-        config = replace(config, train=replace(config.train, select_by=self.config.objective))
-        trial.set_user_attr("config", _public(to_dict(config)))
-        trial.set_user_attr("seed", config.train.seed)
-        trial.set_user_attr("provenance", provenance())
-
-        def on_validation(entry: dict[str, Any]) -> None:
-            trial.report(entry["validation"][self.config.objective], entry["epoch"])
-            if trial.should_prune() and entry["epoch"] < config.train.epochs:
-                raise optuna.TrialPruned
-
-        make_accelerator(config.runtime)
-        base = self.spec.load_base(config)
-        seed_everything(config.train.seed)
-        model = self.spec.build(config, base, self.data.labels)
-        with tempfile.TemporaryDirectory(prefix=f".{self.name}_trial_", dir=self.folder) as folder:
-            trial.set_user_attr(_FOLDER, folder)
-            run = start_run(self.spec, config, self.data, base, savings=Path(folder))
-            fit(model, self.data, config.train, config.runtime, run, on_validation=on_validation, cache=self.cache)
-        trial.set_user_attr("parameters", run.record["parameters"])
-        trial.set_user_attr("train_seconds", run.record["train_seconds"])
-        trial.set_user_attr(
-            "micro_f1", run.record["history"][run.record["best"]["epoch"] - 1]["validation"]["micro_f1"]
-        )
-        return float(run.record["best"]["score"])
-
-    # -- what is left of it -------------------------------------------------------------------------------------------
-
-    @property
-    def summary_path(self) -> Path:
-        """The file with all trials."""
-        return self.folder / f"{self.name}.json"
+    # -- the best settings --------------------------------------------------------------------------------------------
 
     @property
     def best_path(self) -> Path:
         """The file with the best settings."""
         return self.folder / f"{self.name}_best.json"
 
-    def write(self) -> None:
-        """Writes the summary and, if a trial is complete, the best settings."""
-        trials = self.study.get_trials(deepcopy=False)
-        best = best_of(trials)
-        write_json(
-            self.summary_path,
-            {
-                "study_name": self.name,
-                "updated": now(),
-                "direction": "maximize",
-                **self.study.user_attrs,
-                "n_trials": self.n_trials,
-                "best_trial": None
-                if best is None
-                else {"number": best.number, "value": best.value, "params": best.params},
-                "distributions": {
-                    name: json.loads(distribution_to_json(distribution))
-                    for trial in trials
-                    for name, distribution in trial.distributions.items()
-                },
-                "all_trials": [_trial_record(trial) for trial in trials],
-            },
-        )
+    def write_best(self) -> FrozenTrial | None:
+        """Writes the best settings and returns their trial; None if no trial is complete."""
+        best = best_of(self.study.get_trials(deepcopy=False))
         if best is not None:
             write_json(self.best_path, self.best_settings(best))
+        return best
 
     def best_settings(self, best: FrozenTrial) -> dict[str, Any]:
         """The settings that the trial chose, and those given on the sweep's command line, as train.py's ``--config`` takes them.
@@ -294,7 +201,7 @@ class Sweep:
                 value = chosen
                 for part in parameter.path.split("."):
                     value = value[part]
-                settings = merge(settings, _nested(parameter.path, value))
+                settings = merge(settings, nested(parameter.path, value))
         return {name: value for name, value in settings.items() if value != {}}
 
 
@@ -317,27 +224,10 @@ def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     return max(complete, key=lambda trial: trial.values[0], default=None)
 
 
-def _trial_record(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial as JSON, in the terms that ``common.studies`` reads."""
-    attributes = {key: value for key, value in trial.user_attrs.items() if key not in (_ALIVE, _PROCESS, _FOLDER)}
-    return {
-        "number": trial.number,
-        "state": trial.state.name,
-        "value": trial.value,
-        "params": trial.params,
-        "intermediate_values": trial.intermediate_values,
-        "datetime_start": None if trial.datetime_start is None else trial.datetime_start.isoformat(timespec="seconds"),
-        "datetime_complete": None
-        if trial.datetime_complete is None
-        else trial.datetime_complete.isoformat(timespec="seconds"),
-        **attributes,
-    }
-
-
-def _public(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without paths of the machine and without what changes no score."""
-    public = dict(config)
-    public["base_model"] = Path(config["base_model"]).name
-    public["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
-    public.pop("runtime")
-    return public
+def public(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without paths of the machine and without what changes no score."""
+    kept = dict(config)
+    kept["base_model"] = Path(config["base_model"]).name
+    kept["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
+    kept.pop("runtime")
+    return kept
