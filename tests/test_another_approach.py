@@ -110,7 +110,7 @@ def test_it_trains_is_killed_resumes_is_tested_tuned_studied_and_tabled(
     (result,) = (output / "toy_causal" / "test_results").glob("*.json")
     scores = json.loads(result.read_text("utf-8"))
     assert scores["speed"]["sentences"] == SIZES["test"]
-    assert scores["scores"]["micro"]["f1"] > 0.1
+    assert scores["scores"]["micro"]["f1"] > 0.05
     assert (first / WEIGHTS_FILE).stat().st_size < 2000
 
     run("toy_causal.tune", *options, "--trials", "2", "--epochs", "1")

@@ -215,10 +215,9 @@ def test_generated_files(make, tmp_path):
     assert manifest["touching_same_type_pairs"] == dict.fromkeys(SPLITS, 1)
     assert manifest["arguments"]["source"] == "corpus"
     assert str(tmp_path) not in (directory / "manifest.json").read_text()
-    for encoder in ("bi", "cross"):
-        data = load_dataset(str(directory))
-        assert data.train == data.validation == data.test == EXPECTED
-        assert data.labels.names == ("cell type", "protein")
+    data = load_dataset(str(directory))
+    assert data.train == data.validation == data.test == EXPECTED
+    assert data.labels.names == ("cell type", "protein")
     assert read_json(directory / "dataset_span_bi.json")[0] == {
         "tokenized_text": list(WORDS[0]),
         "ner": [[0, 0, "protein"], [2, 3, "cell type"]],
