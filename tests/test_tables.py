@@ -156,7 +156,10 @@ def test_of_two_copies_the_one_with_its_counts_is_read(tmp_path):
 
 
 BAD = [
-    ('{"approach": "glinerev"}', "is no result file, it lacks created, stored_variant, dataset, config"),
+    (
+        '{"approach": "glinerev"}',
+        "is no result file, it lacks created, variant, dataset, config, scores.micro.f1, scores.macro.f1",
+    ),
     ("[" * 100_000, "cannot be read as JSON: nested too deep"),
     ('{"approach": "x', "not whole JSON"),
     ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
@@ -562,7 +565,7 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
         "JNLPBA macro F1": "0.500 [0.690, 0.710]¹", "BC5CDR macro F1": "0.800 [0.690, 0.710]¹", "s/epoch": "12.3",
     }  # fmt: skip
     assert rows["Full-FT (cross)"]["BC5CDR macro F1"] == "missing"
-    assert set(rows["LDSA"].values()) == {"LDSA", "bi", "missing", "missing / missing"}
+    assert "LDSA" not in rows, "what has no result anywhere stands in the main table"
     assert any("One run: the interval is over sentences alone" in note for note in table.sections[0].notes)
 
 
@@ -670,6 +673,13 @@ def test_places_and_output_are_the_users_own(tmp_path, monkeypatch):
     assert (tmp_path / "tables" / "runs.csv").read_bytes() == table
     with pytest.raises(InputError, match=r"--output .*c\.json: is a file, a folder is needed"):
         main(["--results", str(committed), "--output", str(committed)])
+
+
+@pytest.mark.parametrize("changes", [{"split": "validation"}, {"variant": {"prompt encoder": "head only"}}])
+def test_results_that_no_main_table_shows(tmp_path, capsys, changes):
+    main(["--results", str(write(tmp_path / "a.json", **changes)), "--output", str(tmp_path / "out")])
+    assert len(capsys.readouterr().out.partition("\n\n")[0].splitlines()) == 2
+    assert "0.8123" in (tmp_path / "out" / "runs.md").read_text()
 
 
 def test_table_between_markers(tmp_path):

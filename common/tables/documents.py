@@ -526,11 +526,12 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
     score = Column("", "macro_f1 macro_f1_low macro_f1_high interval all_sentences", f1)
     rows = []
     for label, line in sorted(lines.items(), key=lambda item: next(iter(item[1].values()))["look"]):
-        known = next((row for row in line.values() if "macro_f1" in row), next(iter(line.values())))
-        row = {"approach": label, "base": known["base_or_kind"], "trained %": TRAINED.text(known)}
-        row |= {"seeds / epochs": each((N_SEEDS, EPOCHS), line)}
-        row |= {f"{item.title} macro F1": score.text(line.get(item.name, {})) for item in found}
-        rows.append(row | {"s/epoch": each((PACE,), line)})
+        known = next((row for row in line.values() if "macro_f1" in row), None)
+        if known is None:
+            continue
+        scores = (score.text(line.get(item.name, {})) for item in found)
+        took = each((N_SEEDS, EPOCHS), line), *scores, each((PACE,), line)
+        rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
     titles = " and ".join(item.title for item in found)
     notes = [
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
@@ -539,8 +540,9 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *dict.fromkeys(note for item in found for note in _notes(item)[1:]),
     ]
-    columns = tuple(Column(title, f"{place}", left=place < 2) for place, title in enumerate(rows[0]))
-    texts = [{f"{place}": text for place, text in enumerate(row.values())} for row in rows]
+    heads = "approach", "base", "trained %", "seeds / epochs", *(f"{item.title} macro F1" for item in found), "s/epoch"
+    columns = tuple(Column(head, f"{place}", left=place < 2) for place, head in enumerate(heads))
+    texts = [{f"{place}": text for place, text in enumerate(row)} for row in rows]
     return Table("glance", "At a glance", columns, (Section("At a glance", texts, notes),))
 
 

@@ -135,11 +135,6 @@ class Result:
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 
 
-_REQUIRED = [
-    item.name for item in fields(Result) if item.default is item.default_factory and item.name not in ("path", "kind")
-]
-
-
 def _nested(value: Any, place: str) -> Any:
     for key in place.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -179,11 +174,13 @@ def read_one(path: Path) -> Result:
 
 def _result(path: Path, stored: Any) -> Result:
     values: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(Result, include_extras=True).items():
+    hints = typing.get_type_hints(Result, include_extras=True)
+    for name, hint in hints.items():
         for place in getattr(hint, "__metadata__", ()):
             if name not in values and (value := _nested(stored, place)) is not None:
                 values[name] = _checked(value, typing.get_args(hint)[0], f"{path}: {place}")
-    if lacking := [name for name in _REQUIRED if name not in values]:
+    required = {item.name for item in fields(Result) if item.default is item.default_factory} - {"path", "kind"}
+    if lacking := [hint.__metadata__[0] for name, hint in hints.items() if name in required - values.keys()]:
         raise InputError(f"{path}: is no result file, it lacks {', '.join(lacking)}")
     check_name(values["dataset"], f"{path}: dataset")
     kind = values.setdefault("kind", "bi")
@@ -245,8 +242,12 @@ def read_results(places: Sequence[Path], dataset: str | None = None) -> list[Res
         if older is not None and older.created != result.created:
             logger.info("%s: not used, %s is newer and has the same settings and seed", older.path, result.path)
         newest[key] = result
-    if not newest:
-        raise InputError("no results found" + (f" on {dataset}" if dataset else ""))
+    where = (
+        f" in {', '.join(map(str, places))}"
+        if places
+        else "; test an approach first, or name files or folders with --results"
+    )
+    require(bool(newest), f"no results found{f' on {dataset}' if dataset else ''}{where}")
     return list(newest.values())
 
 
