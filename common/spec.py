@@ -1,13 +1,14 @@
-"""What everything else asks of an approach: the ``SPEC`` in its folder's ``spec.py`` says it, and nothing heavy is imported to say it.
+"""The specification of an approach: everything that the rest of the project needs to know of it.
 
-Study, sweeps, tables and benchmark know approaches through their specifications only.
+It is the ``SPEC`` in ``spec.py`` of the approach's folder, which imports nothing heavy. Study, sweeps, tables and
+benchmark know approaches through their specifications only.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 C = TypeVar("C")
 
 Variant = Mapping[str, str]
-"""What a configuration makes of an approach, as short texts by aspect: ``{"level": "token", "prompts": "conv1d 32", "scheme": "io"}``."""
+"""What a configuration makes of an approach, as short texts by aspect:
+``{"level": "token", "prompts": "conv1d 32", "scheme": "io"}``."""
 
 
 def variant_text(variant: Variant) -> str:
@@ -34,13 +36,13 @@ class Control:
     """A run that differs from the approach's default in one thing, to show what that thing does."""
 
     name: str
-    """In logs and file names of a study."""
+    """Name in logs and file names of a study."""
     title: str
-    """In tables."""
+    """Title in tables."""
     options: tuple[str, ...]
-    """What its train.py (or test.py, where nothing is trained) is told beside the rest."""
+    """Additional options of train.py (or of test.py, where nothing is trained)."""
     change: Variant
-    """How its variant differs from the default's."""
+    """The aspects in which its variant differs from the default."""
 
 
 @dataclass(frozen=True)
@@ -52,52 +54,52 @@ class BaseSource:
     revision: Callable[[str], str]
     """The revision that loading the source now would give, without loading weights."""
     defaults: Mapping[str, str]
-    """The source of each kind that is meant where none is given."""
+    """The default source of each kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ApproachSpec(Generic[C]):
-    """One approach. Its ``model.py`` has ``build(config, base, labels)``, imported when a model is made."""
+    """One approach. Its ``model.py`` has ``build(config, base, labels)`` and is imported only to build a model."""
 
     name: str
-    """Its folder."""
+    """Name of its folder."""
     title: str
-    """Its name in tables."""
+    """Title in tables."""
     config: type[C]
-    """Its configuration. One that trains has ``data``, ``train``, ``runtime`` and ``base_model``; one that does not has ``dataset``."""
+    """Its configuration; has ``data``, ``train``, ``runtime`` and ``base_model`` if it trains, else ``dataset``."""
     bases: BaseSource
     """How its base model is loaded."""
     kinds: tuple[str, ...]
-    """Kinds of base model that it runs on, each a row of its own in studies and tables; chosen by ``--encoder`` if there are several."""
+    """Kinds of base model that it runs on, each a row in studies and tables; ``--encoder`` chooses among several."""
     variant: Callable[[C], Variant]
     """The variant that a configuration asks for."""
     cost: int
-    """Place among all approaches by the cost of a run; a study does the cheap ones first."""
+    """Rank among all approaches by the cost of a run; a study runs the cheapest first."""
     variant_settings: frozenset[str] = frozenset()
-    """Dotted settings that the variant tells of: runs that differ in another one differ silently, and tables say so."""
+    """Dotted names of the settings that the variant shows; tables warn where runs differ in any other."""
     tuned: frozenset[str] = frozenset()
-    """Aspects of the variant that may be tuned for a data set and are the default all the same."""
+    """Aspects that may be tuned to a data set: a variant that differs in these alone still counts as the default."""
     controls: tuple[Control, ...] = ()
     """Control runs."""
     trains: bool = True
     """Whether anything is trained."""
     few_shot: bool = False
-    """Whether it is in a study's few-shot cells unless those are named."""
+    """Whether a study's few-shot cells include it by default."""
     stores_features: bool = False
     """Whether it trains on stored outputs of a frozen text encoder by default."""
     keeps_zero_shot: bool = False
     """Whether the adapted model can be asked for types that it was not trained on."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Prefixes of parameter names in checkpoints of earlier versions, and what they are now."""
+    """Prefixes of parameter names in checkpoints of earlier versions, and the current ones."""
 
     @property
     def savings(self) -> Path:
-        """Where its runs are."""
+        """Folder of its runs."""
         return output_root() / self.name / "savings"
 
     @property
     def test_results(self) -> Path:
-        """Where its results are."""
+        """Folder of its results."""
         return output_root() / self.name / "test_results"
 
     def kind(self, config: C) -> str:
@@ -105,7 +107,7 @@ class ApproachSpec(Generic[C]):
         return self.kinds[0] if len(self.kinds) == 1 else str(getattr(config, "encoder"))  # noqa: B009 - C is any dataclass
 
     def load_base(self, config: C, source: str | None = None, revision: str | None = None) -> BaseModel:
-        """The base model of a configuration, or of ``source`` in its place.
+        """Loads the base model of a configuration, or ``source`` in its place.
 
         Raises:
             InputError: If it cannot be loaded or is of another kind.
@@ -122,29 +124,25 @@ class ApproachSpec(Generic[C]):
         return importlib.import_module(f"{self.name}.model").build(config, base, labels)
 
     def plain_config(self, kind: str) -> C:
-        """The approach's own settings with a kind of base model, for any data set."""
+        """The default configuration with a kind of base model, for any data set."""
         arguments: dict[str, Any] = {"data": DataConfig("any")} if self.trains else {"dataset": "any"}
         if len(self.kinds) > 1:
             arguments["encoder"] = kind
         return self.config(**arguments)
 
     def default_variant(self, kind: str) -> Variant:
-        """The variant of the approach's own settings."""
+        """The variant of the default configuration."""
         return self.variant(self.plain_config(kind))
 
     def is_default(self, variant: Variant, kind: str) -> bool:
-        """Whether a variant stands for the approach itself."""
+        """Whether a variant is the default one, tuned aspects aside."""
         given, default = (
             {k: v for k, v in item.items() if k not in self.tuned} for item in (variant, self.default_variant(kind))
         )
         return given == default
 
-    def settings(self, name: str) -> bool:
-        """Whether its configuration has a setting or a group of settings of this name."""
-        return any(field.name == name for field in fields(self.config))  # type: ignore[arg-type]
-
     def stored_config(self, values: Mapping[str, Any], where: str) -> C:
-        """A configuration as a run, a result or a sweep of this or an earlier version has stored it.
+        """Reads a configuration that a run, result or sweep of this or an earlier version has stored.
 
         Raises:
             InputError: If a setting is unknown, missing or of a wrong kind.

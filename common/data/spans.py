@@ -1,4 +1,4 @@
-"""Spans, tag schemes and the conversions between them; the only place that knows B, I, O, E and S."""
+"""Spans, tag schemes and the reading of tags as spans; the only place that knows B, I, O, E and S."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 Scheme = Literal["iob1", "iob2", "bioes"]
-SCHEMES: tuple[Scheme, ...] = ("iob1", "iob2", "bioes")
 
 OUTSIDE = "O"
 """The tag, and the class name, of a word that belongs to no entity."""
@@ -45,13 +44,13 @@ def split_tag(tag: str, index: int) -> tuple[str, str]:
 def detect_scheme(sequences: Iterable[Sequence[str]], places: Sequence[str] | None = None) -> Scheme:
     """The tag scheme that a corpus is written in.
 
-    ``E-`` or ``S-`` (``L-``, ``U-``, ``M-``, ``W-``) anywhere means BIOES. Otherwise an ``I-`` that opens an entity means IOB1, and a
-    ``B-`` that does not separate two touching entities of a type means IOB2. A corpus that shows neither reads the same
-    as both and is called IOB2.
+    ``E-`` or ``S-`` (``L-``, ``U-``, ``M-``, ``W-``) anywhere means BIOES. Otherwise an ``I-`` that opens an entity
+    means IOB1, and a ``B-`` that does not separate two touching entities of a type means IOB2. A corpus with neither
+    reads the same in both schemes and counts as IOB2.
 
     Args:
         sequences: Tags of each sentence.
-        places: What messages call each sentence; ``record 0``, ``record 1``, ... if not given.
+        places: Name of each sentence in messages; ``record 0``, ``record 1``, ... if not given.
 
     Raises:
         TagError: If the corpus shows signs of IOB1 and of IOB2; the message says where.
@@ -113,30 +112,6 @@ def tags_to_spans(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
         raise TagError(f"word {len(tags) - 1}: the sentence ends inside an entity {open_label!r} that no E- has ended")
     close(len(tags) - 1)
     return spans
-
-
-def spans_to_tags(spans: Iterable[Span], n_words: int, scheme: Scheme = "iob2") -> list[str]:
-    """The tag sequence of flat spans over ``n_words`` words.
-
-    Raises:
-        ValueError: If a span leaves the sentence or overlaps another.
-    """
-    tags = [OUTSIDE] * n_words
-    previous: Span | None = None
-    for span in sorted(spans):
-        check_span(span, n_words)
-        if previous is not None and span.start <= previous.end:
-            raise ValueError(f"spans overlap: {tuple(previous)} and {tuple(span)}")
-        touches = previous is not None and previous.end + 1 == span.start and previous.label == span.label
-        for index in range(span.start, span.end + 1):
-            tags[index] = f"I-{span.label}"
-        if scheme == "iob2" or (scheme == "iob1" and touches):
-            tags[span.start] = f"B-{span.label}"
-        elif scheme == "bioes":
-            tags[span.start] = f"B-{span.label}"
-            tags[span.end] = f"S-{span.label}" if span.start == span.end else f"E-{span.label}"
-        previous = span
-    return tags
 
 
 def check_span(span: Span, n_words: int) -> None:

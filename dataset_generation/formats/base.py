@@ -59,24 +59,24 @@ Records = Iterator[tuple[str, Any]]
 class Format:
     """A reader of raw records and a parser of one of them.
 
-    The reader fails for the file as a whole (InputError), the parser for one record (ValueError), which ``--skip-invalid``
-    can leave out.
+    The reader fails for the file as a whole (InputError), the parser for one record (ValueError), which
+    ``--skip-invalid`` can leave out.
     """
 
     read: Callable[[Path, ReadOptions], Records]
     parse: Callable[[Any, ReadOptions], list[Item]]
     prepare: Callable[[Sequence[Path], ReadOptions], ReadOptions] = lambda _, options: options
-    """Finds out over all files of the corpus what the options leave open."""
+    """Completes the options from all files of the corpus."""
 
 
 def shown(value: Any) -> str:
-    """``repr`` for messages, cut where it is long."""
+    """``repr`` for messages, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def record_place(number: int, line: int | None = None) -> str:
-    """What messages call a record."""
+    """The name of a record in messages."""
     return f"record {number} (counted from 0{'' if line is None else f'; line {line}'})"
 
 
@@ -101,7 +101,7 @@ def read_text(path: Path) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file without their ends."""
-    # Not splitlines(): a word may be a character that it takes for a line's end, such as U+2028.
+    # Not splitlines(): a word may be a character that splitlines takes for a line end, such as U+2028.
     return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 
 
@@ -109,7 +109,7 @@ def parse_json(text: str) -> Any:
     """One JSON value.
 
     Raises:
-        ValueError: If it is not whole, nests too deep, repeats a key, or holds a number that JSON or Python has not.
+        ValueError: If it is incomplete, nested too deep, repeats a key, or holds a number that JSON or Python lacks.
     """
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)

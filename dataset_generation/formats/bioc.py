@@ -43,8 +43,8 @@ def _parse_part(part: Mapping[str, Any], document: str | None) -> Annotated:
     text, offset, annotations = part.get("text"), part.get("offset", 0), part.get("annotations", [])
     if not isinstance(text, str) or type(offset) is not int or not isinstance(annotations, list):
         raise ValueError(
-            f"a passage needs a string text, an integer offset and a list annotations, got {shown(text)}, {shown(offset)} "
-            f"and {shown(annotations)}"
+            f"a passage needs a string text, an integer offset and a list annotations, got {shown(text)}, "
+            f"{shown(offset)} and {shown(annotations)}"
         )
     mentions: list[Mention] = []
     bad: list[str] = []

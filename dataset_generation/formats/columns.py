@@ -1,4 +1,4 @@
-"""Which column of a word-a-line file is what, by what the columns hold."""
+"""Finds the columns of words and tags in a file with a word per line, by what the columns hold."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _MOST = 0.9
 def find_columns(sentences: Sequence[Rows], where: str, options: ReadOptions) -> tuple[int, int]:
     """The columns of words and of tags.
 
-    What ``--columns`` names is taken; the rest is found by what the columns hold: tags are of a tag scheme and no chunks;
-    words are no tags, no numbers and not the same in all of a sentence.
+    What ``--columns`` names is taken; the rest is found by what the columns hold: tags follow a tag scheme and are not
+    chunks; words are neither tags nor numbers, nor the same throughout a sentence.
 
     Raises:
         InputError: If more than one reading fits, or none does.
@@ -96,16 +96,17 @@ def _tag_column(columns: Sequence[Sequence[Sequence[str]]], where: str, options:
             candidates.append(index)
     if len(candidates) > 1:
         raise InputError(
-            f"{where}: columns {_listed(candidates, columns)} all hold tags; name the one to read: --columns tag={candidates[0]}"
+            f"{where}: columns {_listed(candidates, columns)} all hold tags; name the one to read: "
+            f"--columns tag={candidates[0]}"
         )
     if candidates or empty:
         return (candidates or empty[-1:])[0]
     if chunks:
         raise InputError(
-            f"{where}: column {_listed(chunks, columns)} holds chunks (NP, VP, ...), not entities, and no other holds tags; "
-            f"name the tags' column if it does: --columns tag={chunks[-1]}"
+            f"{where}: column {_listed(chunks, columns)} holds chunks (NP, VP, ...), not entities, and no other holds "
+            f"tags; name the tags' column if it does: --columns tag={chunks[-1]}"
         )
-    # No column is one of tags: the last one's first bad tag is then an error of its record.
+    # No column holds tags: the first bad tag of the last column then becomes an error of its record.
     return len(columns) - 1
 
 
@@ -116,8 +117,8 @@ def _word_column(columns: Sequence[Sequence[Sequence[str]]], where: str, tag: in
         if len(others) == 1 and not _counts_up(columns[others[0]]):
             return others[0]
         raise InputError(
-            f"{where}: no column holds words: {_listed(others, columns)} are numbers, tags or the same throughout a sentence; "
-            f"name the words' column: --columns word={others[0]}"
+            f"{where}: no column holds words: {_listed(others, columns)} are numbers, tags or the same throughout a "
+            f"sentence; name the words' column: --columns word={others[0]}"
         )
     if len(candidates) > 1:
         # Parts of speech: a small set of values where the words are many.
@@ -128,7 +129,8 @@ def _word_column(columns: Sequence[Sequence[Sequence[str]]], where: str, tag: in
         ]
     if len(candidates) > 1:
         raise InputError(
-            f"{where}: columns {_listed(candidates, columns)} may all hold the words; name them: --columns word={candidates[0]}"
+            f"{where}: columns {_listed(candidates, columns)} may all hold the words; name them: "
+            f"--columns word={candidates[0]}"
         )
     return candidates[0]
 

@@ -56,7 +56,7 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
 def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
     """Tells a line of word and tag from blank lines, comments and document marks.
 
-    A line that begins with ``#`` is a word's only if it has as many columns as the others, and its tag is one of theirs.
+    A line that begins with ``#`` is a word only if it has as many columns as the others and its tag is one of theirs.
     """
     plain = [_columns(line) for line in lines if not (_is_blank(line) or line.startswith(("#", "-DOCSTART-")))]
     width = Counter(map(len, plain)).most_common(1)[0][0] if plain else 0

@@ -7,16 +7,17 @@ from typing import Any
 
 from common.data.text import Mention
 from dataset_generation.formats.base import Annotated, Item, LeftOut, shown
-from dataset_generation.formats.words import DOCUMENT_FIELDS, find_field
+from dataset_generation.formats.words import DOCUMENT_FIELDS, document_of, find_field
 from dataset_generation.options import ReadOptions
 
+_DOCUMENT_FIELDS = (*DOCUMENT_FIELDS, "id")
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
 _START, _END = ("start", "start_offset"), ("end", "end_offset")
 _TYPE = ("label", "labels", "type")
 
 
 def parse_text(record: Mapping[str, Any], text_field: str, options: ReadOptions) -> list[Item]:
-    """One text of doccano (``label`` or ``entities``), Prodigy (``spans``), spaCy (``entities``) or Label Studio's JSON_MIN.
+    """One text of doccano (``label``, ``entities``), Prodigy (``spans``), spaCy (``entities``) or Label Studio.
 
     Raises:
         ValueError: If the record is malformed; the message names the field and the value.
@@ -32,11 +33,11 @@ def parse_text(record: Mapping[str, Any], text_field: str, options: ReadOptions)
         raise ValueError(f"field {field!r} must be a list, got {shown(entries)}")
     text = record[text_field]
     mentions, bad = read_mentions(entries, text)
-    return [Annotated(text, mentions, bad, _document(record, options))]
+    return [Annotated(text, mentions, bad, document_of(record, options, _DOCUMENT_FIELDS))]
 
 
 def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
-    """One task of Label Studio's JSON export: its one annotation that was not skipped, or the one marked as ground truth.
+    """One task of Label Studio's JSON export: its only annotation that was not skipped, or the ground truth.
 
     Raises:
         ValueError: If the task is malformed or has annotations that differ.
@@ -59,28 +60,23 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
     if any(set(mentions) != set(readings[0][0]) for mentions, _ in readings[1:]):
         raise ValueError(f"{len(given)} annotations that differ and none alone marked as ground truth")
     mentions, bad = readings[0]
-    return [Annotated(text, mentions, bad, _document({"id": task.get("id"), **data}, options))]
+    document = document_of({"id": task.get("id"), **data}, options, _DOCUMENT_FIELDS)
+    return [Annotated(text, mentions, bad, document)]
 
 
 def _regions(annotation: Mapping[str, Any]) -> list[Any]:
     result = annotation.get("result")
     if not isinstance(result, list):
         raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
-    # Relations and choices of the whole text have no place in it.
+    # Relations, and choices about the text as a whole, have no offsets.
     return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") == "labels"]
 
 
-def _document(record: Mapping[str, Any], options: ReadOptions) -> str | None:
-    field = find_field(list(record), "document", (*DOCUMENT_FIELDS, "id"), options)
-    value = record[field] if field is not None else None
-    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
-
-
 def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:
-    """The entities of a text, and what is wrong with those that are none.
+    """The entities of a text, and what is wrong with those that cannot be read.
 
-    An entity is ``[start, end, type]`` or an object with ``start`` and ``end`` (``start_offset``, ``end_offset``), ``label``,
-    ``labels`` or ``type``, and perhaps its ``text``, which must be what stands there.
+    An entity is ``[start, end, type]`` or an object with ``start`` and ``end`` (``start_offset``, ``end_offset``),
+    ``label``, ``labels`` or ``type``, and perhaps its ``text``, which must match.
     """
     mentions: list[Mention] = []
     bad: list[str] = []

@@ -1,4 +1,4 @@
-"""JSON and JSON Lines; what a record is is seen by its fields."""
+"""JSON and JSON Lines; the fields of a record tell its form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _read(path: Path, options: ReadOptions) -> Records:
 
 
 def _is_json_lines(lines: list[str]) -> bool:
-    """Whether a file is a JSON object in each line, whatever its name: the first line and the second are whole."""
+    """Whether each line of a file is a JSON object, whatever its name: it has several, and the first is complete."""
     if len(lines) < 2 or not lines[0].lstrip().startswith("{"):
         return False
     try:
@@ -85,13 +85,13 @@ def parse_record(record: Any, options: ReadOptions, class_names: Sequence[str] |
     if word is not None:
         return parse_words(record, word, options, class_names)
     raise ValueError(
-        f"none of the known forms: fields {shown(sorted(record))}; words are in {', '.join(WORD_FIELDS)}, raw text in text; "
-        "name other fields with --columns"
+        f"none of the known forms: fields {shown(sorted(record))}; words are in {', '.join(WORD_FIELDS)}, raw text in "
+        "text; name other fields with --columns"
     )
 
 
 def _has_tagged_words(record: Mapping[str, Any], word: str | None, options: ReadOptions) -> bool:
-    """Whether a record that has a text as well has words and tags; Prodigy's tokens are objects, and no words."""
+    """Whether a record with a text also has words and tags; Prodigy's tokens are objects, not words."""
     if word is None or "text" in options.roles:
         return False
     words = record[word]

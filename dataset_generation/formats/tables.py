@@ -1,4 +1,4 @@
-"""Tables: Parquet and the hub's, a sentence a row; CSV, a word a row."""
+"""Tables: Parquet and the hub's, with a sentence per row; CSV, with a word per row."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ _TAG = ("tag", "ner_tag", "label", *TAG_FIELDS)
 
 
 def _read_csv(path: Path, options: ReadOptions) -> Records:
-    """The sentences of a file with a header and a word a row; a row whose sentence is empty goes on with the one before."""
+    """The sentences of a file with a header and a word per row; an empty sentence field continues the sentence."""
     text = read_text(path)
     header_line = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header_line.count)
@@ -117,7 +117,7 @@ def _csv_sentences(path: Path, rows: Sequence[Sequence[str]], where: dict[str, i
                 words, tags = [], []
             if sentence in seen:
                 raise InputError(
-                    f"{path}: row {number} (counted from 0): sentence {sentence!r} goes on after another one"
+                    f"{path}: row {number} (counted from 0): sentence {sentence!r} continues after another one"
                 )
             seen[sentence], current = number, sentence
         words.append(row[where["word"]])

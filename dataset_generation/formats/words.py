@@ -15,10 +15,10 @@ DOCUMENT_FIELDS = ("document", "doc_id", "document_id")
 
 
 def find_field(names: Sequence[str], role: str, known: Sequence[str], options: ReadOptions) -> str | None:
-    """The field of a role: the one that ``--columns`` names, else the first of the known names that there is.
+    """The field of a role: the one that ``--columns`` names, else the first known name that occurs.
 
     Raises:
-        ValueError: If ``--columns`` names one that there is not.
+        ValueError: If ``--columns`` names a field that does not occur.
     """
     given = options.roles.get(role)
     if given is not None:
@@ -28,9 +28,9 @@ def find_field(names: Sequence[str], role: str, known: Sequence[str], options: R
     return next((name for name in known if name in names), None)
 
 
-def document_of(record: Mapping[str, Any], options: ReadOptions) -> str | None:
-    """The document that a record says it is from."""
-    field = find_field(list(record), "document", DOCUMENT_FIELDS, options)
+def document_of(record: Mapping[str, Any], options: ReadOptions, known: Sequence[str] = DOCUMENT_FIELDS) -> str | None:
+    """The document that a record says it is from, in one of the known fields."""
+    field = find_field(list(record), "document", known, options)
     value = None if field is None else record[field]
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
@@ -58,25 +58,26 @@ def parse_words(
         entries = record.get(field or "ner")
         if not isinstance(entries, list):
             raise ValueError(f"field {field or 'ner'!r} must be a list, got {shown(entries)}")
-        spans, bad = word_spans(entries)
+        spans, bad = read_spans(entries)
         return [Spanned(words, spans, bad, document)]
     field = find_field(list(record), "tag", TAG_FIELDS, options)
     if field is None:
         raise ValueError(
-            f"no field of tags: found {sorted(record)}, known are {', '.join(TAG_FIELDS)}; name it with --columns tag=..."
+            f"no field of tags: found {sorted(record)}, known are {', '.join(TAG_FIELDS)}; "
+            "name it with --columns tag=..."
         )
     tags = record[field]
     if not isinstance(tags, list):
         raise ValueError(f"field {field!r} must be a list, got {shown(tags)}")
     if tags and all(isinstance(entry, list) for entry in tags):
-        spans, bad = word_spans(tags)
+        spans, bad = read_spans(tags)
         return [Spanned(words, spans, bad, document)]
     names = options.classes or class_names
     return [Tagged(words, [_tag(value, index, names) for index, value in enumerate(tags)], document)]
 
 
-def word_spans(entries: Sequence[Any]) -> tuple[list[Span], list[str]]:
-    """GLiNER's ``[first word, last word, type]``, and what is wrong with those that are none. Spans of O are dropped."""
+def read_spans(entries: Sequence[Any]) -> tuple[list[Span], list[str]]:
+    """Entities ``[first word, last word, type]``, and what is wrong with those that cannot be read; O is dropped."""
     spans: list[Span] = []
     bad: list[str] = []
     for entry in entries:
