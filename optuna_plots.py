@@ -1,12 +1,12 @@
 """Figures of Optuna studies for print.
 
-``python optuna_plots.py STUDY.db|STUDY.json`` draws one study, ``python optuna_plots.py --config FILE.json`` several, each
-with its own settings; other options on the command line win over the file's. FILE.json is an object with a list ``studies``
-of objects, whose settings are the long options with ``_`` for ``-``; settings beside the list hold for all of its studies.
-Paths in the file are relative to its folder.
+``python optuna_plots.py STUDY.db|STUDY.json`` draws one study, ``python optuna_plots.py --config FILE.json`` several,
+each with its own settings; other options on the command line win over the file's. FILE.json is an object with a list
+``studies`` of objects, whose settings are the long options with ``_`` for ``-``; settings beside the list hold for all
+of its studies. Paths in the file are relative to its folder.
 
-Studies come from any Optuna storage (an SQLite file, a journal, a database's URL), which is only read, or from JSON files with
-the trials in ``all_trials`` or ``trials``: see ``common.sweeps``.
+Studies come from any Optuna storage (an SQLite file, a journal, a database's URL), which is only read, or from JSON
+files with the trials in ``all_trials`` or ``trials``: see ``common.sweeps``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from common.files import read_json
 from common.paths import check_name
 from common.script import run_script
 
-# Optuna and matplotlib take their time: they are imported when a study is read.
+# Optuna and matplotlib are slow to import: that waits until a study is read.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -102,8 +102,8 @@ def load_view(settings: FigureSet) -> View:
     from common.sweeps.figures import View
 
     require(len(study.directions) == 1, f"{where}: {len(study.directions)} objectives; the figures are for one")
-    said = study.direction.name.lower()
-    require(settings.direction in (None, said), f"{where}: the study says {said}, not {settings.direction}")
+    direction = study.direction.name.lower()
+    require(settings.direction in (None, direction), f"{where}: the study says {direction}, not {settings.direction}")
     names = study.metric_names
     metric = settings.metric or (names[0] if names else study.user_attrs.get("metric")) or "objective value"
     view = View(study, settings.title or study.study_name, str(metric), settings.importance)
@@ -112,7 +112,7 @@ def load_view(settings: FigureSet) -> View:
 
 
 def draw_figures(view: View, settings: FigureSet) -> dict[str, Figure]:
-    """The figures of a study by the ends of their file names; those with nothing to show are left out, with a log line."""
+    """The figures of a study by the ends of their file names; empty ones are left out, with a log line."""
     from common.sweeps.figures import draw
 
     return draw(view, settings.plot_type, settings.parameters)
@@ -180,9 +180,9 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     for settings in sets:
         source = settings.study or ""
         require("://" in source or not source or Path(source).exists(), f"{source}: no such file")
-    from optuna import logging as optunas_logging
+    from optuna import logging as optuna_logging
 
-    optunas_logging.set_verbosity(optunas_logging.ERROR)
+    optuna_logging.set_verbosity(optuna_logging.ERROR)
     views = [load_view(settings) for settings in sets]
     targets = [_target(settings, view) for settings, view in zip(sets, views, strict=True)]
     for target, count in Counter(targets).items():

@@ -22,15 +22,15 @@ class BaseModel(Protocol):
 
     @property
     def name(self) -> str:
-        """Hub id or folder name: how results call it."""
+        """Hub id or folder name, as results show it."""
 
     @property
     def kind(self) -> str:
-        """Kind of model: ``bi`` or ``cross`` for GLiNER's two, a word of its own for other families."""
+        """Kind of model: ``bi`` or ``cross`` for GLiNER, another word for other families."""
 
     @property
     def location(self) -> str:
-        """What loads it again from any working directory: hub id, demo name or absolute path."""
+        """Hub id, demo name or absolute path: what loads it again from any working directory."""
 
     @property
     def revision(self) -> str:
@@ -42,11 +42,11 @@ class Encoded(Protocol):
 
     @property
     def sentence(self) -> Sentence:
-        """The sentence, whole."""
+        """The sentence, with the words that the model does not read."""
 
     @property
     def length(self) -> int:
-        """What it costs: its sub-words, in all its inputs together. Batches are of sentences of like length."""
+        """The number of sub-words in all its inputs; sentences of similar length are batched together."""
 
 
 class Batch(Protocol):
@@ -54,7 +54,7 @@ class Batch(Protocol):
 
     @property
     def encoded(self) -> Sequence[Any]:
-        """Its sentences, as :class:`Encoded`."""
+        """The sentences, each an :class:`Encoded`."""
 
     def pin(self) -> Self:
         """The batch in memory from which a copy to the GPU does not wait."""
@@ -71,7 +71,7 @@ class TensorBatch:
     """A batch whose fields are tensors, dictionaries of tensors, or stay on the CPU as they are."""
 
     encoded: Sequence[Any]
-    """Its sentences, as :class:`Encoded`."""
+    """The sentences, each an :class:`Encoded`."""
 
     def __len__(self) -> int:
         """The number of sentences."""
@@ -98,7 +98,7 @@ class TensorBatch:
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """A group of modules that is trained at one learning rate; the unit in which an approach declares what it trains."""
+    """Modules that are trained at one learning rate: the unit in which an approach declares what it trains."""
 
     name: str
     """Name of the group in logs and in the optimizer."""
@@ -113,28 +113,28 @@ class FrozenPart:
     """The part of the forward pass that never changes while the approach trains, so that its output can be stored."""
 
     name: str
-    """What it is, for logs and cache keys."""
+    """Name in logs and cache keys."""
     width: int
     """Size of one row of its output, D."""
     modules: tuple[str, ...]
     """Paths of the modules that compute it; a path that a model does not have is skipped."""
     settings: str
-    """What else its output depends on beside weights, sentences and precision: configurations, the way of pooling."""
+    """What its output depends on besides weights, sentences and precision: configuration and pooling."""
     rows: Callable[[Any], int] = field(compare=False)
-    """Rows of its output for one encoded sentence: its words, or its sub-words."""
+    """Number of output rows for an encoded sentence: its words, or its sub-words."""
     content: Callable[[Any], bytes] = field(compare=False)
-    """All of an encoded sentence that its output depends on."""
+    """Everything in an encoded sentence that its output depends on."""
     compute: Callable[[Any], Tensor] = field(compare=False)
-    """Its output for a batch, shape ``(B, longest, D)``. In training the batch's ``features`` take its place."""
+    """Its output for a batch, shape ``(B, longest, D)``; in training, the batch's ``features`` replace it."""
 
 
 class Predictor(Protocol):
-    """Tags sentences with spans: all that evaluation needs. Implemented by an ``nn.Module``."""
+    """Predicts the spans of sentences: all that evaluation needs. Implemented by an ``nn.Module``."""
 
     labels: LabelSet
 
     def encode(self, sentences: Sequence[Sentence]) -> Sequence[Any]:
-        """Tokenises sentences, once for all epochs; gives an :class:`Encoded` for each."""
+        """Tokenises sentences, once for all epochs; returns an :class:`Encoded` for each."""
 
     def collate(self, encoded: Sequence[Any]) -> Any:
         """Pads encoded sentences to a :class:`Batch` on the CPU."""
@@ -146,7 +146,7 @@ class Predictor(Protocol):
         """Gold spans of the sentence that no prediction can match, counted by reason."""
 
     def oracle(self, encoded: Any) -> list[Span]:
-        """What the model would predict for the sentence if every score were right: its ceiling."""
+        """The spans that the model would predict if every score were right: its upper bound."""
 
 
 @runtime_checkable
@@ -161,17 +161,17 @@ class Approach(Predictor, Protocol):
         """The loss, a scalar that does not grow with the batch."""
 
     def begin_training(self, encoded: Sequence[Any]) -> None:
-        """Called once before the first step with all training sentences, for what the loss needs to know of them."""
+        """Called once with all training sentences before the first step, for statistics that the loss needs."""
 
     def frozen_part(self) -> FrozenPart | None:
         """The frozen start of the forward pass that reads text only, or None if text is encoded by trained weights."""
 
     def named_parameters(self) -> Any:
-        """As ``nn.Module`` has it."""
+        """As in ``nn.Module``."""
 
 
 def declared_parameters(model: nn.Module, parts: Sequence[TrainedPart]) -> dict[str, dict[str, nn.Parameter]]:
-    """The parameters of each part by name, in the model's order; where paths nest, the longer one has the parameter.
+    """The parameters of each part by name, in the model's order; of nested paths, the longest owns the parameter.
 
     Raises:
         ValueError: If a declared path matches no parameter, or two parts declare the same path.
@@ -227,12 +227,12 @@ def set_mode(model: nn.Module, parts: Sequence[TrainedPart], training: bool) -> 
 
 
 def parameter_count(parameter: nn.Parameter) -> int:
-    """The number of weights in a parameter; one quantised to 4 bits holds two of them in each byte."""
+    """The number of weights in a parameter; 4-bit quantisation packs two of them into each byte."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else int(state.shape.numel())
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trainable, total) weights, nothing left out; tied ones count once, quantised ones as what they stand for."""
+    """The numbers of trainable and of all weights; tied ones count once, quantised ones as the weights they encode."""
     counts = [(parameter_count(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(count for count, trained in counts if trained), sum(count for count, _ in counts)

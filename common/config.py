@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, a command line made from them, and their way to JSON and back."""
+"""Configuration: frozen dataclasses, the command line made from them, and their conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Schedule = Literal["linear", "cosine", "constant"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Metric = Literal["macro_f1", "micro_f1"]
-"""Scores over spans that something is chosen or compared by; :data:`common.evaluation.metrics.METRICS` computes them."""
+"""Scores over spans by which something is chosen; :data:`common.evaluation.metrics.METRICS` computes them."""
 SelectBy = Literal[Metric, "loss"]
 
 
@@ -66,18 +66,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where and how exactly to compute."""
+    """Where and how to compute."""
 
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; auto is bf16 where the GPU has it or, on a CPU, where a short probe finds it faster."""
+    """Arithmetic of the forward pass; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
     device: Device = "auto"
     """auto is the GPU if there is one: cuda, else Apple's (mps)."""
     eval_batch_size: int = 32
-    """Sentences in one batch of an evaluation, on each device."""
+    """Sentences in an evaluation batch, on each device."""
     feature_cache: Literal["memory", "disk", "off"] = "memory"
-    """Where the output of a frozen text encoder, computed once, is kept (half precision unless fp32); disk: in features/, for later runs too."""
+    """Where the output of a frozen text encoder, computed once, is kept (in half precision unless fp32); disk: in
+    features/, for later runs too."""
     feature_memory_mb: int = 4096
-    """What is larger than this (MiB, for each split) goes to disk even so, and is mapped into memory."""
+    """Features of a split larger than this (MiB) go to disk all the same and are mapped into memory."""
     progress: bool = True
     """Show progress bars."""
 
@@ -88,28 +89,28 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The loop, the same for every approach."""
+    """The training loop, the same for every approach."""
 
     epochs: int = 10
     """Passes over the training sentences, at most."""
     batch_size: int = 16
     """Sentences in one forward pass, on each device."""
     grad_accumulation: int = 1
-    """Batches to one optimizer step."""
+    """Batches per optimizer step."""
     max_steps: int | None = None
-    """Optimizer steps, at most; the epochs decide if not given."""
+    """Optimizer steps, at most; if not given, the number of epochs decides."""
     eval_every: int | None = None
-    """Optimizer steps between two validations, after each of which a killed run can resume; once an epoch if not given."""
+    """Optimizer steps between validations, the points from which a killed run resumes; an epoch if not given."""
     optimizer: Optimizer = "adamw"
-    """adamw, or bitsandbytes's with 8-bit states, with states paged out of a full GPU, or both."""
+    """adamw, or that of bitsandbytes with 8-bit states, with states paged out of a full GPU, or both."""
     gradient_checkpointing: bool = False
-    """Compute the activations of encoder layers anew in the backward pass: less memory, more time."""
+    """Recompute the activations of encoder layers in the backward pass: less memory, more time."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; biases and LayerNorms have none."""
     warmup_ratio: float = 0.1
     """Share of the optimizer steps in which the learning rate rises linearly."""
     schedule: Schedule = "linear"
-    """How the learning rate goes on after that: linearly to 0, by half a cosine to 0, or as it is."""
+    """Learning rate after the warm-up: linearly down to 0, by half a cosine down to 0, or constant."""
     max_grad_norm: float = 1.0
     """Gradients of all trained parameters together are clipped to this norm."""
     patience: int = 3
@@ -142,11 +143,11 @@ class TestConfig:
     checkpoint: str = "latest"
     """A run folder, or latest: the newest finished or interrupted run on this data set."""
     base_model: str | None = None
-    """Where the base model is now, if it is no longer where it was in training; its weights must be the same."""
+    """Where the base model is now, if it has moved since training; its weights must be the same."""
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float | None = None
-    """Least probability of a predicted span; the checkpoint's own if not given."""
+    """Minimum probability of a predicted span; the checkpoint's own if not given."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
@@ -158,7 +159,7 @@ C = TypeVar("C")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The configuration as nested plain values, as JSON gives them back: tuples are lists."""
+    """The configuration as nested plain values, as JSON returns them: tuples are lists."""
 
     def plain(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
@@ -167,7 +168,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that an earlier version stored, by their names of today; those that are new keep their defaults."""
+    """Settings stored by an earlier version, under their current names; new settings keep their defaults."""
     upgraded = dict(values)
     train = upgraded.get("train")
     if isinstance(train, dict) and "tensorboard" in train:
@@ -180,9 +181,9 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
     """A configuration from nested plain values; fields that are not given keep their defaults.
 
     Args:
-        cls: Dataclass to make.
+        cls: Dataclass to build.
         values: Nested mapping.
-        where: What to call it in messages.
+        where: Name of the source in messages.
 
     Raises:
         InputError: If a field is unknown, missing or of a wrong kind.
@@ -198,7 +199,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
                 raise InputError(f"{where}: {name} must be an object, got {value!r}")
-            # A group that is given in part keeps this class's defaults, which may differ from those of the group's own class.
+            # A group given in part keeps this class's defaults, which may differ from those of the group's own class.
             default = defaults.get(name)
             full = merge(to_dict(default), value) if dataclasses.is_dataclass(default) else value
             arguments[name] = from_dict(typing.cast(type, kind), full, f"{where}: {name}")
@@ -237,7 +238,7 @@ def _kind_name(kind: Any) -> str:
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with the nested values of ``update`` put over it."""
+    """``base``, overridden by the nested values of ``update``."""
     merged = dict(base)
     for name, value in update.items():
         old = merged.get(name)
@@ -250,7 +251,7 @@ def parse(
 ) -> C:
     """A configuration from the command line; field names are the options, without prefixes of their groups.
 
-    Every command has one option more, ``--output-root``, for the rest of the process and the processes that it starts.
+    Every command also takes ``--output-root``, which holds for this process and the processes that it starts.
     """
     config, rest = parse_known(cls, argv, default=default, description=description, strict=True)
     assert not rest

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from common.errors import InputError
 from common.files import atomic_path
 
-# Okabe and Ito's palette: told apart with any colour vision. Shapes and hatches tell the same again in grey print.
+# Okabe and Ito's palette, distinguishable with any colour vision; shapes and hatches repeat it for grey print.
 BLUE, SKY, GREEN, ORANGE, VERMILION, PURPLE, YELLOW, BLACK, GREY = (
     "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#F0E442", "#000000", "#8C8C8C",
 )  # fmt: skip
@@ -49,7 +49,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
-    # A user's matplotlibrc has no say: its fonts may lack letters, its LaTeX may be missing.
+    # A user's matplotlibrc is ignored: its fonts may lack letters, its LaTeX may be missing.
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -67,7 +67,7 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         InputError: If it cannot be written there.
     """
-    # Its account of every font in a PDF runs to hundreds of lines.
+    # It logs hundreds of lines about the fonts of a PDF.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     # Dates and versions of the tool would differ from one day and machine to the next.
     metadata = {"CreationDate": None} if path.suffix == ".pdf" else {"Software": None}

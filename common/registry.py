@@ -1,4 +1,4 @@
-"""The approaches by name: the one place outside their folders that knows which there are."""
+"""The approaches by name: the only place outside their folders that lists them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def spec(name: str) -> ApproachSpec[Any]:
     """The specification of an approach.
 
     Raises:
-        InputError: If there is none of this name: nothing that is read from a file is imported by its name.
+        InputError: If there is none of this name; a name read from a file can import nothing else.
     """
     if name not in APPROACHES:
         raise InputError(f"unknown approach {name!r}; known are {list(APPROACHES)}")
@@ -37,10 +37,10 @@ def specs() -> list[ApproachSpec[Any]]:
 
 
 def trained() -> tuple[str, ...]:
-    """Names of those that have a train script."""
+    """Names of the approaches that have a train script."""
     return tuple(item.name for item in specs() if item.trains)
 
 
 def cheapest_first() -> tuple[str, ...]:
-    """Names of all by the cost of a run."""
+    """Names of all approaches, in order of the cost of a run."""
     return tuple(item.name for item in sorted(specs(), key=lambda item: item.cost))

@@ -17,7 +17,7 @@ def run_script(main: Callable[[], Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    # Batches of many shapes go through the tokenizer once; its worker threads only fight over the cores.
+    # Everything is tokenised once; the tokenizer's threads would only compete for the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Figures go to files. Where a notebook's backend is set and not installed, matplotlib cannot even be imported.
     os.environ["MPLBACKEND"] = "agg"
@@ -32,7 +32,7 @@ def run_script(main: Callable[[], Any]) -> None:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     finally:
-        # One of several processes that just ends can take the others' connections with it. Scripts without torch do not import it.
+        # One of several processes that just exits can break the others' connections.
         torch = sys.modules.get("torch")
         if torch is not None and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Which settings a training gets: the code's, those found for its data set, a file's, the command line's."""
+"""Where the settings of a training come from: the code, its data set, a file, the command line."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ logger = logging.getLogger(__name__)
 C = TypeVar("C")
 
 ORIGIN, TYPES = "origin", "types"
-"""Keys of a settings file that set nothing: where its values come from, and the entity types that they were found for."""
+"""Keys of a settings file that set nothing: the origin of its values, and the entity types they were found for."""
 
 
 def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> tuple[C, str | None]:
-    """The configuration of a training run, and what ``--resume`` said.
+    """The configuration of a training run, and the value of ``--resume``.
 
-    Later ones win: the defaults of the code, of ``<approach>/configs/<data set>.json``, of ``--config FILE``, the command line.
+    Later sources win: the defaults of the code, ``<approach>/configs/<data set>.json``, ``--config FILE``, the command
+    line.
 
     Returns:
         The configuration, and None, ``latest`` or the path of a run folder.
@@ -48,8 +49,9 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
         where = file or f"{spec.name}/configs/{Path(dataset).name}.json"
         default = from_dict(spec.config, merge(settings, {"data": {"dataset": dataset}}), where)
     description = (
-        f"{(spec.config.__doc__ or '').splitlines()[0]}\n\n--config FILE: settings as JSON, as a sweep writes them; the "
-        "command line wins.\n--resume latest|RUN: resume an unfinished run; repeat its other options."
+        f"{(spec.config.__doc__ or '').splitlines()[0]}\n\n"
+        "--config FILE: settings as JSON, as a sweep writes them; the command line wins.\n"
+        "--resume latest|RUN: resume an unfinished run; repeat its other options."
     )
     return parse(spec.config, arguments, default=default, description=description), resume
 
@@ -57,14 +59,14 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
 def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
     """The settings in ``<approach>/configs/<data set>.json``.
 
-    They are for the corpus, not for its name: a data set of that name with other entity types gets none of them.
+    They belong to the corpus, not to its name: a data set of that name with other entity types gets none of them.
 
     Args:
         spec: The approach.
         dataset: Name or path of the data set.
 
     Returns:
-        Nested settings; none if the approach has no such file.
+        Nested settings; empty if the approach has no such file.
     """
     file: Traversable = files(spec.name) / "configs" / f"{Path(dataset).name}.json"
     if not file.is_file():

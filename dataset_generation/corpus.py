@@ -17,11 +17,11 @@ class Corpus:
     splits: Mapping[Split, list[Sentence]]
     """What the source has: train and test, perhaps validation; train alone if the source is one file."""
     origin: Mapping[str, Any]
-    """Where it came from, for the manifest; no path of this machine."""
+    """Where it came from, for the manifest; without paths of this machine."""
     scheme: TagScheme | None = None
-    """Tag scheme; None if the source has spans, no tags."""
+    """Tag scheme; None if the source has spans instead of tags."""
     type_map: Mapping[str, str] = field(default_factory=dict)
-    """Normalised type by the type as the source writes it."""
+    """Normalised type by the spelling in the source."""
     counts: Mapping[Split, Mapping[str, int]] = field(default_factory=dict)
     """What was read, changed and lost, by split; see README."""
 

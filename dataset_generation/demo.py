@@ -18,13 +18,13 @@ from dataset_generation.sources import BENCHMARKS
 
 DEMO_PREFIX = "demo-"
 MIN_SENTENCES: Mapping[Split, int] = {"train": 600, "validation": 150, "test": 200}
-"""A demo corpus with fewer sentences is an error: its scores would say nothing."""
+"""A demo corpus with fewer sentences is an error: its scores would mean nothing."""
 
 _NAMES_FILE, _FRAMES_FILE = "names.json", "sentences.txt"
 _SLOT = re.compile(r"\{(?P<type>[^{}:/]+)(?:/(?P<bank>[^{}:/]+)|:(?P<name>[^{}]+))?\}")
 _PIECE = re.compile(r"\{[^{}]*\}(?!\S)|\S+")
 _USES = "tetstetsttetstetstet"
-"""Use of the names of a bank, in the order of their hashes: 55 % train and validation, 25 % tEst alone, 20 % Shared."""
+"""Use of a bank's names, in the order of their hashes: t train and validation (55 %), e test (25 %), s all (20 %)."""
 
 
 class Slot(NamedTuple):
@@ -36,7 +36,7 @@ class Slot(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A sentence with slots, and where it stands."""
+    """A sentence with slots, and its place in the file."""
 
     place: str
     pieces: tuple[str | Slot, ...]

@@ -1,4 +1,4 @@
-"""Which files of a folder are which split."""
+"""Finds the files of each split in a source."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class SourceFiles:
 
     root: Path
     splits: dict[Split, list[Path]]
-    """The files of each split, in order; those of train alone if the source is to be cut."""
+    """The files of each split, in order; those of train alone if the source has yet to be split."""
     ignored: list[str]
     """Files of known kinds that belong to no split."""
 
     def name(self, path: Path) -> str:
-        """The name of a file inside the source; no path of this machine."""
+        """The name of a file inside the source, without paths of this machine."""
         return path.name if path == self.root else path.relative_to(self.root).as_posix()
 
 
 def find_files(source: Path, options: ReadOptions) -> SourceFiles:
     """The files of each split.
 
-    A folder has files whose names say their split, or folders that do, or ``.ann`` files with their texts, or all this in
-    its folder ``data``.
+    A folder has files or folders whose names say their split, or ``.ann`` files with their texts, or all this in its
+    folder ``data``.
 
     Raises:
         InputError: If there is nothing at ``source``, a split is missing, or two files claim to be one.
@@ -75,8 +75,8 @@ def find_files(source: Path, options: ReadOptions) -> SourceFiles:
     elif not {"train", "test"} <= set(splits):
         missing = "test" if "train" in splits else "train"
         raise InputError(
-            f"{source}: no {missing} file; a folder needs files or folders whose names start with train, test and perhaps "
-            f"validation (or valid, val, devel, dev, eval), of the kinds {sorted(SUFFIXES)}"
+            f"{source}: no {missing} file; a folder needs files or folders whose names start with train, test and "
+            f"perhaps validation (or valid, val, devel, dev, eval), of the kinds {sorted(SUFFIXES)}"
         )
     files = SourceFiles(source, splits, [])
     files.ignored.extend(sorted(files.name(path) for path in ignored))
@@ -134,8 +134,8 @@ def _check_parts(folder: Path, split: Split, paths: Sequence[Path]) -> None:
     shards = [match for match in matches if match]
     if len(paths) > 1 and (len(shards) < len(paths) or len({(match["stem"], match["total"]) for match in shards}) > 1):
         raise InputError(
-            f"{folder}: two {split} files, {paths[0].name} and {paths[1].name}; keep one, put the parts of a split into a "
-            f"folder {split}/, or number them {split}-00000-of-00002, ..."
+            f"{folder}: two {split} files, {paths[0].name} and {paths[1].name}; keep one, put the parts of a split "
+            f"into a folder {split}/, or number them {split}-00000-of-00002, ..."
         )
     if shards:
         total = int(shards[0]["total"])

@@ -53,10 +53,10 @@ _EXAMPLES = 5
 """Sentences that the manifest and the screen show as they were read."""
 
 _MOST_COLUMNS = 8
-"""With more types than this, the counts on the screen have a row for each."""
+"""With more types than this, the counts on the screen have a row for each type."""
 
 _MARK, _FILES = "of-dataset-generation", "files"
-"""In a temporary folder: what says that it is ours, and the folder of the files."""
+"""In a temporary folder: the file that marks it as ours, and the folder of the files."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class GenerateConfig(ReadOptions):
     descriptions: str = "own"
     """own, hub, names (each type's name is its description), or a JSON file of descriptions by type."""
     train_size: int | None = None
-    """Train sentences, a seeded sample; of both together where validation is cut from train at random."""
+    """Train sentences, a seeded sample, taken before a random validation split is cut from them."""
     validation_size: int | None = None
     """Validation sentences, a seeded sample; all if not given."""
     test_size: int | None = None
@@ -80,15 +80,15 @@ class GenerateConfig(ReadOptions):
     split: HoldOut = "random"
     """Validation for a corpus without: a random 20 % of train, or its tail (JNLPBA's last 1,739 rows, else 20 %)."""
     split_by: SplitBy = "sentence"
-    """What stays in one split where we cut: sentences of the same words, or whole documents where the corpus has them."""
+    """What stays together when we split: sentences with the same words, or documents if the corpus names them."""
     allow_overlap: bool = False
-    """Let sentences of the same words fall on both sides of a cut of ours (JNLPBA's is the thesis's, to the row)."""
+    """Allow sentences with the same words in two splits of ours (JNLPBA's splits are the thesis's, row by row)."""
     seed: int = 42
     """Seed of the shuffle and the samples."""
     tokenizer: str = "auto"
-    """Of the token files: a hub id, a local folder, or auto, the tokenizer of each encoder's default base model."""
+    """Tokenizer of the token files: a hub id, a local folder, or auto, that of each encoder's default base model."""
     output_dir: Path | None = None
-    """The data set becomes a folder in here; datasets/ below the output root if not given."""
+    """Parent folder of the data set; datasets/ below the output root if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,8 +112,8 @@ class GenerateConfig(ReadOptions):
 
 
 @contextlib.contextmanager
-def _one_line_for_the_system() -> Iterator[None]:
-    """Turns what the operating system refuses into an InputError."""
+def _system_errors_in_one_line() -> Iterator[None]:
+    """Turns errors of the operating system into an InputError."""
     try:
         yield
     except OSError as error:
@@ -121,7 +121,7 @@ def _one_line_for_the_system() -> Iterator[None]:
         raise InputError(f"{place}{error.strerror or error} (an earlier data set of this name is as it was)") from error
 
 
-@_one_line_for_the_system()
+@_system_errors_in_one_line()
 def generate(cfg: GenerateConfig) -> Path:
     """Writes a data set and returns its folder.
 
@@ -141,7 +141,7 @@ def generate(cfg: GenerateConfig) -> Path:
         validation_size=cfg.validation_size,
         test_size=cfg.test_size,
         split_by=cfg.split_by,
-        # The thesis cut JNLPBA's validation split without regard to repeats; its rows are kept.
+        # The thesis split JNLPBA without regard to repeats; its rows are kept.
         allow_overlap=cfg.allow_overlap or benchmark is not None,
     )
     splits, how = make_splits(corpus.splits, plan)
@@ -152,7 +152,7 @@ def generate(cfg: GenerateConfig) -> Path:
     for where, count in shared_sentences(splits).items():
         if count:
             n_sentences = len(splits[next(split for split in SPLITS if where.startswith(split))])
-            logger.warning("%s: %d of %d sentences stand there too, word for word", where, count, n_sentences)
+            logger.warning("%s: %d of %d sentences, word for word", where, count, n_sentences)
     for name in types:
         if not count_types(splits["train"])[name]:
             logger.warning("type %r has no entity in the train split", name)
@@ -177,7 +177,7 @@ def read_corpus(cfg: GenerateConfig) -> Corpus:
 
 
 def _types_of(splits: Mapping[Split, Sequence[Sentence]]) -> tuple[str, ...]:
-    """The types of a user's corpus before any sampling: those of train, sorted, then those that train lacks."""
+    """The types of a corpus before any sampling: those of train, sorted, then those that train lacks."""
     train = set(count_types(splits["train"]))
     rest = {name for sentences in splits.values() for name in count_types(sentences)} - train
     if not train | rest:
@@ -186,7 +186,7 @@ def _types_of(splits: Mapping[Split, Sequence[Sentence]]) -> tuple[str, ...]:
 
 
 def _provenance(cfg: GenerateConfig, corpus: Corpus, how: str) -> dict[str, Any]:
-    """What the manifest says of the input: nothing that depends on the machine or the time."""
+    """What the manifest says about the input: nothing that depends on the machine or the time."""
     arguments = dataclasses.asdict(cfg)
     del arguments["output_dir"]
     for name in ("source", "descriptions", "tokenizer"):
@@ -213,11 +213,11 @@ def write_dataset(
     tokenizers: Mapping[Encoder, LoadedTokenizer],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Writes the files of a data set, the manifest last; files of an encoder that is not in ``tokenizers`` are removed.
+    """Writes the files of a data set, the manifest last; removes files of encoders that are not in ``tokenizers``.
 
     All files are written into a temporary folder beside the data set and only then moved into it, so an error leaves an
-    earlier data set as it was. Until the manifest is there, the old one does not fit the new files, and reading the data
-    set says so.
+    earlier data set as it was. Until the new manifest is there, the old one does not match the new files, and reading
+    the data set reports that.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f".{directory.name}.writing.lock")), _temporary_folder(directory) as temporary:
@@ -236,9 +236,9 @@ def _data_files(encoders: Iterable[str]) -> set[str]:
 
 @contextlib.contextmanager
 def _temporary_folder(directory: Path) -> Iterator[Path]:
-    """An empty folder beside a data set's, removed in the end; those that a killed process left are removed too.
+    """An empty folder beside a data set's, removed in the end; those left by killed processes are removed too.
 
-    Nobody else writes the data set meanwhile.
+    The caller holds the lock, so no other process is writing the data set.
     """
     for path in directory.parent.glob(f".{directory.name}.*.tmp"):
         if (path / _MARK).is_file():
@@ -269,7 +269,7 @@ def _write_files(
             tokens = list(token_records(sentences, labels, loaded.tokenizer))
             lost = without_subword[encoder][split] = lost_words(sentences, tokens)
             if lost:
-                logger.warning("%s: %d words come to nothing in the tokenizer of %s", split, lost, loaded.name)
+                logger.warning("%s: %d words have no sub-word in the tokenizer of %s", split, lost, loaded.name)
             spans = [_span_record(sentence) for sentence in sentences]
             for name, records in ((span_file(split, encoder), spans), (token_file(split, encoder), tokens)):
                 write_json_records(directory / name, records)

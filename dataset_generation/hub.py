@@ -1,4 +1,4 @@
-"""Access to the Hugging Face hub that fails at once, and in one line, where the hub is out of reach."""
+"""Access to the Hugging Face hub that fails at once, and in one line, if the hub is unreachable."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def load_hub_dataset(repository: str, way_out: str) -> Any:
 
     Args:
         repository: Its name, ``owner/name``.
-        way_out: What to do instead where the hub is out of reach; the end of the error message.
+        way_out: What to do instead if the hub is unreachable; the end of the error message.
 
     Raises:
         InputError: If the hub does not answer or does not have it.

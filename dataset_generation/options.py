@@ -21,7 +21,7 @@ ROLES = ("word", "tag", "text", "spans", "sentence", "document")
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Options of reading; what they mean does not depend on the format."""
+    """Options of reading; they mean the same for every format."""
 
     format: FormatName = "auto"
     """Kind of the files, if their names and content do not say it; json is also JSON Lines, BioC and Label Studio."""
@@ -34,7 +34,7 @@ class ReadOptions:
     classes: tuple[str, ...] = ()
     """Tags by class id, for tags that are numbers without names: O B-Disease I-Disease."""
     types: tuple[str, ...] = ()
-    """Keep these entity types alone, and only the sentences that have one; all if not given."""
+    """Keep only these entity types, and only the sentences that have one; all if not given."""
     overlaps: Overlaps = "error"
     """Entities that share words: refuse them, keep the longest, or the one that the corpus names first."""
     off_edges: OffEdges = "error"
@@ -59,7 +59,8 @@ class ReadOptions:
             role, column = role.strip(), column.strip()
             require(
                 bool(separator and column) and role in ROLES and role not in roles,
-                f"--columns must be ROLE=COLUMN,... with roles among {', '.join(ROLES)}, each once, got {self.columns!r}",
+                f"--columns must be ROLE=COLUMN,... with roles among {', '.join(ROLES)}, each once, "
+                f"got {self.columns!r}",
             )
             roles[role] = column
         return roles

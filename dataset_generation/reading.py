@@ -1,4 +1,4 @@
-"""From the records of a corpus to checked sentences; all that is changed or lost on the way is counted."""
+"""From the records of a corpus to checked sentences; everything changed or lost on the way is counted."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from dataset_generation.tags import check_tags, tag_spans, typed
 logger = logging.getLogger(__name__)
 
 _LONGEST_TYPE = 200
-_SAID = 10
-"""How many messages of a kind there are."""
+_LOGGED = 10
+"""Messages of a kind that are logged."""
 
 Parsed = list[tuple[str, Item]]
 """The well-formed records of a split with their places."""
 
 
 class CorpusReader:
-    """Takes in the records of a corpus split by split, then makes its sentences.
+    """Collects the records of a corpus, split by split, then makes its sentences.
 
     Args:
         options: How to read.
@@ -45,7 +45,7 @@ class CorpusReader:
         self.counts: dict[Split, Counter[str]] = {}
         self.type_map: dict[str, str] = {}
         self.seen_types: set[str] = set()
-        self.said: Counter[str] = Counter()
+        self.problems: Counter[str] = Counter()
         self.where: dict[Split, str] = {}
 
     def add(
@@ -56,7 +56,7 @@ class CorpusReader:
         parse: Callable[[Any, ReadOptions], list[Item]],
         options: ReadOptions | None = None,
     ) -> None:
-        """Parses the records of a file, with the options that its format has made up its mind about if given.
+        """Parses the records of a file, by the options that its format has completed if they are given.
 
         Raises:
             InputError: If there is none, or at the first bad one unless those are skipped.
@@ -80,10 +80,10 @@ class CorpusReader:
             raise InputError(f"{where}: the file holds no records")
 
     def corpus(self, origin: Mapping[str, Any]) -> Corpus:
-        """The sentences of all that was taken in, with one tag scheme for the whole corpus.
+        """The sentences of all records, with one tag scheme for the whole corpus.
 
         Raises:
-            InputError: If a record is bad (unless skipped), a split holds none, or ``--types`` names what there is not.
+            InputError: If a record is bad (unless skipped), a split has none, or ``--types`` names an unknown type.
         """
         scheme = self._scheme()
         splits = {split: list(self._sentences(split, scheme)) for split in SPLITS if split in self.parsed}
@@ -134,7 +134,7 @@ class CorpusReader:
             try:
                 if isinstance(item, LeftOut):
                     counts["records_left_out"] += 1
-                    self._say("record left out", f"{place}: {item.reason}")
+                    self._report("record left out", f"{place}: {item.reason}")
                     continue
                 if isinstance(item, Annotated):
                     parts = self._cut(split, item, number)
@@ -200,7 +200,7 @@ class CorpusReader:
         counts["sentence_ends_inside_entities"] += len(
             sentences_of(item.text, self.options.sentences, breaks=item.breaks)
         ) - len(ranges)
-        # What is wrong with the text's entities is said once, with its first sentence.
+        # Bad entities of the text are reported once, with its first sentence.
         document = item.document if item.document is not None else str(number)
         starts = [bisect_left(words, start, key=lambda word: word.start) for start, _ in ranges]
         grouped: list[list[Span]] = [[] for _ in ranges]
@@ -236,7 +236,7 @@ class CorpusReader:
                 return None
             done = "widened to whole words" if self.options.off_edges == "snap" else "left out"
             inside = f"{item.text[mention.start : mention.end]!r} in {item.text[first.start : last.end]!r}"
-            self._say(f"entity {done}", f"{inside}, {mention.label}")
+            self._report(f"entity {done}", f"{inside}, {mention.label}")
             if self.options.off_edges == "drop":
                 counts["entities_read"] += 1
                 counts["entities_off_edges_dropped"] += 1
@@ -250,23 +250,22 @@ class CorpusReader:
             raise error
         if not self.options.skip_invalid:
             raise InputError(f"{place}: {error}") from error
-        self._say("skipped", f"{place}: {error}")
+        self._report("skipped", f"{place}: {error}")
         self.counts[split]["records_invalid"] += 1
 
     def _bad_entity(self, split: Split, place: str, problem: str) -> None:
         """Raises for a bad entity, or counts that it is left out; its sentence stays."""
         if not self.options.skip_invalid:
             raise InputError(f"{place}: {problem}")
-        self._say("entity left out", f"{place}: {problem}")
+        self._report("entity left out", f"{place}: {problem}")
         self.counts[split]["entities_invalid"] += 1
 
-    def _say(self, kind: str, message: str) -> None:
-        """Logs the first of each kind; all are counted."""
-        self.said[kind] += 1
-        if self.said[kind] <= _SAID:
-            logger.warning(
-                "%s: %s%s", kind, message, " (more of these are counted only)" if self.said[kind] == _SAID else ""
-            )
+    def _report(self, kind: str, message: str) -> None:
+        """Logs the first of each kind and counts all."""
+        self.problems[kind] += 1
+        if (number := self.problems[kind]) <= _LOGGED:
+            more = " (more of these are only counted)" if number == _LOGGED else ""
+            logger.warning("%s: %s%s", kind, message, more)
 
 
 def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
@@ -274,8 +273,8 @@ def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
 
     Args:
         spans: Without repeats, in the order of the source.
-        rule: What to do with those that do: an error, the longest stays (of equals the earlier in the source), or the one
-            that the source names first.
+        rule: What to do with those that do: an error, keep the longest (of equals the earlier in the source), or keep
+            the one that the source names first.
 
     Raises:
         ValueError: If two overlap and the rule is ``error``.
@@ -291,6 +290,7 @@ def flatten(spans: Sequence[Span], rule: Overlaps) -> list[Span]:
         elif rule == "error":
             left, right = sorted((other, span))
             raise ValueError(
-                f"spans overlap: {tuple(left)} and {tuple(right)}; keep one of each such pair with --overlaps longest or first"
+                f"spans overlap: {tuple(left)} and {tuple(right)}; keep one of each such pair with --overlaps longest "
+                "or first"
             )
     return sorted(kept)

@@ -1,4 +1,4 @@
-"""A corpus from where it is: files or a folder of them, or the hub."""
+"""Reads a corpus from where it is: a file, a folder of files, or the hub."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Benchmark:
     types: tuple[str, ...]
     """Its entity types, in label order."""
     tail: int | None = None
-    """Rows at the end of its train split that are the customary validation split, where it has no official one."""
+    """Rows at the end of its train split that usually serve as validation, if it has no official validation split."""
 
 
 BENCHMARKS: Mapping[str, Benchmark] = {
@@ -87,7 +87,7 @@ def read_hub(
     """Reads a dataset of the hub; the other arguments are those of :func:`read_local`.
 
     Raises:
-        InputError: If the hub is out of reach or a record is bad.
+        InputError: If the hub is unreachable or a record is bad.
     """
     tables = load_hub_dataset(
         repository, "give the corpus as files with --source PATH, or use a demo corpus (--dataset demo-...)"

@@ -18,9 +18,9 @@ HoldOut = Literal["random", "tail"]
 SplitBy = Literal["sentence", "document"]
 
 VALIDATION_SHARE = 0.2
-"""Of the train split, where a corpus has no validation split."""
+"""Share of the train split that becomes validation, where a corpus has no validation split."""
 ONE_FILE_SHARES = {"validation": 0.1, "test": 0.2}
-"""Of a corpus that is one file; the rest is train."""
+"""Shares of a corpus that is one file; the rest is train."""
 
 _GIVEN = "as the source has them"
 
@@ -38,9 +38,9 @@ class SplitPlan:
     validation_size: int | None = None
     test_size: int | None = None
     split_by: SplitBy = "sentence"
-    """What stays together where we cut: sentences of the same words, or all sentences of a document."""
+    """What stays together when we split: sentences with the same words, or all sentences of a document."""
     allow_overlap: bool = False
-    """Cut between sentences of the same words too."""
+    """Allow sentences with the same words in different splits."""
 
 
 def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tuple[dict[Split, list[Sentence]], str]:
@@ -61,8 +61,8 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
     if test is None:
         if len(train) < 10:
             raise InputError(
-                f"{len(train)} sentences are too few to cut into train, validation and test (at least 10 are needed); give "
-                "train, dev and test files"
+                f"{len(train)} sentences are too few to cut into train, validation and test (at least 10 are needed); "
+                "give train, dev and test files"
             )
         n_validation, n_test = (int(len(train) * share) for share in ONE_FILE_SHARES.values())
         rest, test = _cut(rows, n_test, group, end=True)
@@ -73,7 +73,7 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
         train, validation = _cut(rows, n_validation, group, end=True)
         how = f"validation is the last {n_validation} train sentences"
     elif validation is None:
-        # The reference's procedure to the row: shuffle, cut the pool, its first fifth is validation.
+        # The thesis's procedure, row by row: shuffle, cut the pool, its first fifth is validation.
         if train_size is not None and train_size > len(rows):
             raise InputError(f"--train-size must be between 1 and {len(rows)}, got {train_size}")
         pool = rows[:train_size]
@@ -99,7 +99,7 @@ def make_splits(source: Mapping[Split, list[Sentence]], plan: SplitPlan) -> tupl
 
 
 def _group(sentences: Sequence[Sentence], plan: SplitPlan) -> Callable[[Sentence], Hashable] | None:
-    """What two sentences share that are to stay together; None if each stands for itself."""
+    """The key that sentences share if they must stay together; None if each stands alone."""
     if plan.split_by == "document":
         if all(sentence.document is None for sentence in sentences):
             raise InputError("--split-by document: the corpus does not say which sentences are of one document")
@@ -123,7 +123,7 @@ def _shuffled(sentences: list[Sentence], plan: SplitPlan) -> list[Sentence]:
 def _cut(
     rows: Sequence[Sentence], size: int, group: Callable[[Sentence], Hashable] | None, *, end: bool
 ) -> tuple[list[Sentence], list[Sentence]]:
-    """The rest, and ``size`` rows from the start or end; where rows stay together, whole groups until there are as many."""
+    """The rest, and ``size`` rows from the start or end; more where whole groups must stay together."""
     key: Callable[[Sentence], Hashable] = group or id
     sizes = Counter(map(key, rows))
     taken: set[Hashable] = set()
@@ -138,7 +138,7 @@ def _cut(
 
 
 def shared_sentences(splits: Mapping[Split, Sequence[Sentence]]) -> dict[str, int]:
-    """How many sentences of one split also stand in an earlier one, word for word: ``{"test in train": 21, ...}``."""
+    """How many sentences of one split also occur in an earlier one, word for word: ``{"test in train": 21, ...}``."""
     words = {split: {sentence.words for sentence in splits[split]} for split in SPLITS}
     return {
         f"{later} in {earlier}": sum(sentence.words in words[earlier] for sentence in splits[later])

@@ -11,7 +11,7 @@ from dataset_generation.options import ReadOptions, TagScheme
 
 
 def check_tags(item: Tagged, options: ReadOptions) -> None:
-    """Raises ``ValueError`` if a sentence has a tag too few or one that is none."""
+    """Raises ``ValueError`` if a sentence has too few or too many tags, or an invalid one."""
     if len(item.words) != len(item.tags):
         raise ValueError(f"{len(item.words)} words but {len(item.tags)} tags")
     for index, tag in enumerate(typed(item.tags, options)):
@@ -23,7 +23,7 @@ def check_tags(item: Tagged, options: ReadOptions) -> None:
 
 
 def typed(tags: Sequence[str], options: ReadOptions) -> Sequence[str]:
-    """The tags with ``--type`` in those that name none.
+    """The tags, with the type of ``--type`` added to those that name none.
 
     Raises:
         TagError: If one names none and there is no ``--type``.
@@ -39,7 +39,7 @@ def typed(tags: Sequence[str], options: ReadOptions) -> Sequence[str]:
 
 
 def tag_spans(tags: Sequence[str], scheme: TagScheme, options: ReadOptions) -> list[Span]:
-    """The entities that tags of a scheme mean."""
+    """The entities that tags of a scheme encode."""
     if scheme == "io":
         return tags_to_spans([tag if tag == OUTSIDE else f"I-{tag}" for tag in tags], "iob1")
     assert scheme != "auto"

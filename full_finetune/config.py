@@ -22,19 +22,19 @@ class Config:
     base_model: str = ""
     """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
     trainer: Literal["common", "gliner"] = "common"
-    """common: the loop of all approaches; gliner: gliner's own Trainer, to compare with (it cannot resume)."""
+    """common: the loop of all approaches; gliner: gliner's own Trainer, for comparison (it cannot resume)."""
     labels: LabelText = "names"
     """What the model reads for each type."""
     encoder_lr: float = 5e-5
     """Peak learning rate of the encoders."""
     others_lr: float = 1e-4
-    """Peak learning rate of everything behind them."""
+    """Peak learning rate of everything behind the encoders."""
     focal_gamma: float = 0.0
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
     threshold: float | None = None
-    """Least probability of a predicted span; if not given, the best one on the validation split after training."""
+    """Minimum probability of a predicted span; if not given, the best one on the validation split after training."""
 
     def __post_init__(self) -> None:
         if not self.base_model:

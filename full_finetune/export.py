@@ -1,4 +1,4 @@
-"""Writes a fine-tuned model as a plain GLiNER: ``python -m full_finetune.export --checkpoint latest --output exported/plain``."""
+"""Writes a tuned model as a plain GLiNER: ``python -m full_finetune.export --checkpoint latest --output plain``."""
 
 from __future__ import annotations
 

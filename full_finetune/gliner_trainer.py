@@ -1,4 +1,4 @@
-"""Full fine-tuning by gliner's own Trainer, with our selection of the best epoch: the reference that our loop is compared with."""
+"""Full fine-tuning by gliner's own Trainer, with our selection of the best epoch, to compare our loop with."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from common.approach import freeze_all_but
+from common.config import TrainConfig
 from common.data.dataset import Dataset
 from common.device import make_accelerator, precision_name, seed_everything
 from common.errors import InputError, TrainingError
@@ -22,7 +23,7 @@ from full_finetune.config import Config
 
 
 class _Trainer(Trainer):
-    """gliner's own, which also adds up the losses and the sentences of an epoch."""
+    """gliner's Trainer, which also adds up the losses and counts the sentences of an epoch."""
 
     loss_sum: Tensor | float = 0.0
     n_sentences = 0
@@ -84,7 +85,7 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
 
     Raises:
         TrainingError: If the loss is not finite.
-        KeyboardInterrupt: As it came; the best checkpoint so far is kept.
+        KeyboardInterrupt: Passed on; the best checkpoint so far is kept.
     """
     with run.session():
         return _fit(model, data, config, run)
@@ -92,16 +93,9 @@ def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -
 
 def _fit(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     train = config.train
-    for name, default in (
-        ("max_steps", None),
-        ("eval_every", None),
-        ("optimizer", "adamw"),
-        ("gradient_checkpointing", False),
-    ):
-        if getattr(train, name) != default:
-            raise InputError(f"--{name.replace('_', '-')} is of --trainer common; gliner's trainer has none")
-    if train.track:
-        raise InputError("--track is of --trainer common")
+    for name in ("max_steps", "eval_every", "optimizer", "gradient_checkpointing", "track"):
+        if getattr(train, name) != getattr(TrainConfig, name):
+            raise InputError(f"--{name.replace('_', '-')} needs --trainer common")
     seed_everything(train.seed)
     accelerator = make_accelerator(config.runtime)
     freeze_all_but(model, model.parts)

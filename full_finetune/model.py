@@ -10,7 +10,7 @@ from full_finetune.config import Config
 
 
 def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
-    """The base model with all its parts declared as trained, at one learning rate for the encoders and one for the rest.
+    """The base model with all parts declared as trained: the encoders at one learning rate, the rest at another.
 
     A bi-encoder's BiLSTM takes no part in the forward pass (gliner builds it and never calls it), so it stays frozen.
     """

@@ -10,7 +10,7 @@ from common.data.labels import LabelText
 from common.models.published import DEFAULT_BASE
 
 PromptForm = Literal["post_norm", "residual"]
-Pooling = Literal["first", "last", "mean", "max", "base"]
+SubwordPooling = Literal["first", "last", "mean", "max", "base"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,13 @@ class Config:
     labels: LabelText = "names"
     """What the label encoder reads for each type."""
     prompt_form: PromptForm = "residual"
-    """post_norm: LayerNorm(e + W e + b), the thesis's; residual: e + W LayerNorm(e) + b, the base model itself at step 0."""
+    """post_norm: LayerNorm(e + W e + b), as in the thesis; residual: e + W LayerNorm(e) + b, which is the base
+    model itself at step 0."""
     prompt_encoder: bool = True
-    """Train the prompt encoder; off is the control that trains the head alone."""
+    """Train the prompt encoder; off: the control that trains the head alone."""
     head: bool = True
-    """Train the span head (span_rep_layer, prompt_rep_layer); off is the control that trains the prompt encoder alone."""
+    """Train the span head (span_rep_layer, prompt_rep_layer); off: the control that trains the prompt
+    encoder alone."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
     downstream_lr: float = 5e-4
@@ -42,10 +44,10 @@ class Config:
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
     word_dropout: float = 0.3
     """Dropout on the frozen text encoder's word representations."""
-    subword_pooling: Pooling = "mean"
-    """How a word's sub-words become its representation; base: as the base model was trained with. An export keeps it."""
+    subword_pooling: SubwordPooling = "mean"
+    """How sub-words become a word's representation; base: as in the base model's training. An export keeps it."""
     threshold: float | None = None
-    """Least probability of a predicted span; if not given, the best one on the validation split after training."""
+    """Minimum probability of a predicted span; if not given, the best one on the validation split after training."""
 
     def __post_init__(self) -> None:
         require(

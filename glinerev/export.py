@@ -1,4 +1,4 @@
-"""Merges a trained SP-GLiNER into a plain GLiNER: ``python -m glinerev.export --checkpoint latest --output exported/plain``."""
+"""Merges an SP-GLiNER into a plain GLiNER: ``python -m glinerev.export --checkpoint latest --output plain``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def merge(base: Base) -> None:
-    """Puts the prompt encoder into the label embedding table."""
+    """Merges the prompt encoder into the label embedding table."""
     from glinerev.model import merge
 
     merge(base)

@@ -50,7 +50,7 @@ class PromptEmbedding(nn.Module):
     Special tokens keep their embedding. The encoder adds positions, types and its own LayerNorm afterwards, once.
 
     Args:
-        embedding: The layer that it takes the place of.
+        embedding: The layer that it replaces.
         prompt_encoder: The map.
         special_ids: Ids of the label tokenizer's special tokens.
     """
@@ -71,14 +71,14 @@ class PromptEmbedding(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Embedding:
-        """A plain embedding layer with the same output: the map depends on the id alone, so it is a change of the table."""
+        """A plain embedding layer with the same output; the map depends on the id alone, so the table can hold it."""
         ids = torch.arange(self.embedding.num_embeddings, device=self.embedding.weight.device)
         table = torch.cat([self(chunk) for chunk in ids.split(4096)])
         return nn.Embedding.from_pretrained(table, padding_idx=self.embedding.padding_idx)
 
 
 def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
-    """The base model with the prompt encoder put in and what the configuration trains declared.
+    """The base model with the prompt encoder inserted and the trained parts declared.
 
     Raises:
         InputError: If the base has no label encoder.
@@ -112,7 +112,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 
 
 def merge(base: Base) -> None:
-    """Puts the prompt encoder into the label embedding table: it depends on the token id alone."""
+    """Merges the prompt encoder into the label embedding table, which can hold it: it depends on the id alone."""
     label_encoder = base.part("label encoder").model
     embedding: nn.Module = label_encoder.get_input_embeddings()
     if isinstance(embedding, PromptEmbedding):

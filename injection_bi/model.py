@@ -1,4 +1,4 @@
-"""SP-Bi: soft prompts made from the descriptions go through the frozen label encoder in place of tokens.
+"""SP-Bi: soft prompts made from the descriptions pass through the frozen label encoder in place of tokens.
 
 Legend: C types, P prompt vectors of a label, E width of the label encoder.
 """
@@ -18,7 +18,7 @@ from injection_bi.config import Config
 
 
 class PromptedLabels(nn.Module):
-    """The frozen label encoder's reading of ``[CLS] prompts [SEP]``, the mean over all positions being the label vector.
+    """Label vectors: the mean output of the frozen label encoder over ``[CLS] prompts [SEP]``.
 
     Args:
         base: A bi-encoder.

@@ -25,12 +25,12 @@ class Config:
     base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER: hub id, folder, or demo-cross."""
     level: Level = "token"
-    """token: sub-words are classified; span: all spans up to the base's maximum width are."""
+    """token: classify sub-words; span: classify all spans up to the base's maximum width."""
     learning_rate: float = 1e-3
     """Peak learning rate of the prompt encoder."""
 
     def __post_init__(self) -> None:
         require_rate("learning_rate", self.learning_rate)
         require(
-            self.level == "token" or self.token.scheme == "io", "--scheme bio is of --level token; spans have no tags"
+            self.level == "token" or self.token.scheme == "io", "--scheme bio needs --level token; spans have no tags"
         )

@@ -2,7 +2,7 @@
 
     [CLS] prompts of all labels [SEP] text [SEP] padding
 
-Legend: B sentences, S sub-words, W words, K maximum width, C types, P prompt vectors of a label, D width of the backbone.
+Legend: B sentences, S sub-words, W words, K maximum width, C types, P prompt vectors of a label, D backbone width.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from injection_cross.config import Config
 logger = logging.getLogger(__name__)
 
 SHORT_TEXT = 64
-"""Sub-words; if fewer are left for the text, the log warns."""
+"""A warning is logged if fewer sub-words are left for the text."""
 
 
 class InjectedPrompts(nn.Module):
-    """The frozen backbone's reading of prompts and text together.
+    """The frozen backbone's outputs for prompts and text together.
 
-    Words enter by the backbone's word embeddings, prompts beside them, all through ``inputs_embeds``: the backbone adds positions,
-    types and its LayerNorm itself, whichever kind it is.
+    Prompts and the word embeddings of the text enter together through ``inputs_embeds``: the backbone, of whatever
+    kind, adds positions, types and its LayerNorm itself.
 
     Args:
         base: A cross-encoder.
@@ -59,8 +59,8 @@ class InjectedPrompts(nn.Module):
         self.text_limit = limit - n_labels * length - 1
         if self.text_limit < 3:
             raise InputError(
-                f"{n_labels} labels with --prompt-length {length} take {n_labels * length} of the {limit} positions of base model "
-                f"{base.source!r} and leave no room for text"
+                f"{n_labels} labels with --prompt-length {length} take {n_labels * length} of the {limit} positions of "
+                f"base model {base.source!r} and leave no room for text"
             )
         left = self.text_limit - 2
         log = logger.warning if left < SHORT_TEXT else logger.info
@@ -71,7 +71,7 @@ class InjectedPrompts(nn.Module):
         return self._base.part("text encoder").model.get_input_embeddings()
 
     def forward(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
-        """Outputs of the text's sub-words ``(B, S, D)``, and the mean output of each label's prompts ``(B, C + 1, D)``."""
+        """Outputs of the text's sub-words ``(B, S, D)``, and mean outputs of the labels' prompts ``(B, C + 1, D)``."""
         embedding, inputs = self._embedding, batch.inputs
         prompts = self.prompts(embedding)
         prefix = between_special_tokens(prompts.flatten(0, 1)[None], self._tokenizer, embedding)
@@ -120,7 +120,7 @@ class SpanLevel(SpanScorer):
         self.loss.count(entities)
 
     def logits(self, batch: WordBatch) -> Tensor:
-        """Class scores of all spans, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence mean anything."""
+        """Class scores, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence count."""
         subwords, classes = self.comparison(batch)
         word_index, n_words = batch.inputs["words_mask"], int(batch.n_words.max())
         subwords = nn.functional.normalize(subwords.float(), dim=-1)
@@ -154,7 +154,7 @@ class SpanLevel(SpanScorer):
         self._check_evaluation_mode()
         logits = self.logits(batch)
         probabilities = logits.softmax(dim=-1)
-        # Words without any sub-word have no direction and score 0 everywhere: they are no entity.
+        # Words without any sub-word have no direction and score 0 for every class: they are not entities.
         classes = logits.argmax(dim=-1).where(logits.any(dim=-1), self.labels.outside_id)
         best = nn.functional.one_hot(classes, logits.shape[-1]).bool()
         scores = probabilities.logit().masked_fill(~best, float("-inf"))[..., : len(self.labels)]

@@ -9,7 +9,7 @@ from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
 from common.models.config import FocalConfig, TokenConfig
 from common.models.published import DEFAULT_BASE
 
-Variant = Literal["v1", "focal", "focal_cb"]
+LossVariant = Literal["v1", "focal", "focal_cb"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Config:
     focal: FocalConfig = FocalConfig()
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
-    variant: Variant = "focal_cb"
-    """v1: cross-entropy with inverse-frequency weights; focal: focal loss with them; focal_cb: with class-balanced ones."""
+    variant: LossVariant = "focal_cb"
+    """Loss. v1: cross-entropy with inverse-frequency weights; focal: focal loss with them; focal_cb: focal loss with
+    class-balanced weights."""
     table_lr: float = 1e-3
     """Peak learning rate of the table of label vectors."""
     projection_lr: float = 1e-3

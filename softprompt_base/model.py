@@ -13,7 +13,7 @@ from softprompt_base.config import Config
 
 
 class LabelTable(nn.Module):
-    """A table of label vectors, which starts as the encoded descriptions.
+    """A table of label vectors, initialised with the encoded descriptions.
 
     Args:
         base: A bi-encoder.

@@ -506,7 +506,7 @@ def test_wrong_input_is_one_line_and_status_2(script, line, message, places, cap
         (FT_TRAIN, f"{ON_TINY} --encoder-lr 0", "encoder_lr must be positive, got 0.0"),
         (SP_TRAIN, f"{ON_TINY} --warmup-ratio 2", "warmup_ratio must be between 0 and 1"),
         (ZERO, f"{ON_TINY} --eval-batch-size 0", "eval_batch_size must be at least 1, got 0"),
-        ("injection_cross.train", f"{ON_TINY} --level span --scheme bio", "--scheme bio is of --level token"),
+        ("injection_cross.train", f"{ON_TINY} --level span --scheme bio", "--scheme bio needs --level token"),
         ("injection_cross.train", f"{ON_TINY} --pooling mean", "mean"),
         ("injection_bi.train", f"{ON_TINY} --prompt-length 0", "prompt_length must be at least 1, got 0"),
         ("softprompt_base.train", f"{ON_TINY} --beta 1", "beta must be at least 0 and less than 1, got 1.0"),

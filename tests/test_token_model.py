@@ -882,7 +882,7 @@ def test_a_new_model_is_in_evaluation_mode(trial, name):
 
 
 def test_spans_have_no_tags():
-    with pytest.raises(InputError, match="--scheme bio is of --level token; spans have no tags"):
+    with pytest.raises(InputError, match="--scheme bio needs --level token; spans have no tags"):
         SP_CROSS.config(data=None, level="span", **BIO)
 
 

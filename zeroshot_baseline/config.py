@@ -25,7 +25,7 @@ class Config:
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float = 0.5
-    """Least probability of a predicted span."""
+    """Minimum probability of a predicted span."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from zeroshot_baseline.config import Config
 logger = logging.getLogger(__name__)
 
 TEXT_RESERVE = 150
-"""Sub-words of a cross-encoder's input that long label texts leave to the sentence (as in the thesis), at most half of it."""
+"""Sub-words of a cross-encoder's input kept for the sentence (as in the thesis), at most half of the input."""
 
 
 def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
@@ -25,7 +25,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 
 
 def fit_texts(texts: Sequence[str], base: Base) -> list[str]:
-    """Label texts cut to equal shares of a cross-encoder's input, where together they would crowd out the sentence."""
+    """Label texts, truncated to equal shares of a cross-encoder's input if they would crowd out the sentence."""
     tokenizer = base.gliner.data_processor.transformer_tokenizer
     limit = tokenizer.model_max_length
     # Each text has its marker token before it; [CLS], the separator and [SEP] come on top.

@@ -1,1 +1,1 @@
-"""Speed and memory beside GLiNER's own, and how fast the commands answer: ``python -m common.benchmark``."""
+"""Speed and memory compared with GLiNER's own, and the response times of the commands."""

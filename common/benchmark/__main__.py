@@ -1,6 +1,7 @@
-"""Speed and memory beside GLiNER's own: ``python -m common.benchmark --dataset bc5cdr --base-model BI --cross-base-model CROSS``.
+"""Speed and memory compared with GLiNER's own: ``python -m common.benchmark --dataset bc5cdr``.
 
-Each figure is measured in a process of its own, one after another, so that neither memory nor warm caches of one reach the next.
+Each figure is measured in a process of its own, one after another, so that none profits from the memory or warm caches
+of the one before.
 A ratio compares two figures of the same run.
 """
 
@@ -15,7 +16,7 @@ from common.script import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures, writes and prints."""
+    """Measures, and writes and prints the tables."""
     config = parse(Config, argv)
     if config.readme is not None:
         # Before hours of measuring, not after.

@@ -16,11 +16,8 @@ from common.benchmark.config import Config
 from common.benchmark.measures import Measure, profile
 from common.benchmark.report import render
 from common.config import Precision, RuntimeConfig
-from common.device import (
-    make_accelerator,
-    precision_name,
-    provenance,
-)
+from common.data.dataset import ENCODERS
+from common.device import make_accelerator, precision_name, provenance
 from common.errors import InputError
 from common.files import read_json, write_json, write_text
 from common.paths import now, output_root
@@ -31,7 +28,6 @@ logger = logging.getLogger(__name__)
 SIZES = (1000, 4000, 16000)
 LABELS = (2, 6, 30)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-_KINDS_OF_BASE = ("bi", "cross")
 
 
 class Bench:
@@ -68,8 +64,8 @@ class Bench:
                 text=True,
             )
             if done.returncode:
-                said = done.stderr.strip().splitlines() or ["it said nothing"]
-                raise InputError(f"{measure} failed with exit code {done.returncode}: {said[-1]}")
+                lines = done.stderr.strip().splitlines() or ["no message"]
+                raise InputError(f"{measure} failed with exit code {done.returncode}: {lines[-1]}")
             figures = read_json(answer)
         logger.info("  %.1f sentences/s, peak %.0f MiB", figures["sentences_per_second"], figures["peak_memory_mb"])
         return figures
@@ -77,7 +73,7 @@ class Bench:
     def row(
         self, measure: str, approach: str, ours: dict[str, Any], gliner: dict[str, Any] | None, **more: Any
     ) -> None:
-        """Adds a row that compares two figures, and keeps what there is in case the run is stopped."""
+        """Adds a row that compares two figures, and writes the rows so far in case the run is stopped."""
         kept = (
             "sentences_per_second",
             "batch_size",
@@ -96,10 +92,10 @@ class Bench:
         write_json(self.partial, self.record())
 
     def training(self) -> None:
-        """Every approach against ``train_model`` on the same kind of base: the same settings, and each side at its best."""
+        """Every approach against ``train_model`` on the same kind of base: same settings, and each at its best."""
         size, n = self.config.batch_size, self.config.sentences
         same = precision_name(make_accelerator(RuntimeConfig()))
-        for encoder in _KINDS_OF_BASE:
+        for encoder in ENCODERS:
             theirs = {
                 (precision, batch): self.measure(
                     "gliner train", encoder, precision=precision, batch_size=batch, sentences=n
@@ -120,16 +116,15 @@ class Bench:
 
     def evaluation(self) -> None:
         """The base model on the whole test split against ``model.evaluate``."""
-        for encoder in _KINDS_OF_BASE:
+        for encoder in ENCODERS:
             for precision in PRECISIONS:
                 settings: dict[str, Any] = {"precision": precision, "batch_size": 32, "sentences": None}
                 ours = self.measure("evaluate", encoder, **settings)
                 theirs = self.measure("gliner evaluate", encoder, **settings)
                 differing = sum(a != b for a, b in zip(ours["predictions"], theirs["predictions"], strict=True))
-                self.row(
-                    f"evaluation, same settings, {precision}", f"span model, {encoder}", ours, theirs,
-                    sentences_with_other_predictions=differing,
-                )  # fmt: skip
+                title = f"evaluation, same settings, {precision}"
+                more = {"sentences_with_other_predictions": differing}
+                self.row(title, f"span model, {encoder}", ours, theirs, **more)
 
     def scaling(self) -> None:
         """Seconds of an epoch by the number of sentences and of labels."""
@@ -145,11 +140,11 @@ class Bench:
 
     @property
     def partial(self) -> Path:
-        """The file of a run that is not at its end; an earlier run's output stays until then."""
+        """The file of an unfinished run; an earlier run's output stays until this one has finished."""
         return self.output.with_suffix(".partial.json")
 
     def record(self) -> dict[str, Any]:
-        """What the JSON file says."""
+        """The content of the JSON file."""
         return {
             "created": now(),
             "dataset": Path(self.config.dataset).name,
@@ -163,7 +158,7 @@ class Bench:
         }
 
     def write(self) -> dict[str, Any]:
-        """Writes the rows and their tables; returns what the JSON file says."""
+        """Writes the rows and their tables; returns the content of the JSON file."""
         record = self.record()
         write_json(self.output, record)
         write_text(self.output.with_suffix(".md"), render(record))
@@ -171,14 +166,14 @@ class Bench:
         return record
 
     def run(self) -> dict[str, Any]:
-        """Measures everything that is asked for and returns what the JSON file says."""
+        """Measures everything that was asked for; returns the content of the JSON file."""
         self.training()
         self.evaluation()
         self.scaling()
         return self.write()
 
     def profile(self) -> str:
-        """Where the time of the training of ``--profile``'s approach goes."""
+        """Where the approach of ``--profile`` spends its training time."""
         config = self.config
         approach = config.profile or ""
         kind = spec(approach).kinds[0]

@@ -1,7 +1,7 @@
 """How fast every command answers: ``python -m common.benchmark.commands``.
 
-Timed are ``--help``, an option that does not exist, and a data set, checkpoint or file that does not exist: answers that need neither
-torch nor a model. Each is a process of its own, from its start to its end; the least of several runs is shown.
+It times ``--help``, an unknown option, and a missing data set, checkpoint or file: answers that need neither torch nor
+a model. Each is timed as a process of its own, from start to exit; the fastest of several runs is shown.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def commands() -> dict[str, list[str]]:
 
 
 def answer(module: str, arguments: Sequence[str], runs: int) -> tuple[float, int]:
-    """The least seconds that a command takes to its end, and its exit status."""
+    """The fewest seconds that a command takes to exit, and its exit status."""
     seconds, status = [], 0
     for _ in range(runs):
         start = time.perf_counter()
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints a table of seconds.
 
     Returns:
-        1 if a command answered with another exit status than 0 for help and 2 for what is wrong.
+        1 if an exit status was not 0 for help and 2 for bad input, else 0.
     """
     config = parse(Config, argv)
     print("| command | --help | wrong option | missing data |\n| --- | ---: | ---: | ---: |")

@@ -12,7 +12,7 @@ from common.registry import trained
 
 @dataclass(frozen=True)
 class Config:
-    """Benchmark of every approach beside GLiNER's own training and evaluation."""
+    """Benchmark of every approach against GLiNER's own training and evaluation."""
 
     dataset: str = "bc5cdr"
     """Name or folder of the data set."""
@@ -21,19 +21,19 @@ class Config:
     cross_base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER."""
     sentences: int = 320
-    """Training sentences of the measures without stored features, GLiNER's among them."""
+    """Training sentences of the measures without stored features, GLiNER's included."""
     batch_size: int = 16
     """Sentences in a batch where both sides have the same settings."""
     output: Path | None = None
-    """Where the rows go, and the table beside them; results/benchmark.json below the output root if not given."""
+    """File of the rows, with the tables beside it; results/benchmark.json below the output root if not given."""
     scaling: tuple[str, ...] = ()
-    """Approaches of which is also measured how time grows with sentences and labels."""
+    """Approaches for which to measure how time grows with sentences and labels."""
     readme: Path | None = None
-    """Markdown file that gets the tables, between <!-- speed --> and <!-- /speed -->."""
+    """Markdown file to put the tables into, between <!-- speed --> and <!-- /speed -->."""
     show: Path | None = None
-    """A JSON file of an earlier run: makes the tables of it, and measures nothing."""
+    """JSON file of an earlier run to make the tables from; nothing is measured."""
     profile: str | None = None
-    """An approach: shows where the time of its training goes, and measures nothing else."""
+    """Approach whose training to profile; nothing else is measured."""
 
     def __post_init__(self) -> None:
         require(self.sentences >= 4 * self.batch_size, f"sentences must be at least 4 batches, got {self.sentences}")

@@ -20,13 +20,7 @@ from common.config import RuntimeConfig
 from common.data.dataset import Dataset, Sentence, load_dataset, make_sentence, sample
 from common.data.labels import LabelSet
 from common.data.spans import Span
-from common.device import (
-    make_accelerator,
-    peak_memory_mb,
-    precision_name,
-    reset_peak_memory,
-    seed_everything,
-)
+from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
 from common.errors import TrainingError
 from common.evaluation.predict_split import flat, predict_split
 from common.files import read_json, write_json
@@ -43,20 +37,20 @@ WARM_UP_STEPS = 2
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure: what a child process is asked for."""
+    """One measurement, done by a child process."""
 
     kind: str
     """``train``, ``gliner train``, ``evaluate`` or ``gliner evaluate``."""
     encoder: str
     precision: str
-    """fp32, bf16, fp16, or auto as a user has it."""
+    """fp32, bf16, fp16, or auto, a user's default."""
     batch_size: int | None
     """None: the approach's own default."""
     sentences: int | None
-    """Training sentences, None for all; more than there are are drawn again."""
+    """Training sentences, None for all; if the data has too few, they are repeated."""
     approach: str = ""
     labels: int | None = None
-    """Number of entity types, made-up ones beside those of the data; None for those of the data alone."""
+    """Number of entity types, made-up ones where the data has too few; None for those of the data."""
     dataset: str = ""
     base_model: str = ""
 
@@ -81,7 +75,7 @@ def _within(sentence: Sentence, labels: LabelSet) -> Sentence:
 
 
 def _peak(peak: dict[str, float] | None = None) -> float:
-    """The peak on the device that computes."""
+    """Peak memory of the device that computes, in MiB."""
     peak = peak or peak_memory_mb()
     return peak.get("gpu", peak["cpu"])
 
@@ -133,7 +127,7 @@ def _gliner_records(sentences: Sequence[Sentence], labels: LabelSet, encoder: st
 
 
 def _gliner_train(measure: Measure) -> dict[str, Any]:
-    """Sentences a second of gliner's ``train_model``, its first steps not in it."""
+    """Sentences a second of gliner's ``train_model``, without its first steps."""
     from transformers import TrainerCallback
 
     data = _data(measure)
@@ -182,7 +176,7 @@ def _gliner_train(measure: Measure) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _patched_callback(callback: Any) -> Iterator[None]:
-    """Gives the trainer that ``train_model`` makes one more callback; it takes none itself."""
+    """Adds a callback to the trainer that ``train_model`` makes, which takes none itself."""
     from gliner import training as gliner_training
 
     original: Callable[..., Any] = gliner_training.Trainer.__init__
@@ -258,13 +252,13 @@ _KINDS: dict[str, Callable[[Measure], dict[str, Any]]] = {
 
 
 def child(argv: Sequence[str]) -> None:
-    """Measures what the first file says and writes the second."""
+    """Does the measurement described in the first file and writes the second."""
     measure = Measure(**read_json(Path(argv[0])))
     write_json(Path(argv[1]), _KINDS[measure.kind](measure), indent=None)
 
 
 def profile(measure: Measure) -> str:
-    """Where the time of a measure's training goes, as torch's profiler sees it."""
+    """Where a training spends its time, by torch's profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         _train(measure)
     return profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=60)

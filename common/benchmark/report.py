@@ -13,7 +13,7 @@ def read_benchmark(path: Path) -> dict[str, Any]:
     """The record of an earlier run.
 
     Raises:
-        InputError: If the file is none.
+        InputError: If the file is not a benchmark's.
     """
     record = read_json(path)
     if not isinstance(record, dict) or not {"rows", "base_models", "provenance"} <= record.keys():
@@ -22,15 +22,17 @@ def read_benchmark(path: Path) -> dict[str, Any]:
 
 
 def render(record: dict[str, Any]) -> str:
-    """The rows as two Markdown tables: beside GLiNER's own, and by the number of sentences and of labels."""
-    head = "Data {dataset}, bases {bi} and {cross}, {threads} threads, {machine}.".format(
-        dataset=record["dataset"], **record["base_models"], threads=record["threads"],
-        machine=record["provenance"]["machine"].get("gpu") or "CPU",
-    )  # fmt: skip
+    """The rows as two Markdown tables: against GLiNER's own, and by the number of sentences and of labels."""
+    bases, machine = record["base_models"], record["provenance"]["machine"].get("gpu") or "CPU"
+    head = (
+        f"Data {record['dataset']}, bases {bases['bi']} and {bases['cross']}, {record['threads']} threads, {machine}."
+    )
     tables = [
-        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s | ours: batch, precision | GLiNER's own | sentences predicted otherwise |\n"
+        "| measure | approach | ours, sentences/s | GLiNER's own | ratio | peak MiB, ours | GLiNER's own | features, s "
+        "| ours: batch, precision | GLiNER's own | sentences predicted otherwise |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- | ---: |\n",
-        "| measure | approach | sentences/s | s/epoch | features, s | peak MiB |\n| --- | --- | ---: | ---: | ---: | ---: |\n",
+        "| measure | approach | sentences/s | s/epoch | features, s | peak MiB |\n"
+        "| --- | --- | ---: | ---: | ---: | ---: |\n",
     ]
     for row in record["rows"]:
         ours, gliner = row["ours"], row["gliner"]

@@ -1,4 +1,4 @@
-"""Batches of sentences of like length, so that little of a batch is padding."""
+"""Batches of sentences of similar length, so that little of a batch is padding."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import random
 from collections.abc import Sequence
 
 _BUCKET = 50
-"""Batches that are sorted by length together; small enough that batches stay random, large enough to pad little."""
+"""Number of batches sorted by length together; small enough that batches stay random, large enough to pad little."""
 
 
 def training_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: every index once, batches of like lengths, in random order.
+    """The batches of one epoch: every index once, batches of similar lengths, in random order.
 
     They depend on nothing but the arguments, so a resumed run sees the batches of an uninterrupted one.
 

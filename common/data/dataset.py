@@ -1,4 +1,4 @@
-"""The dataset files: their names, their reading with every record checked, and the data set that training gets."""
+"""Data set files: their names, reading them with every record checked, and the data set used in training."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _PREFIX: dict[Split, str] = {"train": "", "validation": "val_", "test": "test_"}
 
 
 def span_file(split: Split, encoder: str) -> str:
-    """``val_dataset_span_bi.json``: one record a sentence, words and spans."""
+    """``val_dataset_span_bi.json``: one record per sentence, with words and spans."""
     return f"{_PREFIX[split]}dataset_span_{encoder}.json"
 
 
 def token_file(split: Split, encoder: str) -> str:
-    """``val_dataset_tknlvl_bi.json``: one record a sentence, sub-words, their classes and their word indices."""
+    """``val_dataset_tknlvl_bi.json``: sub-words, their classes and words; for other tools, never read here."""
     return f"{_PREFIX[split]}dataset_tknlvl_{encoder}.json"
 
 
@@ -46,15 +46,15 @@ class Sentence:
     words: tuple[str, ...]
     spans: tuple[Span, ...]
     document: str | None = field(default=None, compare=False)
-    """The document that it is from, where the corpus says so."""
+    """The document that it is from, if the corpus names one."""
 
 
 def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | None = None) -> Sentence:
     """Checks and returns one sentence.
 
     Raises:
-        ValueError: If there is no word, a word is empty, no string, holds a tab, space or line end, or cannot be written as
-            UTF-8, or a span is out of range, repeated or overlaps another.
+        ValueError: If there is no word; if a word is empty, not a string, holds a tab, space or line end, or cannot be
+            written as UTF-8; or if a span is out of range, repeated or overlaps another.
     """
     if not words:
         raise ValueError("the sentence has no words")
@@ -75,7 +75,7 @@ def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | N
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raises ``ValueError`` if a text holds half of a surrogate pair, which JSON can hold and no file."""
+    """Raises ``ValueError`` if a text holds half of a surrogate pair, which JSON can express but UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -87,8 +87,8 @@ def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) ->
 
     Args:
         record: The JSON value.
-        id2label: Types by their id as a string, for files that store ``"4"`` where we store ``"protein"``. Spans of ``O``,
-            which such files hold too, are dropped.
+        id2label: Types by their id as a string, for files that store ``"4"`` where we store ``"protein"``. Spans of
+            ``O``, which such files also hold, are dropped.
 
     Raises:
         ValueError: If the record is malformed; the message names the field and the value.
@@ -118,7 +118,7 @@ def iter_records(path: Path) -> Iterator[tuple[int, Any]]:
     """The numbered records of a JSON list.
 
     Raises:
-        InputError: If the file is no JSON list or an empty one.
+        InputError: If the file is not a JSON list, or is an empty one.
     """
     records = read_json(path)
     if not isinstance(records, list):
@@ -129,7 +129,7 @@ def iter_records(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def read_span_file(path: Path, labels: LabelSet) -> list[Sentence]:
-    """The sentences of a span file, all types known to ``labels``.
+    """The sentences of a span file, whose types are all in ``labels``.
 
     Raises:
         InputError: At the first bad record, naming file, record and value.
@@ -179,7 +179,7 @@ class Dataset:
     validation: list[Sentence]
     test: list[Sentence]
     sha256: str
-    """Of the content: the same for the bi- and the cross-encoder's files."""
+    """Hash of the content, the same for the files of bi- and cross-encoders."""
 
     def split(self, name: Split) -> list[Sentence]:
         """The sentences of one split."""
@@ -222,7 +222,7 @@ def existing_dataset_dir(name: str) -> Path:
     """The folder of a data set that has been generated.
 
     Raises:
-        InputError: If there is none; the message says how to make it.
+        InputError: If it does not exist; the message says how to generate it.
     """
     directory = dataset_dir(name)
     if not directory.is_dir():
@@ -236,8 +236,8 @@ def existing_dataset_dir(name: str) -> Path:
 def load_dataset(name: str) -> Dataset:
     """Reads a generated data set.
 
-    The span files of the bi- and the cross-encoder are alike; whichever are there are read. Files of the public thesis
-    repository are read too: ``mono`` in file names for ``cross``, type ids as strings, spans of O.
+    The span files for bi- and cross-encoders are equal; whichever exist are read. So are files of the public thesis
+    repository: ``mono`` in file names for ``cross``, type ids as strings, spans of O.
 
     Args:
         name: Name under ``datasets/``, or the path of a data set's folder.
@@ -271,7 +271,7 @@ def load_dataset(name: str) -> Dataset:
 
 
 def _check_hash(path: Path, expected: Mapping[str, str]) -> str:
-    """The SHA-256 of a file, compared with the manifest's if that has one."""
+    """The SHA-256 of a file, checked against the manifest if that lists the file."""
     if not path.is_file():
         return ""
     file_hash = sha256_file(path)

@@ -12,7 +12,7 @@ LabelText = Literal["names", "descriptions"]
 
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
-"""Soft hyphen, zero-width space, word joiner, byte order mark: what a name may hold and nobody sees."""
+"""Soft hyphen, zero-width space, word joiner, byte order mark: characters that a name may hold unseen."""
 
 
 def normalise_type(raw: str) -> str:
@@ -22,7 +22,7 @@ def normalise_type(raw: str) -> str:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The entity types of a corpus; ``O`` is no entity type but the class after the last one.
+    """The entity types of a corpus; ``O`` is not an entity type but the class after the last one.
 
     Raises:
         ValueError: If there is no type, one is repeated or named ``O``, or a description is empty or missing.
@@ -33,7 +33,7 @@ class LabelSet:
     descriptions: tuple[str, ...]
     """One sentence for each type, in the same order."""
     outside_description: str
-    """What a word outside every entity is."""
+    """Description of a word outside every entity."""
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -50,7 +50,7 @@ class LabelSet:
                 raise ValueError(f"label {name!r} has no description")
 
     def __len__(self) -> int:
-        """The number of entity types, ``O`` not among them."""
+        """The number of entity types, without ``O``."""
         return len(self.names)
 
     @property

@@ -1,4 +1,4 @@
-"""Raw text to words and sentences, with character offsets; needs no model, and is the same for training and prediction."""
+"""Raw text to words and sentences, with character offsets; without a model, and the same in training and prediction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 SentenceRule = Literal["split", "lines", "whole"]
-"""``split`` ends a sentence at its punctuation, empty lines and lines that end early, ``lines`` at every line end, ``whole`` nowhere."""
+"""Where a sentence ends: ``split`` at punctuation, empty lines and lines that end early, ``lines`` at every line end,
+``whole`` nowhere."""
 
 
 class Word(NamedTuple):
@@ -38,12 +39,12 @@ _JOINER = "\u200d"
 def words_of(text: str) -> list[Word]:
     """The words of a text: runs of letters and digits, and every other visible character by itself.
 
-    Hyphens and slashes are words of their own, as in the biomedical corpora that split all punctuation: ``IL-2`` is three
-    words, so that no entity in ``IL-2/CD28-induced`` begins or ends inside a word. Combining marks stay with what they
-    modify. Characters that show nothing (format and control characters) only ever stand inside a word.
+    Hyphens and slashes are words of their own, as in the biomedical corpora that split all punctuation: ``IL-2`` is
+    three words, so that no entity in ``IL-2/CD28-induced`` begins or ends inside a word. Combining marks stay with what
+    they modify. Invisible characters (format and control characters) occur only inside a word.
     """
     ranges: list[list[int]] = []
-    joins = False  # whether the last word ends in a mark or an invisible character, so that it may go on
+    joins = False  # whether the last word ends in a mark or an invisible character, so that the next piece may join it
     for match in _PIECE.finditer(text):
         start, end = match.span()
         category = unicodedata.category(text[start])
@@ -75,7 +76,7 @@ def _word(text: str, start: int, end: int) -> Word:
 
 
 class Alignment(NamedTuple):
-    """Where characters lie among words: the first and last word that they touch, and whether they end at their edges."""
+    """The first and last word that a character range touches, and whether it begins and ends at their edges."""
 
     first: int
     last: int
@@ -104,7 +105,8 @@ _CLOSERS = "\"'\u2019\u201d\u00bb)\\]}"
 _OPENERS = "\"'\u2018\u201c\u00ab(\\[{"
 # The lookbehinds keep long runs of points or spaces from being tried from each of their characters.
 _END = re.compile(
-    rf"(?<![.!?\u2026])[.!?\u2026]+[{_CLOSERS}]*(?P<gap>\s+)(?=[{_OPENERS}]*(?P<next>\w))"  # needs a gap, and a word that can begin one
+    # Punctuation needs a gap behind it, and a word that can begin a sentence.
+    rf"(?<![.!?\u2026])[.!?\u2026]+[{_CLOSERS}]*(?P<gap>\s+)(?=[{_OPENERS}]*(?P<next>\w))"
     rf"|[\u3002\uff01\uff1f][{_CLOSERS}\u300d\u300f]*\s*"  # full stops of scripts without spaces
     r"|(?<!\s)[^\S\n]*\n\s*\n\s*"
 )
@@ -120,8 +122,8 @@ def sentences_of(
     Args:
         text: Raw text.
         rule: Where a sentence ends.
-        breaks: Offsets where one ends in any case, such as the one between title and abstract.
-        keep: Character ranges that no sentence end may cut, such as entities; it is left out where it would.
+        breaks: Offsets where a sentence always ends, such as between title and abstract.
+        keep: Character ranges, such as entities, that no sentence end may cut; one that would is left out.
     """
     starts = set(breaks)
     if rule == "lines":
@@ -143,9 +145,9 @@ def sentences_of(
 
 
 def _lines_after_short_ones(text: str) -> set[int]:
-    """Where a line begins whose first word had room in the line before, which therefore ends a heading or the like.
+    """Starts of lines whose first word would have fitted on the line before: that line ends a heading or the like.
 
-    In a text that was wrapped to a width, the first word of each line had no room in the one before.
+    In wrapped text, the first word of a line does not fit on the line before.
     """
     lines = text.split("\n")
     width = max(map(len, lines))

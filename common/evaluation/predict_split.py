@@ -1,4 +1,4 @@
-"""Prediction of a split, and all that a result says about it."""
+"""Prediction of a split, and everything that a result reports about it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WARM_UP_BATCHES = 3
 def predict_split(
     model: Predictor, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator, what: str = "predict"
 ) -> list[list[ScoredSpan]]:
-    """The predicted spans of each sentence, in the split's order; on several processes each gets all of them."""
+    """The predicted spans of each sentence, in the split's order; with several processes, each gets all of them."""
     model.eval()  # type: ignore[attr-defined]
     batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
@@ -56,7 +56,7 @@ def predict_split(
 
 @torch.no_grad()
 def split_loss(model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator) -> float:
-    """The mean loss of a split's sentences, in evaluation mode; the same on each of several processes, which share the work."""
+    """The mean loss of a split's sentences in evaluation mode; processes share the work and all get the result."""
     model.eval()
     batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
@@ -75,7 +75,7 @@ LOWEST_THRESHOLD = 0.01
 def choose_threshold(
     model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator, by: Metric
 ) -> None:
-    """Gives a model the threshold with the best F1 on a split; its own stays if none is better."""
+    """Sets a model's threshold to the one with the best F1 on a split; its own stays if none is better."""
     default, model.threshold = model.threshold, LOWEST_THRESHOLD
     predictions = predict_split(model, split, runtime, accelerator, "threshold")
     gold = [item.sentence.spans for item in split.encoded]
@@ -89,7 +89,7 @@ def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
 
 
 def unreachable_gold(model: Predictor, encoded: Sequence[Any]) -> dict[str, Any]:
-    """Gold spans that the model cannot predict, by reason, their share of all gold spans, and the F1 of its best prediction."""
+    """Gold spans that the model cannot predict: by reason, as a share of all, and the F1 that they leave possible."""
     reasons: Counter[str] = Counter()
     for item in encoded:
         reasons.update(model.unreachable(item))
@@ -123,7 +123,7 @@ def evaluate(
 ) -> Evaluation:
     """Predicts and scores sentences.
 
-    The time is that of tokenising and predicting all of them, after a few batches to warm up; scoring is not in it.
+    The time is that of tokenising and predicting all of them, after a few warm-up batches and without scoring.
     """
     model.eval()  # type: ignore[attr-defined]
     warm_up = EncodedSplit(model.encode(sentences[: _WARM_UP_BATCHES * runtime.eval_batch_size]))

@@ -1,4 +1,4 @@
-"""A loaded GLiNER base model, and its parts under the field's names."""
+"""A loaded GLiNER base model, and the names of its parts."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Base:
     source: str
     """Hub id, folder or demo name, as the user gave it."""
     location: str
-    """What loads it again from any working directory: hub id, demo name or absolute path."""
+    """Hub id, demo name or absolute path: what loads it again from any working directory."""
     revision: str
     """Commit of a hub model, or ``sha256:`` of a local model's weights."""
 
     @property
     def name(self) -> str:
-        """Hub id or folder name: how results call it."""
+        """Hub id or folder name, as results show it."""
         return Path(self.source).name if Path(self.source).is_dir() else self.source
 
     @property
@@ -52,12 +52,12 @@ class Base:
 
     @property
     def config(self) -> Any:
-        """Gliner's configuration."""
+        """The configuration of gliner's model."""
         return self.gliner.config
 
     @property
     def encoder_settings(self) -> str:
-        """The text encoder's configuration, without the name that it was loaded by."""
+        """The text encoder's configuration as JSON, without the name that it was loaded by."""
         values = self.config.encoder_config
         values = values if isinstance(values, dict) else values.to_dict()
         return json.dumps(

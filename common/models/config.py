@@ -19,7 +19,7 @@ class TokenConfig:
     temperature: float = 0.05
     """Cosines are divided by it before the softmax."""
     scheme: TokenScheme = "io"
-    """io: one class for each type, touching entities of one type fuse; bio: a begin class more for each type."""
+    """io: one class per type, touching entities of a type merge; bio: an additional begin class per type."""
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
@@ -32,7 +32,7 @@ class FocalConfig:
     gamma: float = 2.0
     """Focusing exponent; 0 is cross-entropy."""
     beta: float = 0.9999
-    """Class-balanced weights: 0 weighs all classes alike, towards 1 they become inverse frequencies."""
+    """Class-balanced weights: at 0 all classes weigh the same, towards 1 the weights become inverse frequencies."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma < float("inf"), f"gamma must be at least 0, got {self.gamma}")
@@ -46,11 +46,11 @@ class PromptConfig:
     pooling: Pooling = "conv1d"
     """How a description of any length becomes prompt_length vectors."""
     prompt_length: int = 32
-    """Prompt vectors of each label."""
+    """Prompt vectors per label."""
     dropout: float = 0.1
     """Dropout inside the prompt encoder."""
     train_embedding_table: bool = False
-    """Train a copy of the word embeddings that descriptions are read with, as the thesis does; it is counted as trained."""
+    """Train a copy of the word embeddings that descriptions are read with, as the thesis does; it counts as trained."""
 
     def __post_init__(self) -> None:
         require(self.prompt_length >= 1, f"prompt_length must be at least 1, got {self.prompt_length}")
@@ -58,7 +58,7 @@ class PromptConfig:
 
 
 PROMPT_SETTINGS = frozenset(f"prompts.{name}" for name in ("pooling", "prompt_length", "train_embedding_table"))
-"""Settings that :func:`prompt_variant` tells of."""
+"""Settings that :func:`prompt_variant` shows."""
 
 
 def prompt_variant(config: PromptConfig) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Dropout that does not wait for the random numbers on a CPU.
+"""Dropout that is not slowed down by random numbers on a CPU.
 
 torch draws one 32-bit number for each element of a CPU dropout mask, on one thread: with a span head of 12 x 4D
 elements a word that takes longer than the matrix products. Sixteen random bits decide an element just as well (its
@@ -22,7 +22,7 @@ def fast_dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
     Args:
         inputs: Any shape.
         probability: In [0, 1].
-        training: Without it the input comes back as it is.
+        training: If False, the input is returned as it is.
 
     Returns:
         The same shape. Randomness comes from torch's global generator, as in ``nn.Dropout``.
@@ -38,7 +38,7 @@ def fast_dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """A random mask of the shape, type and device of ``like``: 0 with ``probability``, else 1.
 
-    torch's global generator seeds it, so that it is repeated by ``torch.manual_seed`` and by a resumed run.
+    It is seeded by torch's global generator, so ``torch.manual_seed`` and a resumed run reproduce it.
     """
     if like.device.type != "cpu":
         return (torch.rand_like(like, dtype=torch.float32) >= probability).to(like.dtype)

