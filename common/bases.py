@@ -53,7 +53,8 @@ def load_base(source: str, kind: str, revision: str | None = None) -> Base:
     wanted = BiEncoderSpanGLiNER if kind == "bi" else UniEncoderSpanGLiNER
     if type(gliner) is not wanted:
         raise InputError(
-            f"base model {source!r} is a {type(gliner).__name__}; the {kind}-encoder approaches need a {wanted.__name__}"
+            f"base model {source!r} is a {type(gliner).__name__}; "
+            f"the {kind}-encoder approaches need a {wanted.__name__}"
         )
     gliner.float().eval()
     _limit_length(gliner)

@@ -1,4 +1,4 @@
-"""Checkpoints: a run is started or resumed, a trained model is built again from its run folder or written as a plain GLiNER."""
+"""Checkpoints: runs are started and resumed, trained models built again or written as a plain GLiNER."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
         base_model: Where the base model is now, if not where it was in training.
 
     Raises:
-        InputError: If the folder is no checkpoint of the approach, the base model's weights are others than those trained on,
+        InputError: If the folder is no checkpoint of the approach, the base model's weights are others than those
+        trained on,
             or the stored tensors are not exactly those that the approach trains.
     """
     record = read_run(path, spec)
@@ -165,7 +166,8 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
     base = spec.load_base(config, source, commit)
     if base.revision != stored["revision"]:
         raise InputError(
-            f"{path}: was trained on base model {stored['name']!r} at {stored['revision']}, {source!r} is {base.revision}"
+            f"{path}: was trained on base model {stored['name']!r} at {stored['revision']}, "
+            f"{source!r} is {base.revision}"
         )
     model = spec.build(config, base, labels)
     Run(path, record, renamed=spec.renamed).load_weights_into(freeze_all_but(model, model.parts))

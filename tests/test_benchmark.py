@@ -78,10 +78,14 @@ def made_up(monkeypatch, tmp_path):
     def measured(self, kind, encoder, **settings):
         speed = 10.0 if kind.startswith("gliner") else 400.0
         return {
-            "sentences_per_second": speed + (settings["batch_size"] or 0) / 8, "seconds_per_epoch": 1.0, "feature_seconds": 2.0,
-            "peak_memory_mb": 100 * speed, "batch_size": settings["batch_size"] or 5, "precision": settings["precision"],
+            "sentences_per_second": speed + (settings["batch_size"] or 0) / 8,
+            "seconds_per_epoch": 1.0,
+            "feature_seconds": 2.0,
+            "peak_memory_mb": 100 * speed,
+            "batch_size": settings["batch_size"] or 5,
+            "precision": settings["precision"],
             "predictions": [[], [[0, 1, "x"]]] if kind == "evaluate" else [[], []],
-        }  # fmt: skip
+        }
 
     monkeypatch.setattr(Bench, "measure", measured)
     return tmp_path / "benchmark.json"

@@ -89,10 +89,32 @@ def test_record_of_a_run(finished, gliner_folder):
     record = read_json(run.path / RUN_FILE)
     assert record == run.record
     assert set(record) == {
-        "format_version", "status", "created", "updated", "feature_seconds", "processes", "approach", "variant", "base_model", "dataset", "labels", "config", "seed",
-        "provenance", "precision", "unreachable_gold", "best", "parameters", "threshold", "history", "steps", "epochs",
-        "train_seconds", "seconds_per_epoch", "peak_memory_mb",
-    }  # fmt: skip
+        "format_version",
+        "status",
+        "created",
+        "updated",
+        "feature_seconds",
+        "processes",
+        "approach",
+        "variant",
+        "base_model",
+        "dataset",
+        "labels",
+        "config",
+        "seed",
+        "provenance",
+        "precision",
+        "unreachable_gold",
+        "best",
+        "parameters",
+        "threshold",
+        "history",
+        "steps",
+        "epochs",
+        "train_seconds",
+        "seconds_per_epoch",
+        "peak_memory_mb",
+    }
     assert (record["format_version"], record["status"], record["approach"]) == (2, "finished", "glinerev")
     assert (record["variant"], record["seed"], record["precision"]) == ({"prompt encoder": "residual"}, 1, "fp32")
     base = gliner_folder("bi-bert")

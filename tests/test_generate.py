@@ -566,7 +566,7 @@ BAD_INPUT = [
     (
         "train.parquet",
         rows([["a"]], [[3]]),
-        "record 0 (counted from 0): word 0: tag 3 is a number and nothing names the classes; name them in order: --classes",
+        "record 0 (counted from 0): word 0: tag 3 is a number and nothing names the classes; name them in order",
     ),
     ("train.parquet", rows([["a"]], [["B_x"]]), "record 0 (counted from 0): word 0: unknown tag 'B_x'"),
     ("train.parquet", rows([["a"]], [["B-o"]]), "record 0 (counted from 0): 'o' cannot be an entity type"),

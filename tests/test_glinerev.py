@@ -1,4 +1,6 @@
-"""SP-GLiNER: where the prompt encoder acts, what it leaves alone, its control runs, and its export as a plain GLiNER."""
+"""SP-GLiNER: where the prompt encoder acts, what it leaves alone, its control runs, and its export as a plain
+GLiNER.
+"""
 
 import random
 from dataclasses import replace

@@ -1,6 +1,7 @@
 """Golden numbers: two epochs of each approach on tiny models give the losses and scores in ``data/golden.json``.
 
-A change that is meant to change them writes the file anew: ``python -m pytest tests/test_golden.py -n 0 --write-golden``.
+A change that is meant to change them writes the file anew: ``python -m pytest tests/test_golden.py -n 0 --write-
+golden``.
 """
 
 from pathlib import Path
@@ -18,7 +19,8 @@ from common.registry import spec, trained
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 RATES = {"prompt_encoder_lr": 0.01, "projection_lr": 0.01}
 FULL = {"encoder_lr": 0.003, "others_lr": 0.003}
-# The default variants, with prompts that the tiny encoders have room for, rates at which tiny models learn something and, but for
+# The default variants, with prompts that the tiny encoders have room for, rates at which tiny models learn something
+# and, but for
 # one that chooses its own, thresholds that their scores reach.
 CASES = {
     "ldsa": ("ldsa", "bi-bert", {"learning_rate": 0.01}),

@@ -312,7 +312,9 @@ def test_two_level_bootstrap_is_that_of_all_draws():
 
 @pytest.mark.parametrize(("n_seeds", "at_least"), [(3, 0.79), (5, 0.85), (10, 0.91)])
 def test_two_level_interval_covers_where_that_of_sentences_does_not(n_seeds, at_least):
-    """Runs whose seeds matter more than sentences: of 200 studies 95 % are to cover the true F1, 0.7, less what few cost."""
+    """Runs whose seeds matter more than sentences: of 200 studies 95 % are to cover the true F1, 0.7, less what few
+    cost.
+    """
     generator = np.random.default_rng(0)
     covered = np.zeros(2)
     for _ in range(200):

@@ -160,14 +160,20 @@ STUDIES = {
     "large": lambda: drawn_study(range(120), {"x": UNIT, "rate": RATE, "kind": CategoricalDistribution([True, False])}),
     "long choices": lambda: drawn_study(range(40), {"x": UNIT, "kind": CategoricalDistribution(LONG_CHOICES[:4])}),
     "many choices": lambda: drawn_study(range(60), {"x": UNIT, "kind": CategoricalDistribution(LONG_CHOICES)}),
-    "many parameters": lambda: drawn_study(range(30), dict.fromkeys(LONG_NAMES, FloatDistribution(0.001, 2e4)), "a_" * 99),
+    "many parameters": lambda: drawn_study(
+        range(30), dict.fromkeys(LONG_NAMES, FloatDistribution(0.001, 2e4)), "a_" * 99
+    ),
     "one parameter": lambda: drawn_study(range(12), {"x": UNIT}),
-    "constants": lambda: drawn_study(range(12), {"x": FloatDistribution(0.1, 0.1), "lr": LOG, "k": CategoricalDistribution("a")}),
+    "constants": lambda: drawn_study(
+        range(12), {"x": FloatDistribution(0.1, 0.1), "lr": LOG, "k": CategoricalDistribution("a")}
+    ),
     "equal values": lambda: drawn_study([0.5] * 12, {"x": UNIT}),
     "formulas": lambda: drawn_study(
-        range(12), {"$lr_a$ 5%": RATE, "a$b$c": CategoricalDistribution(["$x$", "\\alpha_y"])}, "$x$ and 50% of {a}\n\tb, naïve \\a $"
+        range(12),
+        {"$lr_a$ 5%": RATE, "a$b$c": CategoricalDistribution(["$x$", "\\alpha_y"])},
+        "$x$ and 50% of {a}\n\tb, naïve \\a $",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -280,7 +286,8 @@ def test_learning_rates_are_logarithmic(name):
     assert not infer_distribution("lrs", [1e-4, 2e-4, 3e-4]).log
 
 
-# ------------------------------------------------------------------------------------------------------- reading studies
+# ------------------------------------------------------------------------------------------------------- reading
+# studies
 
 
 def test_old_schema_with_states_as_numbers():
@@ -309,7 +316,14 @@ def test_old_schema_with_conditional_parameters_and_state_names():
 
 @pytest.mark.parametrize(
     ("state", "expected"),
-    [("1", "COMPLETE"), (1, "COMPLETE"), ("TrialState.PRUNED", "PRUNED"), ("FAIL", "FAIL"), ("2", "PRUNED"), (0, "RUNNING")],
+    [
+        ("1", "COMPLETE"),
+        (1, "COMPLETE"),
+        ("TrialState.PRUNED", "PRUNED"),
+        ("FAIL", "FAIL"),
+        ("2", "PRUNED"),
+        (0, "RUNNING"),
+    ],
 )  # fmt: skip
 def test_states(state, expected):
     trial = {"number": 3, "value": 9 if expected == "COMPLETE" else None, "state": state}

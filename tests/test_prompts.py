@@ -1,4 +1,6 @@
-"""Soft prompts: each pooler against its definition on the description alone, where embeddings come from, and what does not fit."""
+"""Soft prompts: each pooler against its definition on the description alone, where embeddings come from, and what
+does not fit.
+"""
 
 import logging
 import re

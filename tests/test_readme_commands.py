@@ -20,7 +20,9 @@ OTHERS = {"build", "mypy", "pip", "pytest", "ruff", "torch", "venv"}
 
 
 def commands(text: str) -> Iterator[tuple[str, list[str]]]:
-    """Module and arguments of each ``python -m MODULE ...`` and ``python optuna_plots.py ...``, in code blocks and in code spans."""
+    """Module and arguments of each ``python -m MODULE ...`` and ``python optuna_plots.py ...``, in code blocks and
+    in code spans.
+    """
     parts = re.split(r"(?m)^ *```.*$", text.replace("\\\n", " "))
     lines = [line for block in parts[1::2] for line in block.splitlines()]
     lines += [" ".join(span.split()) for prose in parts[::2] for span in re.findall(r"`([^`]+)`", prose)]
@@ -87,7 +89,8 @@ def test_the_commands_are_found():
     assert {"glinerev.train", "glinerev.test", "common.study", "common.tables", "optuna_plots"} <= {
         name for name, _ in found
     }
-    text = "Say `python -m a.b --x\n1` or\n\n```bash\npip install x && python -m a.c \\\n  --y 'p q' # or --z\npython -m pip list\n```\n"
+    block = "pip install x && python -m a.c \\\n  --y 'p q' # or --z\npython -m pip list\n"
+    text = f"Say `python -m a.b --x\n1` or\n\n```bash\n{block}```\n"
     assert sorted(commands(text)) == [("a.b", ["--x", "1"]), ("a.c", ["--y", "p q"])]
 
 

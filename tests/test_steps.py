@@ -1,4 +1,6 @@
-"""What the loop does within an epoch, and around all of it: steps, validations, optimizers, checkpointing, lock and status."""
+"""What the loop does within an epoch, and around all of it: steps, validations, optimizers, checkpointing, lock and
+status.
+"""
 
 import sys
 from dataclasses import replace
@@ -113,7 +115,10 @@ def test_an_optimizer_that_is_not_installed(trial, monkeypatch):
 
 def test_bitsandbytes_optimizers_get_the_groups_by_their_names(monkeypatch):
     made = {}
-    classes = {name: lambda groups, name=name: made.setdefault(name, groups) for name in ("AdamW8bit", "PagedAdamW", "PagedAdamW8bit")}  # fmt: skip
+    classes = {
+        name: lambda groups, name=name: made.setdefault(name, groups)
+        for name in ("AdamW8bit", "PagedAdamW", "PagedAdamW8bit")
+    }
     monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(optim=SimpleNamespace(**classes)))
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1e-3}]
     for name in ("adamw_8bit", "paged_adamw", "paged_adamw_8bit"):

@@ -64,7 +64,11 @@ def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
 def test_the_example_for_two_cores_is_understood():
     path = PROJECT_ROOT / "examples" / "study_two_cores.json"
     cells = planned("--config", str(path), "--train-sizes", "50", "--controls")
-    epochs = {(cell.approach, cell.dataset): configuration(cell).train.epochs for cell in cells if cell.seed == 42 and not cell.train_size}  # fmt: skip
+    epochs = {
+        (cell.approach, cell.dataset): configuration(cell).train.epochs
+        for cell in cells
+        if cell.seed == 42 and not cell.train_size
+    }
     assert epochs["glinerev", "jnlpba"] < epochs["glinerev", "bc5cdr"]
     few = [cell for cell in cells if cell.train_size]
     assert {configuration(cell).train.batch_size for cell in few} == {8}
@@ -140,7 +144,9 @@ def test_control_cells_have_the_right_options():
 
 
 def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp_path):
-    options = options_file(tmp_path, glinerev=["--epochs", "8", "--word-dropout", "0.1"], zeroshot_baseline=["--threshold", "0.3"])  # fmt: skip
+    options = options_file(
+        tmp_path, glinerev=["--epochs", "8", "--word-dropout", "0.1"], zeroshot_baseline=["--threshold", "0.3"]
+    )
     cells = planned(*options, "--controls", "--seeds", "1", *ON_CPU)
     for cell in cells:
         config = configuration(cell)
@@ -195,7 +201,12 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
 
 @pytest.mark.parametrize(
     "options",
-    [["--approaches", "gliner"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"], ["--dataset", "a", "b/a"]],
+    [
+        ["--approaches", "gliner"],
+        ["--few-shot-approaches", ZERO_SHOT],
+        ["--train-sizes", "0"],
+        ["--dataset", "a", "b/a"],
+    ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):
     with pytest.raises(SystemExit):
@@ -309,7 +320,9 @@ def test_another_behaviour_version_is_done_again(done, arguments, monkeypatch):
 
 
 def test_a_study_of_the_version_before_is_recognised(done, arguments):
-    """Results of format 1: the variant is a text, the base's kind is called encoder, and nobody says which behaviour."""
+    """Results of format 1: the variant is a text, the base's kind is called encoder, and nobody says which
+    behaviour.
+    """
     path = done.result_path(done.cells[0])
     result = read_json(path)
     base = result["base_model"]

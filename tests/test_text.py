@@ -69,7 +69,8 @@ def test_alignment():
         "It was 0.5 mg.| 12 men had it, i.e. half.| See ref. 3 and No. 5.",
         "p < . 05 and 0 . 05 mg .| Next one .",
         "A title\n|\nThe text under it. |\nA line that goes on\nand on.",
-        "Results\n|We wrapped this paragraph to a width of\nabout forty characters, so that each line\nends where it must.| Next.",
+        "Results\n|We wrapped this paragraph to a width of\n"
+        "about forty characters, so that each line\nends where it must.| Next.",
         "今日は。|明日！|あ",
     ],
 )

@@ -1,4 +1,6 @@
-"""The token family: classes and spans, what sub-words are compared with, what SP-Cross puts before the text, and learning."""
+"""The token family: classes and spans, what sub-words are compared with, what SP-Cross puts before the text, and
+learning.
+"""
 
 import logging
 from collections import Counter
@@ -71,7 +73,9 @@ CROSS = {
 
 @pytest.fixture(params=CROSS)
 def cross(request, trial):
-    """SP-Cross at each level on each backbone, untrained, with prompts as far from the words as training may take them."""
+    """SP-Cross at each level on each backbone, untrained, with prompts as far from the words as training may take
+    them.
+    """
     base, options = CROSS[request.param]
     return stirred(trial(SP_CROSS, base, **options).model())
 
@@ -207,7 +211,9 @@ def with_classes(model, monkeypatch, seed: int = 0):
 
 @pytest.mark.parametrize("size", [1, 7])
 def test_right_classes_decode_to_the_oracle(tagger, mixed, monkeypatch, size):
-    """Words have the class of their first sub-word; what further sub-words, special tokens and padding say is not read."""
+    """Words have the class of their first sub-word; what further sub-words, special tokens and padding say is not
+    read.
+    """
     with_classes(tagger, monkeypatch)
     found = spans_of(predictions(tagger, mixed, size=size))
     assert found == [tagger.oracle(item) for item in tagger.encode(mixed)]
@@ -892,10 +898,14 @@ LEARNING = {
     "LDSA": (LDSA, "bi-bert", {"learning_rate": 5e-3}),
     "LDSA bio": (LDSA, "bi-bert", {"learning_rate": 5e-3, **BIO}),
     "SP-Base": (SP_BASE, "bi-bert", {"table_lr": 0.1, "projection_lr": 0.05, "variant": "v1"}),
-    "SP-Bi": (SP_BI, "bi-bert", {"prompt_encoder_lr": 1e-2, "projection_lr": 5e-2, "prompts": PromptConfig("attention", 4)}),
+    "SP-Bi": (
+        SP_BI,
+        "bi-bert",
+        {"prompt_encoder_lr": 1e-2, "projection_lr": 5e-2, "prompts": PromptConfig("attention", 4)},
+    ),
     "SP-Cross token": (SP_CROSS, "cross-bert", {"learning_rate": 1e-2, **PROMPTS}),
     "SP-Cross span": (SP_CROSS, "cross-deberta", {"learning_rate": 1e-2, "level": "span", **PROMPTS}),
-}  # fmt: skip
+}
 WORDS = {"IL-2": "protein", "monocytes": "cell type", "fever": "disease"}
 FEW = [
     make_sentence(words, [Span(number, number, WORDS[word]) for number, word in enumerate(words) if word in WORDS])

@@ -244,9 +244,14 @@ def kill_after(epoch: int, error: type[BaseException] = Killed):
 def figures(run) -> list[tuple]:
     """All of a history that does not depend on the clock."""
     return [
-        (entry["epoch"], entry["train_loss"], entry["learning_rates"], {k: v for k, v in entry["validation"].items() if k != "seconds"})
+        (
+            entry["epoch"],
+            entry["train_loss"],
+            entry["learning_rates"],
+            {k: v for k, v in entry["validation"].items() if k != "seconds"},
+        )
         for entry in run.record["history"]
-    ]  # fmt: skip
+    ]
 
 
 def assert_same_run(resumed, whole) -> None:
@@ -461,7 +466,9 @@ def test_all_gradients_are_clipped_together(trial, limit):
 
 
 def test_weight_decay_shrinks_weights_and_spares_biases(trial):
-    """With learning rates of nearly 0 nothing but decay could be seen; here decay is so large that it is all that is."""
+    """With learning rates of nearly 0 nothing but decay could be seen; here decay is so large that it is all that
+    is.
+    """
     made = trial(SP, "bi-bert", train={"epochs": 1, "weight_decay": 1000.0}, prompt_encoder_lr=1e-5, downstream_lr=1e-5)
     before = dict(made.model().named_parameters())
     model, _ = made.train()

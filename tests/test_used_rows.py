@@ -11,7 +11,8 @@ from common.training.used_rows import UsedRows
 
 ROWS, WIDTH = 40, 3
 STEPS = (
-    # Of each step its micro-batches; 0 is padding. Rows come back after a pause, come late, and come in a second micro-batch only.
+    # Of each step its micro-batches; 0 is padding. Rows come back after a pause, come late, and come in a second micro-
+    # batch only.
     [[1, 2, 0]],
     [[2, 2, 5]],
     [[1, 0, 0], [7, 2, 1]],

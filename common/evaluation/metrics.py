@@ -293,7 +293,8 @@ def best_threshold(
 ) -> tuple[float, float]:
     """The probability threshold with the highest F1, of those with two decimals.
 
-    Greedy flat decoding takes spans in the order of their scores, so the predictions at a threshold are those at a lower one less
+    Greedy flat decoding takes spans in the order of their scores, so the predictions at a threshold are those at a
+    lower one less
     the spans below it.
 
     Args:

@@ -81,7 +81,7 @@ def predictions_path(result: Path) -> Path:
 
 
 def counts_path(result: Path) -> Path:
-    """The file with the counts of each test sentence: what intervals and comparisons need, without a word of the corpus."""
+    """The file with the counts of each test sentence: all that intervals need, without a word of the corpus."""
     return result.with_name(f"{result.stem}_counts.npz")
 
 
@@ -199,14 +199,16 @@ def render(result: Mapping[str, Any]) -> str:
         f"Trained: {parameters['trainable']:,} of {parameters['total']:,} parameters "
         f"({100 * parameters['trainable'] / parameters['total']:.2f} %).",
         "",
-        f"Speed: {speed['sentences_per_second']:.1f} sentences/s at batch size {speed['batch_size']}, {result['precision']}.",
+        f"Speed: {speed['sentences_per_second']:.1f} sentences/s at batch size {speed['batch_size']}, "
+        f"{result['precision']}.",
         "",
         f"Unreachable gold spans: {lost['lost']} of {lost['gold']} ({100 * lost['share']:.2f} %): {lost['by_reason']}; "
         f"the best possible micro F1 is {lost['ceiling']['micro_f1']:.4f}.",
         "",
         f"By words instead of spans: micro F1 {tokens['micro']['f1']:.4f}, macro F1 {tokens['macro']['f1']:.4f}.",
         "",
-        f"Errors: {errors['missed']} missed, {errors['spurious']} spurious, {errors['boundary']} with wrong boundaries, "
+        f"Errors: {errors['missed']} missed, {errors['spurious']} spurious, "
+        f"{errors['boundary']} with wrong boundaries, "
         f"{errors['type']} with a wrong type, {errors['boundary_and_type']} with both.",
         "",
         "| gold \\ predicted, right boundaries | " + " | ".join(errors["confusion"]) + " |",

@@ -1,7 +1,9 @@
 """Stored output of an approach's frozen part: computed once, read in every epoch, and by every run with the same text.
 
-A store is known by its content: the frozen weights, the configuration of their modules, what else the computation depends on,
-precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever changes one of them changes
+A store is known by its content: the frozen weights, the configuration of their modules, what else the computation
+depends on,
+precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever changes one of
+them changes
 the key, so a stored file can be missing but never stale.
 """
 
@@ -38,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 def _dtype(precision: str) -> torch.dtype:
-    """What features are stored in: exactly what was computed at fp32, where a tie may hang on a rounded digit; else half precision."""
+    """What features are stored in: at fp32 what was computed, as a tie may hang on a digit; else half precision."""
     return torch.float32 if precision == "fp32" else torch.float16
 
 

@@ -35,16 +35,16 @@ def arguments() -> list[str]:
 
 
 EPILOGUE = """
-Made in {seconds:.0f} s: {n_results} models tested on two small made-up corpora. What the scores show is that everything runs:
+Made in {seconds:.0f} s: {n_results} models tested on two small made-up corpora. The scores show that everything runs:
 bases, sentences and epochs are far too few to tell which approach is better.
 
-  demo/tables/main.md            the scores, with intervals; beside it types.md, errors.md, differences.md and the figures
+  demo/tables/main.md            the scores, with intervals; beside it types.md, errors.md, differences.md, figures
   demo/results/*.md              a report for each model, with its predictions beside it
 
 Next:
-  python -m common.study --help                                            the same on JNLPBA and BC5CDR, published bases, three seeds
-  python -m dataset_generation.generate --dataset mine --source FOLDER     your own corpus: CoNLL, JSON or Parquet files
-  python -m glinerev.train --dataset mine --base-model demo-bi             one approach; without --base-model, on a published base
+  python -m common.study --help                                          the same on JNLPBA and BC5CDR, three seeds
+  python -m dataset_generation.generate --dataset mine --source FOLDER   your own corpus: CoNLL, JSON, BRAT, ...
+  python -m glinerev.train --dataset mine --base-model demo-bi           one approach; a published base without option
   python -m glinerev.test --dataset mine --checkpoint latest
 """
 

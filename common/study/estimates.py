@@ -37,7 +37,7 @@ _Kind = tuple[str, str, str]
 
 
 def paces(folder: Path) -> dict[_Kind, Pace]:
-    """The median pace of a folder's results that were made on a machine with the same GPU, or with none, as this one."""
+    """The median pace of a folder's results from machines with the same GPU as this one, or none."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

@@ -5,7 +5,8 @@
 <study>/superseded/               results that had other settings, data or weights than the newest
 <study>/tables/                   what common.tables makes of the results
 
-A cell is done when its result is there and depends on the same things: that, and the run folders, is all that the study goes by.
+A cell is done when its result is there and depends on the same things: that, and the run folders, is all that the study
+goes by.
 The same command resumes after whatever ended it.
 """
 
@@ -153,7 +154,7 @@ class Study:
     # -- the plan as text ---------------------------------------------------------------------------------------------
 
     def estimates(self, cells: Iterable[Cell]) -> list[float | None]:
-        """Seconds that cells take at most, by results of the same approach and base; None if there is none or no data yet."""
+        """Seconds that cells take at most, by results of the same approach and base; None where nothing is known."""
         known = paces(output_root() / "results") | paces(self.results)
         return [self._estimate(cell, known.get((cell.approach, cell.kind, cell.base_name))) for cell in cells]
 
@@ -237,7 +238,8 @@ class Study:
             waiting = {pool.submit(do_cell, self._piece(cell, todo[cell.id])): cell for cell in cells}
             while waiting:
                 for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
-                    # Nothing may hold on to what is done: a cluster does it again if the worker that has its outcome dies.
+                    # Nothing may hold on to what is done: a cluster does it again if the worker that has its outcome
+                    # dies.
                     cell = waiting.pop(future)
                     ended[cell.id] = self._collected(cell, future, f"[{len(ended) + 1}/{len(cells)}] {cell.title}")
                     bar.update()

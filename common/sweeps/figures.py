@@ -1,6 +1,7 @@
 """Figures of a study for print, in the style of all figures.
 
-Importances, parameters and parallel coordinates are Optuna's, with texts that fit. History, reported values and timeline are our
+Importances, parameters and parallel coordinates are Optuna's, with texts that fit. History, reported values and
+timeline are our
 own: Optuna's have no states in the first two, and draw a running trial up to now in the third.
 """
 
@@ -53,8 +54,12 @@ class Look:
     def point(self) -> dict[str, Any]:
         """Options of a point."""
         return {
-            "color": self.color, "marker": self.marker, "markerfacecolor": self.fill, "markersize": 4.5, "linestyle": "none",
-        }  # fmt: skip
+            "color": self.color,
+            "marker": self.marker,
+            "markerfacecolor": self.fill,
+            "markersize": 4.5,
+            "linestyle": "none",
+        }
 
 
 LOOKS = {
@@ -65,8 +70,14 @@ LOOKS = {
 }
 """Every state that is drawn; waiting trials have nothing to draw."""
 STAR: dict[str, Any] = {
-    "marker": "*", "markersize": 10, "color": ORANGE, "markeredgecolor": BLACK, "markeredgewidth": 0.8, "zorder": 4, "linestyle": "none",
-}  # fmt: skip
+    "marker": "*",
+    "markersize": 10,
+    "color": ORANGE,
+    "markeredgecolor": BLACK,
+    "markeredgewidth": 0.8,
+    "zorder": 4,
+    "linestyle": "none",
+}
 MAX_AXES = 8
 """Parallel coordinates in one figure, at most."""
 
@@ -212,7 +223,7 @@ def _of(axes: Axes) -> Figure:
 
 
 def _finished(view: View, axes: Axes, width: float, height: float) -> Figure:
-    """A figure that pyplot made, in its final size, with the study's name and a legend below, where it hides nothing."""
+    """A figure that pyplot made, in its final size, with the study's name and a legend below the panels."""
     figure = _of(axes)
     plt.close(figure)
     figure.set_size_inches(width, height)
@@ -417,9 +428,14 @@ def intermediate_figure(view: View) -> Figure | None:
         others = [t for t in view.trials if t.state == state and curves[t.number] and t is not best]
         for i, trial in enumerate(others):
             axes.plot(
-                *zip(*curves[trial.number], strict=True), color=SKY if look.dashes == "-" else look.color, marker=".", markersize=3,
-                linewidth=1.0, linestyle=look.dashes, label="" if i else f"{look.name} ({len(others)})",
-            )  # fmt: skip
+                *zip(*curves[trial.number], strict=True),
+                color=SKY if look.dashes == "-" else look.color,
+                marker=".",
+                markersize=3,
+                linewidth=1.0,
+                linestyle=look.dashes,
+                label="" if i else f"{look.name} ({len(others)})",
+            )
     if curves[best.number]:
         xs, ys = zip(*curves[best.number], strict=True)
         axes.plot(xs, ys, color=BLUE, linewidth=2.2, marker=".", zorder=4, label=f"best (trial {best.number})")
@@ -444,9 +460,16 @@ def timeline_figure(view: View) -> Figure | None:
         if rows:
             starts, ends = (mpl.dates.date2num([row[i] for row in rows]) for i in (1, 2))
             axes.barh(
-                [row[0] for row in rows], ends - starts, left=starts, height=0.78, hatch=look.hatch, linewidth=0.9,
-                facecolor="white" if look.hatch else look.color, edgecolor=look.color, label=f"{look.name} ({len(rows)})",
-            )  # fmt: skip
+                [row[0] for row in rows],
+                ends - starts,
+                left=starts,
+                height=0.78,
+                hatch=look.hatch,
+                linewidth=0.9,
+                facecolor="white" if look.hatch else look.color,
+                edgecolor=look.color,
+                label=f"{look.name} ({len(rows)})",
+            )
     numbers = [trial.number for trial, _ in runs]
     axes.set(title="Timeline", ylabel="trial", ylim=(max(numbers) + 0.6, min(numbers) - 0.6))
     axes.grid(visible=False, axis="y")
@@ -458,7 +481,7 @@ def timeline_figure(view: View) -> Figure | None:
 
 @styled
 def draw(view: View, plot_type: str, parameters: int) -> dict[str, Figure]:
-    """The figures of a study by the ends of their file names; those with nothing to show are left out, with a log line."""
+    """The figures of a study by the ends of their file names; those with nothing to show are logged and left out."""
     without = "completed trials have no parameters"
     jobs: dict[str, tuple[Callable[[], Figure | None], str]] = {
         "plots": (lambda: standard_figure(view), ""),

@@ -1,6 +1,7 @@
 """Optuna studies from JSON files: a file is made into an in-memory study once, and everything else reads studies.
 
-An old file says neither the search space nor the direction: ranges are then those of the values tried, the direction is the one
+An old file says neither the search space nor the direction: ranges are then those of the values tried, the direction is
+the one
 in which the file's best trial is the best.
 """
 
@@ -74,8 +75,10 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
     """An in-memory study from a result file of a sweep.
 
     The trials stand under ``all_trials`` or ``trials``, with ``params``, ``value``, ``state`` (a name, with or without
-    ``TrialState.``, or Optuna's number) and, if they were kept, ``number``, ``intermediate_values``, ``datetime_start`` and
-    ``datetime_complete``. ``direction``, ``metric`` and ``distributions`` (by parameter, as Optuna writes them) are read if there.
+    ``TrialState.``, or Optuna's number) and, if they were kept, ``number``, ``intermediate_values``, ``datetime_start``
+    and
+    ``datetime_complete``. ``direction``, ``metric`` and ``distributions`` (by parameter, as Optuna writes them) are
+    read if there.
 
     Args:
         values: The parsed file.
@@ -204,7 +207,8 @@ def _infer_space(params: Sequence[Mapping[str, Any]]) -> dict[str, BaseDistribut
 def infer_distribution(name: str, values: Sequence[Any]) -> BaseDistribution:
     """The search range of a parameter, as far as its values tell.
 
-    Numbers that repeat and are few, such as batch sizes, are taken for choices: a draw from a range of numbers seldom repeats.
+    Numbers that repeat and are few, such as batch sizes, are taken for choices: a draw from a range of numbers seldom
+    repeats.
 
     Args:
         name: Name of the parameter; learning rates are logarithmic.

@@ -133,7 +133,8 @@ class Sweep:
         changed = differences(begun | {"settings": public(to_dict(stored))}, self.context) + self._other_choices()
         if changed:
             raise InputError(
-                f"study {self.name!r} was started differently: {'; '.join(changed)}; give this sweep another name with --study"
+                f"study {self.name!r} was started differently: {'; '.join(changed)}; "
+                "give this sweep another name with --study"
             )
         done = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
         logger.info("study %s goes on after %d trials in %s", self.name, done, self.opened.shown)
@@ -164,7 +165,7 @@ class Sweep:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def retry_cut_off(self) -> None:
-        """Queues the trials of ended processes again, each at most :data:`MAX_RETRY` times; only for who is :meth:`alone`."""
+        """Queues the trials of ended processes again, each at most :data:`MAX_RETRY` times; only if :meth:`alone`."""
         for trial in self.running():
             logger.warning("trial %d was cut off", trial.number)
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -185,7 +186,7 @@ class Sweep:
         return best
 
     def best_settings(self, best: FrozenTrial) -> dict[str, Any]:
-        """The settings that the trial chose, and those given on the sweep's command line, as train.py's ``--config`` takes them.
+        """The settings that the trial chose and those of the command line, as train.py's ``--config`` takes them.
 
         Data, base model, runtime and the length of training are left to train.py.
         """

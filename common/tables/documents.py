@@ -27,16 +27,16 @@ Row = dict[str, Any]
 """Values by name, those of a table's line."""
 
 INTERVALS = (
-    f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed may "
-    f"well lie outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), too narrow where few seeds "
-    "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) beside "
-    "the result files."
+    f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed "
+    f"may well lie outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), too narrow where few seeds "
+    "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) "
+    "beside the result files."
 )
 DIFFERENCES = (
     "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, "
     "where there are several, over seeds, in pairs where both have the same ones. The seed of a single run is taken as "
-    "it is, and with few seeds intervals are too narrow. * where p < 0.05 after Holm's correction for all differences in "
-    f"this table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
+    "it is, and with few seeds intervals are too narrow. * where p < 0.05 after Holm's correction for all differences "
+    f"in this table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
 )
 
 

@@ -1,6 +1,7 @@
 """What the thesis reports: figures that stand beside ours.
 
-They are those of the README of its code (stormtroober/GliNerBioMed-Label-SoftPrompt, commit 97f7940), measured on other base models
+They are those of the README of its code (stormtroober/GliNerBioMed-Label-SoftPrompt, commit 97f7940), measured on other
+base models
 and on samples of 2,000 test sentences, so they are not to be compared digit by digit.
 """
 
@@ -52,4 +53,5 @@ ZERO_SHOT_FILES: dict[str, dict[str, float]] = {
     "jnlpba": {"bi": 0.4754, "cross": 0.2726},
     "bc5cdr": {"bi": 0.6859, "cross": 0.6453},
 }
-"""Macro F1 of the thesis's own zero-shot result files (names, 2,000 sentences), which its README does not agree with."""
+"""Macro F1 of the thesis's own zero-shot result files (names, 2,000 sentences), which its README does not agree
+with."""

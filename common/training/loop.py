@@ -227,8 +227,8 @@ class _Loop:
             f"{numbers[id(item)]}: {' '.join(item.sentence.words[:8])}" for item in list(batch.encoded)[:4]
         )
         raise TrainingError(
-            f"loss is {loss} at step {self.progress.step + 1} in a batch of {len(batch)} training sentences ({shown} ...); "
-            "lower the learning rate or use --precision fp32"
+            f"loss is {loss} at step {self.progress.step + 1} in a batch of {len(batch)} training sentences "
+            f"({shown} ...); lower the learning rate or use --precision fp32"
         )
 
     def run_all(self, on_validation: Callable[[dict[str, Any]], None] | None) -> None:

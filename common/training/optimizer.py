@@ -16,7 +16,7 @@ from common.errors import InputError
 
 
 def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule = "linear") -> float:
-    """Share of the peak learning rate at a step: linear from 0 to 1 over ``warmup`` steps, then by the schedule to 0 at ``total``."""
+    """Share of the peak learning rate: from 0 to 1 over ``warmup`` steps, then by the schedule to 0 at ``total``."""
     if step < warmup:
         return step / warmup
     if schedule == "constant":
@@ -26,7 +26,7 @@ def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule = 
 
 
 def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: for each part one with and one without weight decay (biases and LayerNorm weights), empty ones left out."""
+    """AdamW's groups: for each part one with weight decay and one without (biases and LayerNorms), none empty."""
     norms = {
         id(parameter)
         for module in model.modules()

@@ -19,7 +19,8 @@ from common.spec import ApproachSpec
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
-"""1: the variant is a text, the base model's kind is called ``encoder``, parameters have the names of :attr:`ApproachSpec.renamed`."""
+"""1: the variant is a text, the base model's kind is called ``encoder``, parameters have the names of
+:attr:`ApproachSpec.renamed`."""
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "trainable.safetensors"

@@ -146,7 +146,8 @@ def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[s
 
     Args:
         path: A safetensors file.
-        renamed: Prefixes of parameter names, below ``model/`` or ``optimizer/<key>/`` in a state, and what to call them.
+        renamed: Prefixes of parameter names, below ``model/`` or ``optimizer/<key>/`` in a state, and what to call
+            them.
 
     Raises:
         InputError: If the file is missing or not whole.
