@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
 import httpx
-from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from huggingface_hub import HfApi, is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from common.errors import InputError
-from common.files import sha256_file
+from common.files import is_lfs_pointer, read_json, sha256_file
 from common.models.base import Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES
+from common.schema import Rule, check
 from common.spec import BaseSource
 
 logger = logging.getLogger(__name__)
@@ -23,39 +26,48 @@ logger = logging.getLogger(__name__)
 def load_base(source: str, kind: str, revision: str | None = None) -> Base:
     """Loads a span-level GLiNER model on the CPU in float32.
 
+    A base model is data: one that names code to be run is refused before anything of it is loaded.
+
     Args:
         source: Hub id, folder of a saved GLiNER model, or ``demo-bi`` / ``demo-cross``.
         kind: ``bi`` or ``cross``, the kind of encoder that the approach needs.
         revision: Commit of a hub model; its newest if None.
 
     Raises:
-        InputError: If it cannot be found or is of another kind.
+        InputError: If it cannot be found, is of another kind, names code, or its weights are not exactly those of the model.
     """
     from gliner import GLiNER
     from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
-    from safetensors import SafetensorError
 
     place = _locate(source)
     commit = None if place.local else _hub_commit(source, revision)
+    folder = Path(place.location) if place.local else _hub_configuration(source, commit)
+    _check_configuration(source, folder)
+    weights = _weights_file(folder) if place.local else None
+    if weights is not None and is_lfs_pointer(weights):
+        raise InputError(
+            f"base model {source!r}: {weights.name} is a Git LFS pointer, not the weights; run: git lfs pull"
+        )
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _no_code():
             warnings.simplefilter("ignore", FutureWarning)
             # A bi-encoder has no embeddings to resize, and gliner says so each time.
             warnings.filterwarnings("ignore", message="Resizing embeddings")
             gliner = GLiNER.from_pretrained(
                 place.location, revision=commit, local_files_only=place.local, map_location="cpu"
             )
-    except (OSError, HfHubHTTPError, SafetensorError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same; a defect of
         # ours would look alike, so the whole error is kept for --log-level debug.
         logger.debug("loading %s failed", source, exc_info=True)
-        raise _unavailable(source, error) from error
+        raise _unavailable(source, error, folder if place.local else None) from error
     wanted = BiEncoderSpanGLiNER if kind == "bi" else UniEncoderSpanGLiNER
     if type(gliner) is not wanted:
         raise InputError(
             f"base model {source!r} is a {type(gliner).__name__}; "
             f"the {kind}-encoder approaches need a {wanted.__name__}"
         )
+    _check_weights(source, gliner.model, _weights_file(folder))
     gliner.float().eval()
     _limit_length(gliner)
     stored_as = source if source in DEMO_BASES or not place.local else str(Path(source).resolve())
@@ -99,12 +111,130 @@ def _locate(source: str) -> _Place:
     return _Place(source, False)
 
 
-def _unavailable(source: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split())[:300]
+def _unavailable(source: str, error: Exception, folder: Path | None = None) -> InputError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    if folder is not None and not (folder / "tokenizer_config.json").is_file():
+        return InputError(
+            f"base model {source!r} could not be loaded: the folder has no tokenizer (tokenizer_config.json), and the one "
+            f"that its configuration names could not be had: {reason}"
+        )
     return InputError(
         f"base model {source!r} could not be loaded: {reason}. Without the hub, give a folder of a saved GLiNER model "
         f"or one of {sorted(DEMO_BASES)} as --base-model"
     )
+
+
+class _Configuration(TypedDict, total=False):
+    """What of ``gliner_config.json`` is used before gliner has looked at it, or makes memory run out."""
+
+    model_name: str | None
+    labels_encoder: str | None
+    encoder_config: dict[str, Any] | None
+    labels_encoder_config: dict[str, Any] | None
+    max_width: Annotated[int, Rule("between 1 and 1000", lambda value: 1 <= value <= 1000)]
+    max_len: Annotated[int, Rule("at least 1", lambda value: value >= 1)] | None
+    hidden_size: Annotated[int, Rule("between 1 and 100000", lambda value: 1 <= value <= 100_000)]
+
+
+def _hub_configuration(repository: str, commit: str | None) -> Path:
+    """The folder of a hub model, its configurations in it; gliner loads the rest into the same one."""
+    try:
+        return Path(snapshot_download(repository, revision=commit, allow_patterns="*.json"))
+    except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
+        raise _unavailable(repository, error) from error
+
+
+def _check_configuration(source: str, folder: Path) -> None:
+    """Refuses configurations that name code, in the folder and those of its tokenizers."""
+    for path in sorted([*folder.glob("*config.json"), *folder.glob("*/*config.json")]):
+        try:
+            values = read_json(path)
+            if path == folder / "gliner_config.json":
+                check(values, _Configuration, str(path))
+        except InputError as error:
+            raise _unavailable(source, error) from error
+        named = _code_in(values)
+        if named is not None:
+            raise InputError(
+                f"base model {source!r}: {path.relative_to(folder)} names code to be run, {named}; a base model is data "
+                "and none of its code is run"
+            )
+
+
+def _code_in(values: Any) -> str | None:
+    """The first setting that makes transformers import what is not its own."""
+    waiting = [("", values)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, list):
+            waiting += [(f"{place}[{number}]", item) for number, item in enumerate(value)]
+        elif isinstance(value, dict):
+            for name, item in value.items():
+                inside = f"{place}.{name}" if place else name
+                # The last: attention from a repository of the hub.
+                if (name in ("auto_map", "trust_remote_code") and item) or (
+                    name.endswith("_implementation") and isinstance(item, str) and "/" in item
+                ):
+                    return f"{inside}: {str(item)[:80]}"
+                waiting.append((inside, item))
+    return None
+
+
+@contextlib.contextmanager
+def _no_code() -> Iterator[None]:
+    """Whatever a configuration leads to, such as an encoder on the hub, transformers imports no module of it and does not ask.
+
+    gliner passes ``trust_remote_code=True``, and transformers has no switch against that.
+    """
+    from transformers import dynamic_module_utils as modules
+
+    def refuse(repository: Any, *_: Any, **__: Any) -> str:
+        raise InputError(f"{repository} names code to be run")
+
+    changes: dict[str, Any] = {"get_cached_module_file": refuse, "TIME_OUT_REMOTE_CODE": 0}
+    before = {name: getattr(modules, name) for name in changes}
+    for name, value in changes.items():
+        setattr(modules, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(modules, name, value)
+
+
+def _check_weights(source: str, model: Any, file: Path) -> None:
+    """Refuses a base whose file lacks or adds tensors, or holds what is no finite number: gliner fills gaps at random."""
+    stored = _stored_tensors(file)
+    state = model.state_dict()
+    # Tied tensors are stored under one of their names.
+    given = {tensor.data_ptr() for name, tensor in state.items() if name in stored}
+    missing = [name for name, tensor in state.items() if name not in stored and tensor.data_ptr() not in given]
+    # Earlier versions of transformers stored position ids, which are counted anew.
+    counted = {name for name, _ in model.named_buffers()} - set(state)
+    added = [name for name in stored if name not in state and name not in counted and not name.endswith("position_ids")]
+    if missing or added:
+        raise InputError(
+            f"base model {source!r}: {file.name} does not hold the weights of its model: {len(missing)} missing "
+            f"{missing[:3]}, {len(added)} unexpected {added[:3]}"
+        )
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not (stored.get(name, True) and bool(tensor.isfinite().all())):
+            raise InputError(f"base model {source!r}: {file.name}: tensor {name} has values that are no finite numbers")
+
+
+def _stored_tensors(file: Path) -> dict[str, bool]:
+    """Names of the tensors in a file of weights that was loaded before, and whether each is of floating point."""
+    from safetensors import safe_open
+
+    if file.suffix == ".safetensors":
+        with safe_open(file, framework="pt") as tensors:
+            stored = {name: "F" in tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
+            aliases = tensors.metadata() or {}
+        return stored | {name: stored[kept] for name, kept in aliases.items() if kept in stored}
+    import torch
+
+    loaded = torch.load(file, map_location="meta", weights_only=True)
+    return {name: tensor.is_floating_point() for name, tensor in loaded.items()}
 
 
 def _hub_commit(repository: str, revision: str | None) -> str:
@@ -126,11 +256,16 @@ def _hub_commit(repository: str, revision: str | None) -> str:
         raise _unavailable(repository, error) from error
 
 
-def _weights_hash(folder: str) -> str:
+def _weights_file(folder: Path) -> Path:
+    """The file that gliner loads weights from; one in pickle's format is read as tensors alone."""
     for name in ("model.safetensors", "pytorch_model.bin"):
-        if (Path(folder) / name).is_file():
-            return f"sha256:{sha256_file(Path(folder) / name)}"
-    raise InputError(f"base model folder {folder!r} has no weights file")
+        if (folder / name).is_file():
+            return folder / name
+    raise InputError(f"base model folder {str(folder)!r} has no weights file")
+
+
+def _weights_hash(folder: str) -> str:
+    return f"sha256:{sha256_file(_weights_file(Path(folder)))}"
 
 
 def _limit_length(gliner: Any) -> None:

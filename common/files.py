@@ -74,7 +74,7 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         object_pairs_hook: What makes a value of each object's pairs, as in :func:`json.loads`; dict if not given.
 
     Raises:
-        InputError: If the file is missing, is not UTF-8 or is not whole JSON.
+        InputError: If the file is missing, cannot be read, is not UTF-8 or is not whole JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_pairs_hook)
@@ -90,16 +90,37 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         ) from error
     except RecursionError:
         raise InputError(f"{path}: cannot be read as JSON: nested too deep") from None
-    except ValueError as error:  # a number of thousands of digits
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a number of thousands of digits, or what the hook does not take
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: cannot be read as JSON: {str(error).split(';')[0]}") from error
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's pairs as a dict, for :func:`read_json`.
+
+    Raises:
+        ValueError: If a key is repeated.
+    """
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is repeated")
+    return value
 
 
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what Git leaves of a large one where Git LFS is not installed."""
+    with path.open("rb") as stream:
+        return stream.read(42) == b"version https://git-lfs.github.com/spec/v1"
 
 
 def split_at_markers(path: Path, name: str) -> tuple[str, str]:

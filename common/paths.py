@@ -41,6 +41,11 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a text is one path component, so that a file of that name lies in the folder where it is put."""
+    return name not in ("", ".", "..") and not any(character in "/\\" or ord(character) < 32 for character in name)
+
+
 def timestamp() -> str:
     """The local time as ``YYYYmmdd_HHMMSS``, the stamp of every run and result."""
     return datetime.now().strftime("%Y%m%d_%H%M%S")

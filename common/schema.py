@@ -1,0 +1,175 @@
+"""What a JSON record must hold, said once by a ``TypedDict``: kinds, ranges and choices of its fields.
+
+Fields that a schema does not name may be there: another version has written them.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from common.errors import InputError
+from common.files import read_json, unique_keys
+from common.paths import is_file_name
+
+_MOST_LEVELS = 50
+"""Deeper than any record of ours; what is read is written again, level by level."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must be beside its kind; goes into ``Annotated``."""
+
+    text: str
+    """Completes "must be"."""
+    holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
+Seconds = Annotated[float, Rule("at least 0", lambda value: value >= 0)]
+Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
+Seed = Annotated[int, Rule("between 0 and 2^32 - 1", lambda value: 0 <= value < 2**32)]
+FileName = Annotated[str, Rule("a name without a path in it", is_file_name)]
+Texts = dict[str, str]
+
+
+def read_record(path: Path, kind: Any) -> dict[str, Any]:
+    """Reads and checks one record.
+
+    Args:
+        path: A JSON file.
+        kind: A ``TypedDict``.
+
+    Raises:
+        InputError: If it cannot be read or is something else; the message names file, field and value.
+    """
+    value: dict[str, Any] = read_json(path, unique_keys)
+    check(value, kind, str(path))
+    return value
+
+
+def check(value: Any, kind: Any, where: str) -> None:
+    """Raises ``InputError`` unless a JSON value is of a kind.
+
+    Args:
+        value: The value.
+        kind: A type hint: ``TypedDict``, ``list``, ``dict`` with text keys, ``Literal``, a union, ``Annotated`` with rules, plain.
+        where: What to call it in messages.
+    """
+    for place, found in _leaves(value, where):
+        if isinstance(found, str) and not _encodable(found):
+            raise InputError(f"{where}: {place} holds half of a surrogate pair: {reprlib.repr(found)}")
+        if isinstance(found, float) and not math.isfinite(found):
+            raise InputError(f"{where}: {place} must be a finite number, got {found}")
+    _check(value, kind, where, "")
+
+
+def _leaves(value: Any, where: str) -> typing.Iterator[tuple[str, Any]]:
+    """All keys and plain values inside a value, with their places."""
+    waiting: list[tuple[str, Any, int]] = [("the record", value, 0)]
+    while waiting:
+        place, found, level = waiting.pop()
+        if level > _MOST_LEVELS:
+            raise InputError(f"{where}: {place[:80]} is nested too deep")
+        if isinstance(found, dict):
+            yield from ((place, key) for key in found)
+            waiting += [(key if not level else f"{place}.{key}", item, level + 1) for key, item in found.items()]
+        elif isinstance(found, list):
+            waiting += [(f"{place}[{number}]", item, level + 1) for number, item in enumerate(found)]
+        else:
+            yield place, found
+
+
+def _check(value: Any, kind: Any, where: str, place: str) -> None:
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        _check(value, options[0], where, place)
+        for rule in options[1:]:
+            if not rule.holds(value):
+                raise _wrong(value, rule.text, where, place)
+    elif origin in (typing.Union, types.UnionType):
+        # The innermost complaint of the one option of the value's own kind says most.
+        alike = [option for option in options if isinstance(value, _plain(option))]
+        if not alike:
+            raise _wrong(value, _name(kind), where, place)
+        _check(value, alike[0], where, place)
+    elif typing.is_typeddict(kind):
+        _check_fields(value, kind, where, place)
+    elif not isinstance(value, _plain(kind)) or (isinstance(value, bool) and _plain(kind) in (int, (int, float))):
+        raise _wrong(value, _name(kind), where, place)
+    elif origin is Literal and value not in options:
+        raise _wrong(value, _name(kind), where, place)
+    elif origin is list:
+        for number, item in enumerate(value):
+            _check(item, options[0], where, f"{place}[{number}]")
+    elif origin is dict:
+        for key, item in value.items():
+            _check(item, options[1], where, _below(place, key))
+    elif kind is float and isinstance(value, int) and abs(value) > 2**1000:
+        raise _wrong(value, _name(kind), where, place)
+
+
+def _check_fields(value: Any, kind: Any, where: str, place: str) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(value, "an object", where, place)
+    missing = sorted(kind.__required_keys__ - set(value))
+    if missing:
+        raise InputError(f"{where}: {f'{place} ' if place else ''}lacks {missing}")
+    for name, field in typing.get_type_hints(kind, include_extras=True).items():
+        if name in value:
+            if typing.get_origin(field) is typing.NotRequired:
+                (field,) = typing.get_args(field)
+            _check(value[name], field, where, _below(place, name))
+
+
+def _plain(kind: Any) -> Any:
+    """What ``isinstance`` takes for a kind."""
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _plain(options[0])
+    if origin is Literal:
+        return str
+    if typing.is_typeddict(kind):
+        return dict
+    return {float: (int, float), Any: object}.get(kind, origin or kind)
+
+
+def _name(kind: Any) -> str:
+    origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_name, options))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, options))
+    names: Mapping[Any, str] = {
+        str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", list: "a list",
+        types.NoneType: "null",
+    }  # fmt: skip
+    return names[dict if typing.is_typeddict(kind) else _name_key(kind)]
+
+
+def _name_key(kind: Any) -> Any:
+    if typing.get_origin(kind) is Annotated:
+        return _name_key(typing.get_args(kind)[0])
+    return typing.get_origin(kind) or kind
+
+
+def _wrong(value: Any, wanted: str, where: str, place: str) -> InputError:
+    return InputError(f"{where}: {place or 'the record'} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def _below(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
