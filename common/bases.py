@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
+from _pickle import UnpicklingError
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
@@ -12,6 +13,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 import httpx
 from huggingface_hub import HfApi, is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
 
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
@@ -56,7 +58,7 @@ def load_base(source: str, kind: str, revision: str | None = None) -> Base:
             gliner = GLiNER.from_pretrained(
                 place.location, revision=commit, local_files_only=place.local, map_location="cpu"
             )
-    except Exception as error:
+    except _OF_BROKEN_FILES as error:
         # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same; a defect of
         # ours would look alike, so the whole error is kept for --log-level debug.
         logger.debug("loading %s failed", source, exc_info=True)
@@ -67,7 +69,7 @@ def load_base(source: str, kind: str, revision: str | None = None) -> Base:
             f"base model {source!r} is a {type(gliner).__name__}; "
             f"the {kind}-encoder approaches need a {wanted.__name__}"
         )
-    _check_weights(source, gliner.model, _weights_file(folder))
+    _check_weights(source, gliner, _weights_file(folder))
     gliner.float().eval()
     _limit_length(gliner)
     stored_as = source if source in DEMO_BASES or not place.local else str(Path(source).resolve())
@@ -86,6 +88,13 @@ def base_revision(source: str) -> str:
 
 GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
 """GLiNER models."""
+
+
+_OF_BROKEN_FILES = (
+    OSError, HfHubHTTPError, SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError,
+    AttributeError, ArithmeticError, AssertionError, EOFError, ImportError, MemoryError,
+)  # fmt: skip
+"""What gliner, transformers and torch raise of them."""
 
 
 class _Place(NamedTuple):
@@ -202,9 +211,9 @@ def _no_code() -> Iterator[None]:
             setattr(modules, name, value)
 
 
-def _check_weights(source: str, model: Any, file: Path) -> None:
+def _check_weights(source: str, gliner: Any, file: Path) -> None:
     """Refuses a base whose file lacks or adds tensors, or holds what is no finite number: gliner fills gaps at random."""
-    stored = _stored_tensors(file)
+    stored, model = _stored_tensors(gliner, file), gliner.model
     state = model.state_dict()
     # Tied tensors are stored under one of their names.
     given = {tensor.data_ptr() for name, tensor in state.items() if name in stored}
@@ -222,18 +231,15 @@ def _check_weights(source: str, model: Any, file: Path) -> None:
             raise InputError(f"base model {source!r}: {file.name}: tensor {name} has values that are no finite numbers")
 
 
-def _stored_tensors(file: Path) -> dict[str, bool]:
+def _stored_tensors(gliner: Any, file: Path) -> dict[str, bool]:
     """Names of the tensors in a file of weights that was loaded before, and whether each is of floating point."""
-    from safetensors import safe_open
-
     if file.suffix == ".safetensors":
         with safe_open(file, framework="pt") as tensors:
             stored = {name: "F" in tensors.get_slice(name).get_dtype() for name in tensors.keys()}  # noqa: SIM118
             aliases = tensors.metadata() or {}
         return stored | {name: stored[kept] for name, kept in aliases.items() if kept in stored}
-    import torch
-
-    loaded = torch.load(file, map_location="meta", weights_only=True)
+    # gliner reads tensors alone from a file in pickle's format.
+    loaded = gliner._load_state_dict(file, map_location="meta")
     return {name: tensor.is_floating_point() for name, tensor in loaded.items()}
 
 

@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.paths import new_run_dir, now
 from common.spec import ApproachSpec, variant_text
-from common.training.records import FORMAT_VERSION, read_run, runs_of
+from common.training.records import FORMAT_VERSION, VALIDATED, labels_of, read_run, runs_of
 from common.training.run_folder import Run
 
 logger = logging.getLogger(__name__)
@@ -151,12 +151,19 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
             or the stored tensors are not exactly those that the approach trains.
     """
     record = read_run(path, spec)
+    missing = [name for name in VALIDATED if name not in record]
+    if missing:
+        raise InputError(
+            f"{path}: has no validation behind it (run.json lacks {missing[:3]}); go on with it: "
+            f"python -m {spec.name}.train --resume {path}"
+        )
+    if record["status"] not in ("finished", "interrupted"):
+        logger.warning(
+            "%s is unfinished (status %s): its weights are those of epoch %d, and its threshold was not chosen",
+            path, record["status"], record["best"]["epoch"],
+        )  # fmt: skip
     config = spec.stored_config(record["config"], str(path))
-    labels = LabelSet(
-        tuple(record["labels"]["names"]),
-        tuple(record["labels"]["descriptions"]),
-        record["labels"]["outside_description"],
-    )
+    labels = labels_of(record, path)
     stored = record["base_model"]
     source = base_model or stored["source"]
     if base_model is None and Path(source).is_absolute() and not Path(source).is_dir():

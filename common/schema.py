@@ -95,15 +95,13 @@ def _check(value: Any, kind: Any, where: str, place: str) -> None:
                 raise _wrong(value, rule.text, where, place)
     elif origin in (typing.Union, types.UnionType):
         # The innermost complaint of the one option of the value's own kind says most.
-        alike = [option for option in options if isinstance(value, _plain(option))]
+        alike = [option for option in options if _is_plain(value, option)]
         if not alike:
             raise _wrong(value, _name(kind), where, place)
         _check(value, alike[0], where, place)
     elif typing.is_typeddict(kind):
         _check_fields(value, kind, where, place)
-    elif not isinstance(value, _plain(kind)) or (isinstance(value, bool) and _plain(kind) in (int, (int, float))):
-        raise _wrong(value, _name(kind), where, place)
-    elif origin is Literal and value not in options:
+    elif not _is_plain(value, kind) or (origin is Literal and value not in options):
         raise _wrong(value, _name(kind), where, place)
     elif origin is list:
         for number, item in enumerate(value):
@@ -118,14 +116,21 @@ def _check(value: Any, kind: Any, where: str, place: str) -> None:
 def _check_fields(value: Any, kind: Any, where: str, place: str) -> None:
     if not isinstance(value, dict):
         raise _wrong(value, "an object", where, place)
-    missing = sorted(kind.__required_keys__ - set(value))
+    fields = typing.get_type_hints(kind, include_extras=True)
+    # Where annotations are texts, the class itself takes what is NotRequired for required.
+    optional = {name for name, field in fields.items() if typing.get_origin(field) is typing.NotRequired}
+    missing = sorted(kind.__required_keys__ - optional - set(value))
     if missing:
         raise InputError(f"{where}: {f'{place} ' if place else ''}lacks {missing}")
-    for name, field in typing.get_type_hints(kind, include_extras=True).items():
+    for name, field in fields.items():
         if name in value:
-            if typing.get_origin(field) is typing.NotRequired:
-                (field,) = typing.get_args(field)
-            _check(value[name], field, where, _below(place, name))
+            plain = typing.get_args(field)[0] if name in optional else field
+            _check(value[name], plain, where, _below(place, name))
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    # JSON's true and false are no numbers.
+    return isinstance(value, _plain(kind)) and not (isinstance(value, bool) and _plain(kind) in (int, (int, float)))
 
 
 def _plain(kind: Any) -> Any:

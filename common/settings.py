@@ -14,7 +14,8 @@ from common.config import from_dict, merge, parse, require, take_option, upgrade
 from common.data.dataset import LABEL2ID_FILE, dataset_dir
 from common.data.spans import OUTSIDE
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, unique_keys
+from common.schema import check
 from common.spec import ApproachSpec
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
     arguments = list(sys.argv[1:] if argv is None else argv)
     file, arguments = take_option(arguments, "--config")
     resume, arguments = take_option(arguments, "--resume")
-    given = _settings(read_json(Path(file)), file) if file is not None else {}
+    given = _settings(read_json(Path(file), unique_keys), file) if file is not None else {}
     data = given.get("data", {})
     require(isinstance(data, dict), f"{file}: data must be an object, got {data!r}")
-    dataset = take_option(arguments, "--dataset")[0] or data.get("dataset")
+    named = data.get("dataset")
+    require(named is None or isinstance(named, str), f"{file}: data.dataset must be a text, got {named!r}")
+    dataset = take_option(arguments, "--dataset")[0] or named
     settings = merge(dataset_defaults(spec, dataset), given) if dataset else given
     default: C | None = None
     if settings:
@@ -72,7 +75,7 @@ def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
     if not file.is_file():
         return {}
     where = f"{spec.name}/configs/{file.name}"
-    values = read_json(Path(str(file)))
+    values = read_json(Path(str(file)), unique_keys)
     found_for = values.get(TYPES) if isinstance(values, dict) else None
     labels = dataset_dir(dataset) / LABEL2ID_FILE
     if found_for is not None and labels.is_file():
@@ -87,4 +90,5 @@ def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
 def _settings(values: Any, where: str | None) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise InputError(f"{where}: expected an object of settings, got {type(values).__name__}")
+    check(values, dict[str, Any], str(where))
     return upgrade({name: value for name, value in values.items() if name not in (ORIGIN, TYPES)})

@@ -8,7 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from filelock import FileLock
@@ -17,8 +17,9 @@ from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan
 from common.errors import InputError
 from common.evaluation.metrics import METRICS, SpanCounts
-from common.files import atomic_path, atomic_text, read_json, write_json, write_text
+from common.files import atomic_path, atomic_text, read_json, unique_keys, write_json, write_text
 from common.paths import now, timestamp
+from common.schema import Count, FileName, Seconds, Seed, Share, Texts, check
 from common.spec import Variant, variant_text
 
 if TYPE_CHECKING:
@@ -26,19 +27,92 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REQUIRED = (
-    "created",
-    "approach",
-    "variant",
-    "dataset",
-    "base_model",
-    "seed",
-    "scores",
-    "parameters",
-    "speed",
-    "config",
-    "provenance",
-)
+
+class _Scores(TypedDict, total=False):
+    precision: Share | None
+    recall: Share | None
+    f1: Share | None
+    support: Count
+
+
+class _Overall(TypedDict):
+    micro: _Scores
+    macro: _Scores
+
+
+class _AllScores(_Overall, total=False):
+    per_type: dict[str, _Scores]
+
+
+class _Base(TypedDict, total=False):
+    name: str
+    revision: str
+    kind: str
+    encoder: str
+
+
+class _Speed(TypedDict, total=False):
+    sentences: Count
+    sentences_per_second: float
+
+
+class _Parameters(TypedDict, total=False):
+    total: Count
+    trainable: Count
+
+
+class _Start(TypedDict, total=False):
+    machine: dict[str, Any]
+
+
+class _Sizes(TypedDict, total=False):
+    train: Count
+    validation: Count
+    test: Count
+
+
+class _Training(TypedDict, total=False):
+    dataset: _Sizes
+    best: dict[str, Any]
+    steps: Count
+    epochs: Count
+    train_seconds: Seconds
+    seconds_per_epoch: Seconds
+    feature_seconds: Seconds
+    precision: str
+    peak_memory_mb: dict[str, float]
+    provenance: _Start
+    earlier_provenance: list[_Start]
+    checkpoint: str
+    checkpoint_bytes: Count
+
+
+class _Required(TypedDict):
+    created: str
+    approach: str
+    variant: Texts | str
+    dataset: FileName
+    base_model: _Base
+    seed: Seed | None
+    scores: _AllScores
+    parameters: _Parameters
+    speed: _Speed
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class ResultRecord(_Required, total=False):
+    """A result file; in format 1 the variant is a text, and ``encoder`` says what kind the base model is."""
+
+    training: _Training | None
+    split: str
+    threshold: Share | None
+    precision: str
+    labels: list[str]
+    intervals: dict[str, list[float]]
+
+
+REQUIRED = tuple(_Required.__annotations__)
 
 
 def write_result(
@@ -106,11 +180,18 @@ def read_counts(result: Path) -> SpanCounts:
     path = counts_path(result)
     try:
         with np.load(path, allow_pickle=False) as file:
-            return SpanCounts(tuple(file["types"].tolist()), *file["counts"].astype(np.int64))
+            types, counts = tuple(map(str, file["types"].tolist())), file["counts"].astype(np.int64)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; it belongs beside {result.name}, test again to make it") from None
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(f"{path}: is no file of counts: {error}") from error
+    if counts.ndim != 3 or counts.shape[0] != 3 or counts.shape[2] != len(types) or not counts.shape[1]:
+        raise InputError(
+            f"{path}: is no file of counts: shape {counts.shape}, expected (3, sentences, {len(types)} types)"
+        )
+    if bool((counts < 0).any() or (counts[0] > counts[1:]).any()):
+        raise InputError(f"{path}: is no file of counts: more true positives than predicted or gold spans")
+    return SpanCounts(types, *counts)
 
 
 def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:
@@ -125,12 +206,13 @@ def read_result(path: Path) -> dict[str, Any]:
     """One result.
 
     Raises:
-        InputError: If the file is no result file.
+        InputError: If the file is no result file, or a field is something else; the message names it and its value.
     """
-    result = read_json(path)
+    result: dict[str, Any] = read_json(path, unique_keys)
     missing = [key for key in REQUIRED if not isinstance(result, dict) or key not in result]
     if missing:
         raise InputError(f"{path}: is no result file, it lacks {missing}")
+    check(result, ResultRecord, str(path))
     return result
 
 

@@ -21,8 +21,9 @@ from common.data.dataset import Dataset
 from common.device import make_accelerator, prefetch, provenance, seed_everything, trackers
 from common.errors import InputError, TrainingError
 from common.models.features import FeatureCache
-from common.training.optimizer import make_optimizer, optimizer_groups, schedule_factor
+from common.training.optimizer import make_optimizer, optimizer_groups, schedule_factor, stored_state
 from common.training.recorder import Progress, Recorder
+from common.training.records import WEIGHTS_FILE
 from common.training.run_folder import Run, load_weights
 from common.training.used_rows import UsedRows
 
@@ -119,20 +120,39 @@ class _Loop:
         earlier = [there for there in values["provenance"] if there != here]
         self.provenances = [*earlier, here]
         self.run.update(provenance=here, earlier_provenance=earlier)
-        load_weights(self.trained, _below(tensors, "model/"), str(self.run.path))
-        for place, value in (_below(tensors, "optimizer/") | _below(values.get("optimizer", {}), "optimizer/")).items():
-            key, _, name = place.partition("/")
-            parameter = self.trained[name]
-            kept = value.to(parameter.device) if isinstance(value, Tensor) else value
-            self.optimizer.state[parameter][key] = kept
-        torch.set_rng_state(tensors["rng"])
-        if "rng.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng.cuda"])
-        if values["scaler"] and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(values["scaler"])
+        where = str(self.run.path)
+        load_weights(self.trained, _below(tensors, "model/"), where)
         # In states of format 1 the history stands beside the progress.
         history = {"history": values["history"]} if "history" in values else {}
-        self.recorder.progress = Progress.restored(values["progress"] | history)
+        progress = Progress.restored(values["progress"] | history)
+        if progress.epoch > self.config.epochs or progress.batch >= self.batches_per_epoch:
+            raise InputError(
+                f"{where}: the stored state is of epoch {progress.epoch}, batch {progress.batch}; the run has "
+                f"{self.config.epochs} epochs of {self.batches_per_epoch} batches"
+            )
+        if progress.best_epoch and not (self.run.path / WEIGHTS_FILE).is_file():
+            raise InputError(
+                f"{self.run.path / WEIGHTS_FILE}: no such file; the weights of epoch {progress.best_epoch}"
+            )
+        moments = _below(tensors, "optimizer/") | _below(values.get("optimizer", {}), "optimizer/")
+        states = stored_state(self.config.optimizer, moments, self.trained, progress.with_gradient or 0, where)
+        for name, state in states.items():
+            parameter = self.trained[name]
+            self.optimizer.state[parameter].update(
+                {
+                    key: value.to(parameter.device) if isinstance(value, Tensor) else value
+                    for key, value in state.items()
+                }
+            )
+        try:
+            torch.set_rng_state(tensors["rng"])
+            if "rng.cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["rng.cuda"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            raise InputError(f"{where}: the state of the random numbers is missing or none: {error}") from error
+        if values["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(values["scaler"])
+        self.recorder.progress = progress
         logger.info("resumed at step %d of %d", self.progress.step, self.total_steps)
 
     # -- training -----------------------------------------------------------------------------------------------------

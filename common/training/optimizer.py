@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.approach import TrainedPart, declared_parameters
 from common.config import Optimizer, Schedule
@@ -75,3 +75,48 @@ def make_optimizer(name: Optimizer, groups: list[dict[str, Any]]) -> torch.optim
     except ImportError as error:
         raise InputError(f"--optimizer {name} needs the package bitsandbytes: pip install bitsandbytes") from error
     return getattr(library.optim, _BITSANDBYTES[name])(groups)
+
+
+def stored_state(
+    name: Optimizer, values: Mapping[str, Any], trained: Mapping[str, nn.Parameter], with_gradient: int, where: str
+) -> dict[str, dict[str, Any]]:
+    """The optimizer's state of each parameter, from values named ``<key>/<parameter>``.
+
+    Args:
+        name: The optimizer.
+        values: Tensors and numbers.
+        trained: The parameters that it trains.
+        with_gradient: Weights that have had a gradient, each of which has a state.
+        where: What to call the file in messages.
+
+    Raises:
+        InputError: If a parameter's state is missing, not whole or not of its shape.
+    """
+    state: dict[str, dict[str, Any]] = {}
+    for place, value in values.items():
+        key, _, parameter = place.partition("/")
+        if parameter not in trained:
+            raise InputError(f"{where}: holds a state of {parameter!r}, which is not trained")
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            raise InputError(f"{where}: optimizer/{place} has values that are no finite numbers")
+        state.setdefault(parameter, {})[key] = value
+    found = sum(trained[parameter].numel() for parameter in state)
+    if found < with_gradient:
+        raise InputError(
+            f"{where}: lacks the optimizer's state of {with_gradient - found:,} of {with_gradient:,} weights, without which "
+            "training would go on otherwise"
+        )
+    if name == "adamw":
+        for parameter, moments in state.items():
+            shape = trained[parameter].shape
+            wanted = {"step": torch.Size(()), "exp_avg": shape, "exp_avg_sq": shape}
+            shapes = {
+                key: value.shape if isinstance(value, Tensor) else torch.Size(()) for key, value in moments.items()
+            }
+            if shapes != wanted:
+                raise InputError(
+                    f"{where}: the optimizer's state of {parameter} must have the shapes "
+                    f"{ {key: tuple(size) for key, size in wanted.items()} }, got "
+                    f"{ {key: tuple(size) for key, size in shapes.items()} }"
+                )
+    return state

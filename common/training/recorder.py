@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -55,7 +55,8 @@ class Progress:
         """From what :meth:`as_dict` gave, in this or an earlier version."""
         score = values["best_score"]
         waited = values.get("waited", values["epoch"] - values["best_epoch"])
-        return cls(**{**values, "best_score": -math.inf if score is None else score, "waited": waited})
+        known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
+        return cls(**(known | {"best_score": -math.inf if score is None else score, "waited": waited}))
 
 
 class Recorder:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
+from common.data.labels import LabelSet
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, unique_keys
+from common.schema import Count, FileName, Seconds, Seed, Share, Texts, check
 from common.spec import ApproachSpec
 
 logger = logging.getLogger(__name__)
@@ -24,31 +26,175 @@ FORMAT_VERSION = 2
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "trainable.safetensors"
-_FIELDS = ("status", "created", "approach", "variant", "base_model", "dataset", "labels", "config", "seed")
+
+
+class BaseRecord(TypedDict):
+    """The base model of a run."""
+
+    name: str
+    revision: str
+    source: str
+    kind: str
+
+
+class DatasetRecord(TypedDict):
+    """The data set of a run."""
+
+    name: FileName
+    sha256: NotRequired[str]
+    train: NotRequired[Count]
+    validation: NotRequired[Count]
+    test: NotRequired[Count]
+
+
+class LabelsRecord(TypedDict):
+    """The entity types of a run."""
+
+    names: list[str]
+    descriptions: list[str]
+    outside_description: str
+
+
+class BestRecord(TypedDict):
+    """The best validation of a run."""
+
+    epoch: Count
+    by: str
+    score: float | None
+
+
+class ParametersRecord(TypedDict):
+    """Numbers of weights."""
+
+    total: Count
+    trainable: Count
+    with_gradient: Count | None
+
+
+class HistoryEntry(TypedDict):
+    """One validation."""
+
+    epoch: Count
+    epochs: NotRequired[float]
+    step: NotRequired[Count]
+    train_loss: float
+    train_seconds: Seconds
+    validation: dict[str, float]
+
+
+class _Started(TypedDict):
+    """``run.json`` of a run that has been started."""
+
+    status: Literal["running", "finished", "interrupted", "failed"]
+    created: str
+    approach: str
+    variant: Texts
+    base_model: BaseRecord
+    dataset: DatasetRecord
+    labels: LabelsRecord
+    config: dict[str, Any]
+    seed: Seed
+    provenance: dict[str, Any]
+
+
+class _Old(TypedDict):
+    """What of a record of format 1 is read to make it one of today."""
+
+    base_model: dict[str, Any]
+    config: dict[str, Any]
+
+
+class RunRecord(_Started, total=False):
+    """``run.json``; what a run has only after its first validation may be missing."""
+
+    precision: Literal["fp32", "bf16", "fp16"]
+    best: BestRecord
+    parameters: ParametersRecord
+    threshold: Share | None
+    history: list[HistoryEntry]
+    steps: Count
+    epochs: Count
+    train_seconds: Seconds
+    seconds_per_epoch: Seconds
+    feature_seconds: Seconds
+    peak_memory_mb: dict[str, float]
+    earlier_provenance: list[dict[str, Any]]
+
+
+VALIDATED = (
+    "precision", "best", "parameters", "history", "steps", "train_seconds", "seconds_per_epoch", "feature_seconds",
+    "peak_memory_mb",
+)  # fmt: skip
+"""What a run has from its first validation on."""
+
+
+class ProgressRecord(TypedDict):
+    """Where a training stands; format 1 has no ``waited``, and its history stands beside."""
+
+    epoch: Count
+    batch: Count
+    step: Count
+    best_epoch: Count
+    best_score: float | None
+    waited: NotRequired[Count]
+    seconds: Seconds
+    with_gradient: Count | None
+    history: NotRequired[list[HistoryEntry]]
+
+
+class StateRecord(TypedDict):
+    """``state.json``."""
+
+    progress: ProgressRecord
+    history: NotRequired[list[HistoryEntry]]
+    optimizer: NotRequired[dict[str, float]]
+    scaler: dict[str, float] | None
+    provenance: list[dict[str, Any]]
 
 
 def read_run(path: Path, spec: ApproachSpec[Any]) -> dict[str, Any]:
     """The record of a run folder, of this or the earlier format; ``format_version`` tells which its files have.
 
     Raises:
-        InputError: If it is missing, not of a known format or of another approach, or lacks a field.
+        InputError: If it is missing, not of a known format or of another approach, lacks a field or has one that is something
+            else; the message names the field and its value.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such run folder")
-    record = read_json(path / RUN_FILE)
+    file = path / RUN_FILE
+    record = read_json(file, unique_keys)
     if not isinstance(record, dict) or record.get("format_version") not in range(1, FORMAT_VERSION + 1):
-        raise InputError(f"{path / RUN_FILE}: is no run record of format 1 to {FORMAT_VERSION}")
-    missing = [name for name in _FIELDS if name not in record]
-    if missing:
-        raise InputError(f"{path / RUN_FILE}: lacks {missing}")
-    if record["approach"] != spec.name:
+        raise InputError(f"{file}: is no run record of format 1 to {FORMAT_VERSION}")
+    if record.get("approach") != spec.name and isinstance(record.get("approach"), str):
         raise InputError(f"{path}: is a run of {record['approach']!r}, not of {spec.name!r}")
     if record["format_version"] == 1:
-        config = spec.stored_config(record["config"], str(path / RUN_FILE))
-        base = dict(record["base_model"])
-        base["kind"] = base.pop("encoder")
-        record |= {"variant": spec.variant(config), "base_model": base}
+        record = _upgraded(record, spec, file)
+    check(record, RunRecord, str(file))
+    spec.stored_config(record["config"], str(path))
+    labels_of(record, path)
     return record
+
+
+def _upgraded(record: dict[str, Any], spec: ApproachSpec[Any], file: Path) -> dict[str, Any]:
+    """A record of format 1 with the fields of today."""
+    check(record, _Old, str(file))
+    base = dict(record["base_model"])
+    if "encoder" in base:
+        base["kind"] = base.pop("encoder")
+    return record | {"variant": spec.variant(spec.stored_config(record["config"], str(file))), "base_model": base}
+
+
+def labels_of(record: dict[str, Any], path: Path) -> LabelSet:
+    """The label set of a run.
+
+    Raises:
+        InputError: If it is none.
+    """
+    labels = record["labels"]
+    try:
+        return LabelSet(tuple(labels["names"]), tuple(labels["descriptions"]), labels["outside_description"])
+    except ValueError as error:
+        raise InputError(f"{path / RUN_FILE}: labels: {error}") from error
 
 
 def lock_path(run: Path) -> Path:
@@ -93,12 +239,16 @@ def find_checkpoint(spec: ApproachSpec[Any], which: str, dataset: str | None = N
         if not Path(which).is_dir():
             raise InputError(f"{which}: no such run folder")
         return Path(which)
+    unfinished = None
     for path, record in reversed(runs_of(spec, dataset)):
         status = record["status"]
-        if (path / WEIGHTS_FILE).is_file() and status in ("finished", "interrupted"):
-            return path
+        if (path / WEIGHTS_FILE).is_file():
+            if status in ("finished", "interrupted"):
+                return path
+            unfinished = unfinished or path
         logger.warning("passed over %s: status %s", path, status)
     on = f" on {dataset}" if dataset else ""
-    raise InputError(
-        f"no finished run of {spec.name}{on} in {spec.savings}; train one with: python -m {spec.name}.train"
-    )
+    way = "train one with: python -m {0}.train"
+    if unfinished is not None:
+        way = f"go on with {unfinished.name}: python -m {{0}}.train --resume latest, or name it as it is with --checkpoint"
+    raise InputError(f"no finished run of {spec.name}{on} in {spec.savings}; {way.format(spec.name)}")

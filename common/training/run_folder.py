@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.files import atomic_path, read_json, write_json
-from common.training.records import RUN_FILE, WEIGHTS_FILE, lock_path
+from common.files import atomic_path, is_lfs_pointer, write_json
+from common.schema import read_record
+from common.training.records import RUN_FILE, WEIGHTS_FILE, StateRecord, lock_path
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +117,16 @@ class Run:
             shutil.rmtree(old)
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The newest stored state, or None if there is none yet."""
+        """The newest stored state, or None if there is none yet.
+
+        Raises:
+            InputError: If it cannot be read or is something else.
+        """
         states = self._states()
         if not states:
             return None
-        return load_tensors(states[-1] / "state.safetensors", self.renamed), read_json(states[-1] / "state.json")
+        values = read_record(states[-1] / "state.json", StateRecord)
+        return load_tensors(states[-1] / "state.safetensors", self.renamed), values
 
     def drop_state(self) -> None:
         """Removes the stored state: the run is finished."""
@@ -158,6 +164,8 @@ def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[s
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except SafetensorError as error:
+        if is_lfs_pointer(path):
+            raise InputError(f"{path}: is a Git LFS pointer, not the weights; run: git lfs pull") from error
         raise InputError(f"{path}: no whole safetensors file: {error}") from error
 
 
@@ -166,7 +174,7 @@ def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
     """Copies stored tensors into parameters of the same names.
 
     Raises:
-        InputError: If a name is missing or unexpected, or a shape differs.
+        InputError: If a name is missing or unexpected, a shape differs, or values are no finite numbers of floating point.
     """
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:
@@ -176,6 +184,13 @@ def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
             raise InputError(
                 f"{where}: {name} has shape {tuple(tensors[name].shape)}, the model {tuple(parameter.shape)}"
             )
+        if not tensors[name].is_floating_point():
+            raise InputError(
+                f"{where}: {name} is {str(tensors[name].dtype).removeprefix('torch.')}, weights are floats"
+            )
+        if not bool(tensors[name].isfinite().all()):
+            raise InputError(f"{where}: {name} has values that are no finite numbers")
+    for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 
 
