@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from common.files import write_json
 from common.paths import new_run_dir, now
 from common.spec import ApproachSpec, variant_text
 from common.training.records import FORMAT_VERSION, VALIDATED, labels_of, read_run, runs_of
-from common.training.run_folder import Run
+from common.training.run_folder import Run, refusals_of, tidy_runs
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,21 @@ ADAPTATION_FILE = "adaptation.json"
 def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel, savings: Path | None = None) -> Run:
     """Creates the folder and the record of a new run, in ``savings`` if not among the approach's own."""
     state = PartialState()
+    if state.is_main_process:
+        tidy_runs(savings or spec.savings)
     # The processes of one run share the folder that the main one makes.
     shared = [new_run_dir(savings or spec.savings, data.name) if state.is_main_process else None]
     run = Run(broadcast_object_list(shared)[0], {}, main_process=state.is_main_process)
     run.claim()
+    with contextlib.ExitStack() as undo:
+        undo.callback(run.discard)
+        _begin(run, spec, config, data, base)
+        undo.pop_all()
+    logger.info("run folder: %s", run.path)
+    return run
+
+
+def _begin(run: Run, spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel) -> None:
     run.update(
         format_version=FORMAT_VERSION,
         status="running",
@@ -55,8 +67,6 @@ def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel
         seed=config.train.seed,
         provenance=provenance(),
     )
-    logger.info("run folder: %s", run.path)
-    return run
 
 
 def base_record(base: BaseModel) -> dict[str, str]:
@@ -94,7 +104,7 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
             raise InputError(f"--resume latest: no unfinished run of {spec.name} on {data.name} in {spec.savings}")
         path = runs[-1]
     else:
-        path = Path(which)
+        path = Path(which).resolve()
     record = read_run(path, spec)
     if record["status"] == "finished":
         raise InputError(f"--resume: run {path} is finished")
@@ -112,6 +122,12 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
         path, record | {"config": to_dict(config), "format_version": FORMAT_VERSION}, True, spec.renamed, main_process
     )
     run.claim()
+    # Until now another process may have had it.
+    if run.is_finished():
+        run.release()
+        raise InputError(f"--resume: run {path} is finished")
+    if main_process:
+        run.tidy()
     return run
 
 
@@ -190,24 +206,28 @@ def save_plain(checkpoint: Checkpoint[C], output: Path) -> None:
     Raises:
         InputError: If ``output`` exists and is no empty folder.
     """
+    output = output.resolve()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"--output {output}: exists and is no empty folder")
-    temporary = output.with_name(f".{output.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    checkpoint.base.gliner.save_pretrained(temporary, safe_serialization=True)
+    output.parent.mkdir(parents=True, exist_ok=True)
     texts, threshold = checkpoint.model.label_texts, checkpoint.model.threshold
-    write_json(
-        temporary / ADAPTATION_FILE,
-        {
-            "approach": checkpoint.record["approach"],
-            "variant": variant_text(checkpoint.record["variant"]),
-            "base_model": {name: checkpoint.record["base_model"][name] for name in ("name", "revision")},
-            "dataset": checkpoint.record["dataset"],
-            "labels": dict(zip(checkpoint.labels.names, texts, strict=True)),
-            "threshold": threshold,
-        },
-    )
-    if output.exists():
-        output.rmdir()
-    temporary.rename(output)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp") as folder:
+        temporary = Path(folder) / "plain"
+        with refusals_of(output):
+            checkpoint.base.gliner.save_pretrained(temporary, safe_serialization=True)
+        write_json(
+            temporary / ADAPTATION_FILE,
+            {
+                "approach": checkpoint.record["approach"],
+                "variant": variant_text(checkpoint.record["variant"]),
+                "base_model": {name: checkpoint.record["base_model"][name] for name in ("name", "revision")},
+                "dataset": checkpoint.record["dataset"],
+                "labels": dict(zip(checkpoint.labels.names, texts, strict=True)),
+                "threshold": threshold,
+            },
+        )
+        # Windows replaces no folder.
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
     logger.info("plain GLiNER: %s; ask it for %s with threshold=%.2f", output, texts, threshold)

@@ -213,7 +213,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
         arguments[name] = value
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except (InputError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
 
 

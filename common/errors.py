@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message names the sentences of the batch."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the end that a batch system or ``kill`` asks for, as clean as Ctrl-C's."""

@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import json
+import logging
+import os
+import resource
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import save_gliner
+from conftest import RUNTIME, save_gliner
+from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+import common.device
+import full_finetune.spec
+import glinerev.export
 import glinerev.spec
+import glinerev.test
+import glinerev.train
+import injection_bi.spec
+import softprompt_base.spec
+import softprompt_base.train
+import zeroshot_baseline.test
 from common.bases import load_base
-from common.errors import InputError
-from common.files import read_json, write_json
+from common.checkpoint import load_checkpoint, resume_run, start_run
+from common.config import DataConfig
+from common.data.dataset import make_sentence
+from common.data.spans import Span
+from common.device import make_accelerator
+from common.errors import InputError, Terminated
+from common.evaluation.results import counts_path, read_counts, read_result
+from common.files import leftovers, read_json, write_json
+from common.models.features import FeatureCache
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT, is_file_name
+from common.schema import check
+from common.script import run_script
+from common.settings import parse_training
+from common.training.records import RUN_FILE, WEIGHTS_FILE, RunRecord, find_checkpoint, runs_of
+from common.training.run_folder import Run, load_tensors, tidy_runs
 
-SP = glinerev.spec.SPEC
+SP, FT, TOKENS = glinerev.spec.SPEC, full_finetune.spec.SPEC, softprompt_base.spec.SPEC
+QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 
 
 @pytest.fixture
@@ -199,3 +235,651 @@ def test_a_base_without_a_tokenizer_says_so(base):
 def test_both_kinds_of_base_load_as_they_are(tmp_path):
     for kind, backbone in (("bi", "deberta"), ("cross", "bert")):
         load_base(str(save_gliner(tmp_path / f"{kind} #%20?é", kind, backbone)), kind)
+
+
+def test_an_export_touches_no_folder_of_the_users(trial, tmp_path):
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    made.train()
+    mine = tmp_path / "e" / ".plain.tmp" / "thesis.tex"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("text")
+    glinerev.export.main(["--output", str(tmp_path / "e" / "plain")])
+    assert mine.read_text() == "text"
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {".plain.tmp", "plain"}
+    load_base(str(tmp_path / "e" / "plain"), "bi")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../evil", "a/b", "a\\b", "/etc", "a\0b", "a\nb"])
+def test_what_is_no_file_name(name):
+    assert not is_file_name(name)
+    assert is_file_name("bc5cdr é #%20?")
+
+
+# -- runs: their weights, records and states --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def finished(trial):
+    """A finished run's trial and folder."""
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    return made, made.train()[1].path
+
+
+@pytest.fixture
+def unfinished(trial):
+    """The trial and folder of a run that was killed after its first of two epochs."""
+    made = trial(SP, "bi-bert", train={"epochs": 2})
+
+    def kill(_entry) -> None:
+        raise KeyboardInterrupt
+
+    run = made.start()
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(made.model(), run, on_validation=kill)
+    return made, run.path
+
+
+def message_of(function) -> str:
+    """The one line that a call ends in."""
+    with pytest.raises(InputError) as caught:
+        function()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change_to", "message"),
+    [
+        (lambda tensor: tensor * float("nan"), "has values that are no finite numbers"),
+        (lambda tensor: torch.full_like(tensor, float("inf")), "has values that are no finite numbers"),
+        (
+            lambda tensor: torch.cat([tensor.flatten()[1:], tensor.new_tensor([float("nan")])]).view_as(tensor),
+            "no finite",
+        ),
+        (lambda tensor: tensor.long(), "is int64, weights are floats"),
+        (lambda tensor: tensor > 0, "is bool, weights are floats"),
+    ],
+)
+def test_trained_tensors_that_are_no_weights(finished, change_to, message):
+    _, path = finished
+    tensors = load_tensors(path / WEIGHTS_FILE)
+    name = sorted(tensors)[2]
+    save_file(tensors | {name: change_to(tensors[name])}, path / WEIGHTS_FILE)
+    found = message_of(lambda: load_checkpoint(SP, path))
+    assert f"{path / WEIGHTS_FILE}: {name} " in found
+    assert message in found
+
+
+HUGE = 10**4000
+ODD_FIELDS = [
+    (("status",), "done", "status must be one of 'running', 'finished', 'interrupted', 'failed', got 'done'"),
+    (("created",), 5, "created must be a text, got 5"),
+    (("created",), None, "created must be a text, got None"),
+    (("dataset",), "tiny", "dataset must be an object, got 'tiny'"),
+    (("dataset",), None, "dataset must be an object, got None"),
+    (("dataset",), {}, "dataset lacks ['name']"),
+    (("dataset", "name"), "../../evil", "dataset.name must be a name without a path in it, got '../../evil'"),
+    (("base_model",), "x", "base_model must be an object, got 'x'"),
+    (("base_model", "revision"), 7, "base_model.revision must be a text, got 7"),
+    (("labels",), ["a"], "labels must be an object, got ['a']"),
+    (("labels", "names"), ["a", 5], "labels.names[1] must be a text, got 5"),
+    (("labels", "names"), ["a", "a", "b"], "labels: entity types are repeated: ['a']"),
+    (("labels", "names"), ["a"], "labels: 1 entity types but 3 descriptions"),
+    (("labels", "outside_description"), "\ud800", "labels.outside_description holds half of a surrogate pair"),
+    (("variant",), ["residual"], "variant must be an object, got ['residual']"),
+    (("config",), [], "config must be an object, got []"),
+    (("config", "train"), 5, "train must be an object, got 5"),
+    (("config", "train", "epochs"), "3", "train: epochs must be int, got '3'"),
+    (("config", "threshold"), -1, "threshold must be between 0 and 1, got -1"),
+    (("seed",), 2**32, "seed must be between 0 and 2^32 - 1, got 4294967296"),
+    (("seed",), HUGE, "seed must be between 0 and 2^32 - 1"),
+    (("threshold",), 5, "threshold must be between 0 and 1, got 5"),
+    (("threshold",), -1, "threshold must be between 0 and 1, got -1"),
+    (("threshold",), "x", "threshold must be a number or null, got 'x'"),
+    (("threshold",), HUGE, "threshold must be a"),
+    (("best",), None, "best must be an object, got None"),
+    (("best", "epoch"), "1", "best.epoch must be a whole number, got '1'"),
+    (("parameters", "total"), -5, "parameters.total must be at least 0, got -5"),
+    (("history",), {}, "history must be a list, got {}"),
+    (("history",), [5], "history[0] must be an object, got 5"),
+    (("precision",), "fp8", "precision must be one of 'fp32', 'bf16', 'fp16', got 'fp8'"),
+    (("peak_memory_mb",), {"cpu": True}, "peak_memory_mb.cpu must be a number, got True"),
+    (("provenance",), [], "provenance must be an object, got []"),
+    (("earlier_provenance",), {}, "earlier_provenance must be a list, got {}"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_json(tmp_path_factory, gliner_folder, data, dataset_path):
+    """The folder of a finished run for all tests of this file that change only its record."""
+    from conftest import Trial
+
+    made = Trial(SP, gliner_folder("bi-bert"), data, dataset_path, train={"epochs": 1})
+    run = start_run(SP, made.config, data, made.base(), tmp_path_factory.mktemp("runs"))
+    return made.fit(made.model(), run).path
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"), ODD_FIELDS, ids=[f"{'.'.join(k)} {str(v)[:20]!r}" for k, v, _ in ODD_FIELDS]
+)
+def test_odd_fields_of_a_record_are_named_and_the_run_is_passed_over(
+    run_json, tmp_path, output, caplog, keys, value, message
+):
+    good, odd = output / "glinerev" / "savings" / "a", output / "glinerev" / "savings" / "b"
+    for folder in (good, odd):
+        shutil.copytree(run_json, folder)
+    whole = inner = read_json(odd / RUN_FILE)
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (odd / RUN_FILE).write_text(json.dumps(whole), "utf-8")
+    found = message_of(lambda: load_checkpoint(SP, odd))
+    assert message in found
+    assert found.startswith(f"{odd}")
+    # One bad run among good ones is not the end.
+    assert find_checkpoint(SP, "latest") == good
+    assert f"passed over: {odd}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        ('{"format_version": 2, "a": ' * 60 + "1" + "}" * 60, "nested too deep"),
+        ('{"seed": ' + "9" * 5000 + "}", "cannot be read as JSON"),
+        ('{"format_version": 2, "seed": 1, "seed": 2}', "key 'seed' is repeated"),
+        ('{"format_version": 2, "approach": "glinerev", "seed": NaN}', "seed must be a finite number, got nan"),
+        ('{"format_version": 2, "approach": "glinerev", "seed": 1e400}', "seed must be a finite number, got inf"),
+        ('{"format_version": 2, "approach": "glinerev"}', "lacks ['base_model', 'config', "),
+        ("\ufeff[]", "is no run record"),
+        ("", "not whole JSON"),
+    ],
+)
+def test_a_record_that_is_none(run_json, tmp_path, text, message):
+    (tmp_path / RUN_FILE).write_text(text, "utf-8")
+    found = message_of(lambda: load_checkpoint(SP, tmp_path))
+    assert message in found
+    assert found.startswith(str(tmp_path / RUN_FILE))
+
+
+def test_a_run_without_a_validation_cannot_be_tested(trial):
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    run = made.start()
+    run.release()
+    found = message_of(lambda: load_checkpoint(SP, run.path))
+    assert "has no validation behind it (run.json lacks ['precision', 'best', 'parameters'])" in found
+    assert f"python -m glinerev.train --resume {run.path}" in found
+
+
+def test_an_unfinished_run_is_loaded_with_a_warning(unfinished, caplog):
+    _, path = unfinished
+    write_json(path / RUN_FILE, read_json(path / RUN_FILE) | {"status": "running"})
+    load_checkpoint(SP, path)
+    assert f"{path} is unfinished (status running): its weights are those of epoch 1" in caplog.text
+    assert "train --resume latest, or name it as it is with --checkpoint" in message_of(
+        lambda: find_checkpoint(SP, "latest")
+    )
+
+
+def without(**kinds):
+    return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith(kinds["start"])}
+
+
+def first(tensors, start: str) -> str:
+    return next(name for name in sorted(tensors) if name.startswith(start))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (without(start="optimizer/"), "lacks the optimizer's state of"),
+        (lambda t: {n: v for n, v in t.items() if n != first(t, "optimizer/exp_avg/")}, "must have the shapes"),
+        (lambda t: t | {first(t, "optimizer/exp_avg_sq/"): torch.zeros(3)}, "must have the shapes"),
+        (lambda t: t | {n: v * float("nan") for n, v in t.items() if n == first(t, "optimizer/exp_avg/")}, "no finite"),
+        (lambda t: t | {"optimizer/exp_avg/other": torch.zeros(3)}, "holds a state of 'other', which is not trained"),
+        (without(start="rng"), "the state of the random numbers is missing or none"),
+        (lambda t: t | {"rng": torch.zeros(3, dtype=torch.uint8)}, "the state of the random numbers"),
+        (lambda t: t | {"rng": torch.zeros(9)}, "the state of the random numbers"),
+        (without(start="model/"), "does not fit the model: missing"),
+        (lambda t: t | {n: v * float("nan") for n, v in t.items() if n == first(t, "model/")}, "no finite numbers"),
+    ],
+)
+def test_a_state_that_is_not_whole_is_refused(unfinished, edit, message):
+    made, path = unfinished
+    (state,) = path.glob("state_*")
+    tensors = load_tensors(state / "state.safetensors")
+    save_file(edit(tensors), state / "state.safetensors")
+    found = message_of(lambda: made.resume(path))
+    assert message in found
+    assert found.startswith(str(path))
+    # With the state put right it goes on.
+    save_file(tensors, state / "state.safetensors")
+    assert made.resume(path)[1].record["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        ((), [], "state.json: the record must be an object, got []"),
+        (("progress",), None, "progress must be an object, got None"),
+        (("progress", "step"), -1, "progress.step must be at least 0, got -1"),
+        (("progress", "best_score"), "0.5", "progress.best_score must be a number or null, got '0.5'"),
+        (
+            ("progress", "history"),
+            [{}],
+            "progress.history[0] lacks ['epoch', 'train_loss', 'train_seconds', 'validation']",
+        ),
+        (("progress", "epoch"), 7, "the stored state is of epoch 7, batch 0; the run has 2 epochs of 5 batches"),
+        (("progress", "batch"), 99, "the stored state is of epoch 1, batch 99"),
+        (("provenance",), "here", "provenance must be a list, got 'here'"),
+        (("scaler",), [1], "scaler must be an object or null, got [1]"),
+    ],
+)
+def test_odd_fields_of_a_state(unfinished, keys, value, message):
+    made, path = unfinished
+    (file,) = path.glob("state_*/state.json")
+    whole = read_json(file)
+    if keys:
+        change(file, *keys, value=value)
+    else:
+        write_json(file, value)
+    assert message in message_of(lambda: made.resume(path))
+    del whole["progress"]
+    write_json(file, whole)
+    assert "state.json: lacks ['progress']" in message_of(lambda: made.resume(path))
+
+
+@pytest.mark.parametrize(
+    "settings", ['{"train": {"epochs": 1, "epochs": 2}}', '{"labels": "\\ud800"}', '{"rest_lr": 1e400}', "[" * 99_999]
+)
+def test_settings_files_are_checked(tmp_path, dataset_path, settings):
+    file = tmp_path / "settings.json"
+    file.write_text(settings, "utf-8")
+    found = message_of(lambda: parse_training(SP, ["--dataset", str(dataset_path), "--config", str(file)]))
+    assert found.startswith(str(file))
+
+
+@pytest.mark.parametrize("dataset", [5, ["tiny"], True])
+def test_the_data_set_of_a_settings_file_is_a_text(tmp_path, dataset):
+    write_json(tmp_path / "s.json", {"data": {"dataset": dataset}})
+    found = message_of(lambda: parse_training(SP, ["--config", str(tmp_path / "s.json")]))
+    assert f"data.dataset must be a text, got {dataset!r}" in found
+
+
+# -- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (("created",), 5, "created must be a text, got 5"),
+        (("dataset",), "../../../../evil", "dataset must be a name without a path in it"),
+        (("dataset",), "a\0", "dataset must be a name without a path in it"),
+        (("base_model",), "x", "base_model must be an object, got 'x'"),
+        (("scores",), [], "scores must be an object, got []"),
+        (("scores", "micro", "f1"), "0.5", "scores.micro.f1 must be a number or null, got '0.5'"),
+        (("scores", "micro", "f1"), 7, "scores.micro.f1 must be between 0 and 1, got 7"),
+        (("scores", "per_type"), "x", "scores.per_type must be an object, got 'x'"),
+        (("training",), 5, "training must be an object or null, got 5"),
+        (("training",), {"dataset": {"train": "9"}}, "training.dataset.train must be a whole number, got '9'"),
+        (("parameters", "trainable"), "9", "parameters.trainable must be a whole number, got '9'"),
+        (("training",), {"provenance": []}, "training.provenance must be an object, got []"),
+        (("speed",), None, "speed must be an object, got None"),
+        (("seed",), 1.5, "seed must be a whole number or null, got 1.5"),
+    ],
+)
+def test_odd_fields_of_a_result(tmp_path, keys, value, message):
+    committed = sorted((PROJECT_ROOT / "results").glob("bc5cdr_glinerev*.json"))[0]
+    path = tmp_path / "result.json"
+    shutil.copyfile(committed, path)
+    assert read_result(path)["dataset"] == "bc5cdr"
+    change(path, *keys, value=value)
+    assert f"{path}: {message}" in message_of(lambda: read_result(path))
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (np.zeros((3, 4)), r"shape (3, 4), expected (3, sentences, 2 types)"),
+        (np.zeros((2, 4, 2)), r"shape (2, 4, 2)"),
+        (np.zeros((3, 4, 5)), r"shape (3, 4, 5)"),
+        (np.zeros((3, 0, 2)), r"shape (3, 0, 2)"),
+        (np.zeros(3), r"shape (3,)"),
+        (-np.ones((3, 4, 2)), r"more true positives than"),
+        (np.stack([np.ones((4, 2)), np.zeros((4, 2)), np.ones((4, 2))]), r"more true positives than"),
+    ],
+)
+def test_counts_of_another_shape(tmp_path, counts, message):
+    path = tmp_path / "r.json"
+    np.savez(counts_path(path), types=np.array(["a", "b"]), counts=counts)
+    assert message in message_of(lambda: read_counts(path))
+
+
+# -- the system says no -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """No file of this process may grow beyond a size: as a full disk, but for any user."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def ended(main, capsys, status: int = 2) -> str:
+    """The last line of a script that ends with a status."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    printed = capsys.readouterr()
+    assert stop.value.code == status, printed.err
+    assert "Traceback" not in printed.err
+    return printed.err.splitlines()[-1]
+
+
+def half_written(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".lock"))]
+
+
+@pytest.mark.parametrize("size", [2_000, 20_000, 60_000])
+def test_a_training_without_room_fails_in_one_line_and_goes_on_when_there_is(
+    trial, dataset_path, gliner_folder, output, capsys, size
+):
+    whole = trial(SP, "bi-bert", train={"epochs": 2, "batch_size": 8, "seed": 42}).train()[1]
+    shutil.move(whole.path, output.parent / "whole")
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--eval-batch-size", "8"]
+    arguments += ["--base-model", str(gliner_folder("bi-bert"))]
+    with largest_file(size):
+        line = ended(partial(glinerev.train.main, arguments), capsys)
+    (run,) = (output / "glinerev" / "savings").iterdir()
+    assert line.startswith(f"error: {run}/")
+    assert (
+        "File too large; raise the limit on the size of files (ulimit -f), then go on (a training with --resume" in line
+    )
+    assert half_written(output) == []
+    # What could still be written says so; what could not says "running", which can be resumed as well.
+    assert read_json(run / RUN_FILE)["status"] == ("failed" if size > 2_000 else "running")
+    glinerev.train.main([*arguments, "--resume", "latest"])
+    assert read_json(run / RUN_FILE)["status"] == "finished"
+    assert (run / WEIGHTS_FILE).read_bytes() == (output.parent / "whole" / WEIGHTS_FILE).read_bytes()
+
+
+def test_features_without_room_are_one_line_and_leave_nothing(dataset_path, gliner_folder, output, capsys):
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "1", "--feature-cache", "disk"]
+    arguments += ["--base-model", str(gliner_folder("bi-bert"))]
+    with largest_file(30_000):
+        line = ended(partial(softprompt_base.train.main, arguments), capsys)
+    assert line.startswith(f"error: {output / 'features'}")
+    assert "File too large; " in line
+    assert half_written(output) == []
+    assert list((output / "features").iterdir()) == []
+
+
+@pytest.mark.parametrize("fallocate", [True, False])
+def test_features_are_written_the_same_with_and_without_reserving_room(trial, data, output, monkeypatch, fallocate):
+    if not fallocate:
+        monkeypatch.delattr(os, "posix_fallocate")
+    model = trial(TOKENS, "bi-bert").model()
+    stores = [
+        FeatureCache(runtime).encode(model, data.test, make_accelerator(runtime), "x").store
+        for runtime in (RUNTIME, common.config.RuntimeConfig(**{**vars(RUNTIME), "feature_cache": "disk"}))
+    ]
+    assert torch.equal(stores[0].rows, stores[1].rows)
+
+
+@pytest.mark.parametrize("cut", [0, 10, -4])
+def test_a_feature_file_that_is_cut_is_computed_anew(trial, data, output, cut):
+    runtime = common.config.RuntimeConfig(**{**vars(RUNTIME), "feature_cache": "disk"})
+    model = trial(TOKENS, "bi-bert").model()
+
+    def rows():
+        return FeatureCache(runtime).encode(model, data.test, make_accelerator(runtime), "x").store.rows.clone()
+
+    whole = rows()
+    (file,) = (output / "features").iterdir()
+    file.write_bytes(file.read_bytes()[:cut])
+    mine, stale = file.parent / ".mine.tmp", file.parent / f".{'a' * 64}.float32.abcdefgh.tmp"
+    mine.touch()
+    stale.touch()
+    assert torch.equal(rows(), whole)
+    assert set(file.parent.iterdir()) == {file, mine}
+
+
+@pytest.mark.parametrize(
+    ("number", "way"),
+    [
+        (errno.ENOSPC, "make room, then go on (a training with --resume latest)"),
+        (errno.EROFS, "another place for output is --output-root DIR"),
+        (errno.EACCES, "another place for output is --output-root DIR"),
+        (errno.ENOTDIR, "a file is in the way"),
+        (errno.ENAMETOOLONG, "use a shorter name"),
+        (errno.EIO, ""),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(number, way, capsys):
+    def main() -> None:
+        raise OSError(number, os.strerror(number), "/place/file")
+
+    line = ended(main, capsys)
+    assert line.startswith(f"error: /place/file: {os.strerror(number)}")
+    assert way in line
+
+
+def test_output_into_a_place_that_takes_nothing(dataset_path, gliner_folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").touch()
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "1", "--base-model", str(gliner_folder("bi-bert"))]
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none"), tmp_path / ("a" * 300)):
+        for main in (glinerev.train.main, zeroshot_baseline.test.main):
+            given = (
+                [item for item in arguments if item not in ("--epochs", "1")]
+                if main is not glinerev.train.main
+                else arguments
+            )
+            line = ended(partial(main, [*given, "--output-root", str(place)]), capsys)
+            assert line.startswith(f"error: {place}")
+
+
+@pytest.mark.parametrize("name", ["a %20 b", "#x", "y?z=1", "öß 日本", "a'b\"c"])
+def test_paths_of_all_kinds(dataset_path, gliner_folder, tmp_path, name):
+    root = tmp_path / name
+    base, data = root / "base", root / "tiny"
+    shutil.copytree(gliner_folder("bi-bert"), base)
+    shutil.copytree(dataset_path, data)
+    common_ones = ["--dataset", str(data), *QUICK, "--output-root", str(root)]
+    run = softprompt_base.train.main(
+        [*common_ones, "--epochs", "1", "--base-model", str(base), "--feature-cache", "disk"]
+    )
+    assert run.parent == root / "softprompt_base" / "savings"
+    run = glinerev.train.main([*common_ones, "--epochs", "1", "--base-model", str(base)])
+    assert glinerev.test.main(common_ones).is_file()
+    glinerev.export.main(["--checkpoint", str(run), "--output", str(root / "plain"), "--output-root", str(root)])
+    assert half_written(root) == [root / "glinerev" / ".test_results.lock"]
+
+
+def test_the_ends_of_standard_output(tmp_path):
+    """A reader that has gone, and a disk that is full: one line each."""
+    code = "from common.script import run_script; run_script(lambda: print('x' * {}))"
+    environment = os.environ | {"PYTHONPATH": str(PROJECT_ROOT)}
+    for size in (10, 10**6):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(size)], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment,
+            check=False, timeout=60,
+        )  # fmt: skip
+        os.close(writer)
+        assert done.returncode == 2
+        assert done.stderr == "error: standard output was closed by what reads it; all files are written\n"
+    if Path("/dev/full").exists():
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code.format(10)], stdout=full, stderr=subprocess.PIPE, text=True, env=environment,
+                check=False, timeout=60,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: No space left on device; make room")
+        assert len(done.stderr.splitlines()) == 1
+
+
+# -- ends -------------------------------------------------------------------------------------------------------------
+
+SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+
+
+@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+def test_a_signal_is_one_line_and_a_status(number, status, word, capsys):
+    before = {kind: signal.getsignal(kind) for kind, _, _ in SIGNALS}
+
+    def at_work() -> None:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    def in_an_import() -> None:
+        """Libraries turn an interrupted import into errors of their own."""
+        try:
+            at_work()
+        except KeyboardInterrupt as error:
+            raise ImportError("partially initialised module") from error
+
+    for main in (at_work, in_an_import):
+        assert ended(main, capsys, status) == word
+    assert {kind: signal.getsignal(kind) for kind in before} == before
+
+
+@pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        "common.training.recorder.choose_threshold",
+        "common.training.recorder.predict_split",
+        "common.training.loop.make_optimizer",
+        "common.checkpoint.provenance",
+        "common.bases._check_weights",
+    ],
+)
+def test_a_signal_at_any_moment_of_a_training(
+    dataset_path, gliner_folder, output, capsys, monkeypatch, number, status, word, place
+):
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "1", "--base-model", str(gliner_folder("bi-bert"))]
+    with monkeypatch.context() as patched:
+        patched.setattr(place, lambda *_, **__: os.kill(os.getpid(), number))
+        assert ended(partial(glinerev.train.main, arguments), capsys, status) == word
+    assert half_written(output) == []
+    runs = runs_of(SP, None)
+    assert [record["status"] for _, record in runs] == ["interrupted"] * ("training" in place)
+    if runs:
+        assert glinerev.train.main([*arguments, "--resume", "latest"]) == runs[0][0]
+        assert runs_of(SP, None)[0][1]["status"] == "finished"
+    else:
+        # Nothing was begun.
+        assert not list(output.rglob("*_2*"))
+
+
+def test_terminated_is_an_interruption():
+    assert issubclass(Terminated, KeyboardInterrupt)
+
+
+def test_leftovers_of_killed_runs_go_and_nothing_else_does(unfinished, tmp_path, output):
+    made, path = unfinished
+    savings = path.parent
+    half = [path / ".run.json.abcdefgh.tmp", path / ".trainable.safetensors.a1_b2c3d.tmp"]
+    for file in half:
+        file.write_text("{")
+    (path / ".state.tmp").mkdir()
+    (path / ".state.tmp" / "state.json").touch()
+    empty = savings / "tiny_20260101_000000"
+    empty.mkdir()
+    (savings / ".tiny_20260101_000000.lock").touch()
+    old = savings / "tiny_20260101_000000-2"
+    old.mkdir()
+    os.utime(old, (0, 0))
+    gone = savings / ".tiny_20260101_000001.lock"
+    gone.touch()
+    killed_at_the_end = savings / "tiny_20260101_000003"
+    shutil.copytree(path, killed_at_the_end)
+    write_json(killed_at_the_end / RUN_FILE, read_json(path / RUN_FILE) | {"status": "finished"})
+    mine = [
+        savings / "notes.tmp", savings / ".mine.lock", path / ".mine.tmp", path / "notes.txt", savings / "empty",
+        savings / "tiny_20260101_000004" / "thesis.tex",
+    ]  # fmt: skip
+    for file in mine:
+        file.parent.mkdir(exist_ok=True)
+        file.mkdir() if file.name == "empty" else file.touch()
+    # Just made by another process that has not claimed it yet, and at work in another.
+    young, held = savings / "tiny_20260101_000005", savings / "tiny_20260101_000006"
+    young.mkdir()
+    held.mkdir()
+    (held / ".run.json.abcdefgh.tmp").touch()
+    with FileLock(savings / ".tiny_20260101_000006.lock"):
+        run = made.start()
+        run.release()
+        assert (held / ".run.json.abcdefgh.tmp").exists()
+    for file in (*half, path / ".state.tmp", empty, old, gone, savings / ".tiny_20260101_000000.lock"):
+        assert not file.exists(), file
+    assert {file.name for file in killed_at_the_end.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
+    for file in (*mine, young, path / RUN_FILE, path / WEIGHTS_FILE):
+        assert file.exists(), file
+    assert list(path.glob("state_*"))
+    tidy_runs(savings)
+    assert not held.exists()
+
+
+def test_a_run_that_was_finished_in_the_meantime_is_not_trained_again(unfinished, monkeypatch):
+    """Another process had it between our look and our claim."""
+    made, path = unfinished
+    claim = Run.claim
+
+    def after_the_other(run, patience=1.0):
+        claim(run, patience)
+        write_json(run.path / RUN_FILE, read_json(run.path / RUN_FILE) | {"status": "finished"})
+
+    monkeypatch.setattr(Run, "claim", after_the_other)
+    assert f"run {path} is finished" in message_of(
+        lambda: resume_run(SP, made.config, made.data, made.base(), str(path))
+    )
+    assert half_written(path.parent) == []
+
+
+# -- starts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("bf16", "asked", "longest"), [(300.0, 1 / 300, 0.1), (2.0, 0.5, 1.0), (0.4, 2.5, 1.0)])
+def test_the_probe_gives_up_where_bf16_is_hopeless(monkeypatch, bf16, asked, longest):
+    """A clock that products alone move: a millisecond for 512 rows in fp32."""
+    clock = [0.0]
+
+    def product(left, right):
+        clock[0] += 1e-3 * len(left) / 512 * (bf16 if left.dtype == torch.bfloat16 else 1.0)
+
+    monkeypatch.setattr(torch, "mm", product)
+    monkeypatch.setattr(common.device.time, "perf_counter", lambda: clock[0])
+    common.device.cpu_bf16_speedup.cache_clear()
+    try:
+        assert common.device.cpu_bf16_speedup() == pytest.approx(asked)
+    finally:
+        common.device.cpu_bf16_speedup.cache_clear()
+    assert clock[0] < longest
+
+
+# -- nothing is accepted in silence -----------------------------------------------------------------------------------
+
+
+def test_words_that_vanish_in_the_tokenizer(trial):
+    """Soft hyphens: the tokenizer has nothing for them."""
+    made = trial(TOKENS, "bi-bert", train={"epochs": 1, "batch_size": 1})
+    vanish = make_sentence(["\u00ad", "\u00ad\u00ad"], [Span(0, 0, "protein")])
+    from dataclasses import replace
+
+    model = made.model()
+    (encoded,) = model.encode([vanish])
+    assert not encoded.word_index.any()
+    assert model.unreachable(encoded) == {"truncation": 0, "touching": 0, "no sub-word": 1}
+    alone = made.but(data=replace(made.data, train=[vanish]))
+    assert "has no sub-word for any word of the 1 training sentences" in message_of(alone.train)
+    # Among others it is counted, and a batch of its own teaches nothing.
+    run = made.but(data=replace(made.data, train=[*made.data.train[:4], vanish])).train()[1]
+    assert run.record["unreachable_gold"]["train"]["by_reason"]["no sub-word"] == 1
+    assert run.record["status"] == "finished"

@@ -107,7 +107,7 @@ def test_an_interrupted_computation_leaves_no_file(model, data, output, monkeypa
     cache = FeatureCache(DISK)
 
     def interrupted(rows, *_):
-        rows[:3] = 1.0
+        rows[0:3] = torch.ones(3, rows.width)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cache, "_compute", interrupted)

@@ -17,7 +17,7 @@ from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan
 from common.errors import InputError
 from common.evaluation.metrics import METRICS, SpanCounts
-from common.files import atomic_path, atomic_text, read_json, unique_keys, write_json, write_text
+from common.files import atomic_path, atomic_text, leftovers, read_json, unique_keys, write_json, write_text
 from common.paths import now, timestamp
 from common.schema import Count, FileName, Seconds, Seed, Share, Texts, check
 from common.spec import Variant, variant_text
@@ -133,6 +133,9 @@ def write_result(
     folder.mkdir(parents=True, exist_ok=True)
     # Two tests that end in the same second must not take the same name.
     with FileLock(folder.with_name(f".{folder.name}.lock")):
+        # What killed processes have left; who writes holds the lock.
+        for path in leftovers(folder, r".+_\d{8}_\d{6}(-\d+)?(\.json|\.md|_predictions\.jsonl|_counts\.npz)"):
+            path.unlink(missing_ok=True)
         stem = f"{record['dataset']}_{timestamp()}"
         suffix = 1
         while (folder / f"{stem}{'' if suffix == 1 else f'-{suffix}'}.json").exists():

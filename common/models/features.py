@@ -9,20 +9,21 @@ the key, so a stored file can be missing but never stale.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import logging
 import math
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -33,7 +34,7 @@ from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.device import precision_name, prefetch
 from common.errors import TrainingError
-from common.files import atomic_path
+from common.files import atomic_path, leftovers
 from common.paths import output_root
 
 logger = logging.getLogger(__name__)
@@ -128,9 +129,11 @@ class FeatureCache:
         if on_disk:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Processes that want the same features wait for the one that computes them.
-            with FileLock(f"{path}.lock"):
-                found = path.is_file()
+            with _locked(path):
+                # A file that is cut is as good as none.
+                found = path.is_file() and path.stat().st_size == offsets[-1] * part.width * dtype.itemsize
                 if not found:
+                    self._remove_leftovers()
                     self._write(path, model, split.encoded, part, offsets, accelerator, what)
         shape = (offsets[-1], part.width)
         if on_disk:
@@ -153,14 +156,22 @@ class FeatureCache:
         accelerator: Accelerator, what: str,
     ) -> None:  # fmt: skip
         """Computes features straight into a file named by their type, which appears when it is whole."""
-        with atomic_path(path) as temporary:
-            mapped = np.memmap(temporary, dtype=path.suffix[1:], mode="w+", shape=(offsets[-1], part.width))
-            self._compute(torch.from_numpy(mapped), model, encoded, part, offsets, accelerator, what)
-            mapped.flush()
+        dtype = getattr(torch, path.suffix[1:])
+        with atomic_path(path) as temporary, temporary.open("r+b") as stream:
+            if hasattr(os, "posix_fallocate"):
+                # A disk without room for it all says so now and not after an hour.
+                os.posix_fallocate(stream.fileno(), 0, max(1, offsets[-1] * part.width * dtype.itemsize))
+            self._compute(_RowFile(stream, part.width, dtype), model, encoded, part, offsets, accelerator, what)
+
+    def _remove_leftovers(self) -> None:
+        """Removes what killed processes have left half written, as large as the features; who writes holds the lock."""
+        for path in leftovers(self.folder, r"[0-9a-f]{64}\.float(16|32)"):
+            with contextlib.suppress(Timeout), _locked(self.folder / path.name[1:].rsplit(".", 2)[0], patience=0):
+                path.unlink(missing_ok=True)
 
     @torch.no_grad()
     def _compute(
-        self, rows: Tensor, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
+        self, rows: Tensor | _RowFile, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
         accelerator: Accelerator, what: str,
     ) -> None:  # fmt: skip
         """Fills ``rows`` batch by batch, sentences of like length together."""
@@ -181,6 +192,29 @@ class FeatureCache:
                         f"({' '.join(encoded[index].sentence.words[:8])} ...); use --precision fp32"
                     )
                 rows[offsets[index] : offsets[index + 1]] = values
+
+
+@dataclass(frozen=True, eq=False)
+class _RowFile:
+    """Rows that are written to a file, not mapped from it: where the disk is full, a map kills the process without a word."""
+
+    stream: IO[bytes]
+    width: int
+    dtype: torch.dtype
+
+    def __setitem__(self, place: slice, values: Tensor) -> None:
+        self.stream.seek(place.start * self.width * self.dtype.itemsize)
+        self.stream.write(values.to(self.dtype).contiguous().numpy().tobytes())
+
+
+@contextlib.contextmanager
+def _locked(path: Path, patience: float = -1) -> Iterator[None]:
+    """Keeps other processes from a file, and leaves no file of the lock behind."""
+    with FileLock(f"{path}.lock", timeout=patience):
+        try:
+            yield
+        finally:
+            Path(f"{path}.lock").unlink(missing_ok=True)
 
 
 def _key(model: object, part: FrozenPart, encoded: Sequence[Any], accelerator: Accelerator) -> str:

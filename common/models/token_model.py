@@ -23,6 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from common.approach import FrozenPart, TrainedPart
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, ScoredSpan, Span
+from common.errors import InputError
 from common.models.base import Base
 from common.models.config import FocalConfig, TokenConfig
 from common.models.losses import (
@@ -202,8 +203,18 @@ class TokenModel(TextModel):
         return pad_sequence([item.targets for item in encoded], True, IGNORED)
 
     def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
-        """Computes the class weights from all sub-words of the training sentences."""
+        """Computes the class weights from all sub-words of the training sentences.
+
+        Raises:
+            InputError: If no word has a sub-word.
+        """
         targets = torch.cat([item.targets for item in encoded])
+        if not bool((targets != IGNORED).any()):
+            words = " ".join(encoded[0].sentence.words[:5])
+            raise InputError(
+                f"the tokenizer of base model {self.base.source!r} has no sub-word for any word of the "
+                f"{len(encoded)} training sentences ({words} ...)"
+            )
         self.loss.count(torch.bincount(targets[targets != IGNORED], minlength=len(self.loss.names)))
 
     def oracle(self, encoded: EncodedWords) -> list[Span]:
@@ -239,8 +250,11 @@ class TokenModel(TextModel):
         return cosine_logits(vectors, classes, self.temperature)
 
     def forward(self, batch: WordBatch) -> Tensor:
-        """The loss of a batch over its sub-words, a scalar in float32."""
-        return self.loss(self.logits(batch).flatten(0, 1), batch.targets.flatten())
+        """The loss of a batch over its sub-words, a scalar in float32; 0 if none of its words has one."""
+        logits = self.logits(batch)
+        if not any(item.word_index.any() for item in batch.encoded):
+            return logits.float().sum() * 0.0
+        return self.loss(logits.flatten(0, 1), batch.targets.flatten())
 
     @torch.no_grad()
     def predict(self, batch: WordBatch) -> list[list[ScoredSpan]]:

@@ -238,7 +238,7 @@ def find_checkpoint(spec: ApproachSpec[Any], which: str, dataset: str | None = N
     if which != "latest":
         if not Path(which).is_dir():
             raise InputError(f"{which}: no such run folder")
-        return Path(which)
+        return Path(which).resolve()
     unfinished = None
     for path, record in reversed(runs_of(spec, dataset)):
         status = record["status"]

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +23,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.files import atomic_path, is_lfs_pointer, write_json
+from common.files import atomic_path, is_lfs_pointer, leftovers, read_json, sync, write_json
 from common.schema import read_record
 from common.training.records import RUN_FILE, WEIGHTS_FILE, StateRecord, lock_path
 
 logger = logging.getLogger(__name__)
 
 _UNFINISHED_STATE = ".state.tmp"
+_RUN_NAME = re.compile(r".+_\d{8}_\d{6}(-\d+)?")
+_SURELY_OLD = 3600.0
+"""Seconds."""
 
 
 @dataclass
@@ -47,15 +52,18 @@ class Run:
     def __post_init__(self) -> None:
         self.lock = FileLock(lock_path(self.path))
 
-    def claim(self) -> None:
+    def claim(self, patience: float = 1.0) -> None:
         """Takes the run for this process.
+
+        Args:
+            patience: Seconds to wait for it: another process may look whether it is to be tidied.
 
         Raises:
             InputError: If another process is training it.
         """
         try:
             if self.main_process:
-                self.lock.acquire(timeout=0)
+                self.lock.acquire(timeout=patience)
         except Timeout:
             raise InputError(f"run {self.path} is being trained by another process") from None
 
@@ -66,21 +74,41 @@ class Run:
         The run stays this process's until the end, and its status is true at every moment: ``running``, then what the
         block made of it, ``interrupted`` by the user or ``failed``.
         """
+        status: str | None = "failed"
         try:
             yield
+            status = None
         except KeyboardInterrupt:
-            self.update(status="interrupted")
+            status = "interrupted"
             best = self.record.get("best") or {}
             if best.get("epoch"):
                 logger.warning("interrupted; best checkpoint so far (epoch %d): %s", best["epoch"], self.path)
             else:
                 logger.warning("interrupted before the first validation; no checkpoint")
             raise
-        except BaseException:
-            self.update(status="failed")
-            raise
         finally:
-            self.lock.release()
+            if status is not None:
+                self._end(status)
+            self.release()
+
+    def _end(self, status: str) -> None:
+        """Sets the status of a training that has not come to its end, if it can be written."""
+        try:
+            self.update(status=status)
+        except OSError as error:
+            # The first error is the one to see; a run that says "running" can be resumed as well.
+            logger.warning("%s: status %s could not be recorded: %s", self.path, status, error.strerror)
+
+    def release(self) -> None:
+        """Lets other processes have the run, and takes the lock's file away."""
+        release(self.lock)
+
+    def discard(self) -> None:
+        """Removes a run that could not be started."""
+        if self.main_process:
+            (self.path / RUN_FILE).unlink(missing_ok=True)
+            self.path.rmdir()
+        self.release()
 
     def update(self, **values: Any) -> None:
         """Sets fields of the record and writes it."""
@@ -108,11 +136,16 @@ class Run:
             return
         target, temporary = self.path / f"state_{step:08d}", self.path / _UNFINISHED_STATE
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        save_tensors(temporary / "state.safetensors", tensors)
-        write_json(temporary / "state.json", values)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        try:
+            temporary.mkdir()
+            save_tensors(temporary / "state.safetensors", tensors)
+            write_json(temporary / "state.json", values)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+        finally:
+            # On a full disk it is in the way of everything else.
+            shutil.rmtree(temporary, ignore_errors=True)
+        sync(self.path)
         for old in self._states()[:-1]:
             shutil.rmtree(old)
 
@@ -133,7 +166,32 @@ class Run:
         if self.main_process:
             for state in self._states():
                 shutil.rmtree(state)
-            shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
+            self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a killed process has left in the folder half written. The run must be this process's."""
+        shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
+        for path in leftovers(self.path, f"{re.escape(RUN_FILE)}|{re.escape(WEIGHTS_FILE)}"):
+            path.unlink(missing_ok=True)
+
+    def has_leftovers(self) -> bool:
+        """Whether a killed process may have left something; nobody else's claim is looked at."""
+        if Path(self.lock.lock_file).exists():
+            return True
+        inside = {path.name for path in self.path.iterdir()}
+        if not inside:
+            # Between the making of a folder and its claim there is a moment.
+            return time.time() - self.path.stat().st_mtime > _SURELY_OLD
+        half = any(name.startswith(".") and name.endswith(".tmp") for name in inside)
+        return half or (bool(self._states()) and self.is_finished())
+
+    def is_finished(self) -> bool:
+        """Whether its record says so."""
+        try:
+            record = read_json(self.path / RUN_FILE)
+        except InputError:
+            return False
+        return isinstance(record, dict) and record.get("status") == "finished"
 
     def _states(self) -> list[Path]:
         """State folders, oldest first; those of format 1 are named by epochs, of which there are fewer than steps."""
@@ -143,8 +201,58 @@ class Run:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Writes tensors as safetensors, atomically."""
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, refusals_of(temporary):
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+@contextlib.contextmanager
+def refusals_of(path: Path) -> Iterator[None]:
+    """Makes what the system refuses safetensors, which tells of it in words, the error that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def release(lock: FileLock) -> None:
+    """Lets a lock go and takes its file away: filelock looks whether the file that it has locked is still there."""
+    if lock.is_locked:
+        Path(lock.lock_file).unlink(missing_ok=True)
+    lock.release()
+
+
+def tidy_runs(savings: Path) -> None:
+    """Removes what killed processes have left beside and in the runs of a folder; runs that are being trained stay as they are.
+
+    That is: half-written files, folders without any file, states of finished runs and locks that nobody holds.
+    """
+    if not savings.is_dir():
+        return
+    names = {path.name for path in savings.iterdir() if path.is_dir()}
+    names |= {path.name[1:].removesuffix(".lock") for path in savings.glob(".*.lock")}
+    for name in filter(_RUN_NAME.fullmatch, sorted(names)):
+        # Other processes may tidy at the same time, and a run that is claimed is at work.
+        with contextlib.suppress(FileNotFoundError, InputError):
+            _tidy_run(Run(savings / name, {}))
+
+
+def _tidy_run(run: Run) -> None:
+    if not run.has_leftovers():
+        return
+    run.claim(patience=0)
+    try:
+        if run.path.is_dir():
+            run.tidy()
+            if run.is_finished():
+                run.drop_state()
+            if not any(run.path.iterdir()):
+                run.path.rmdir()
+                logger.info("removed %s: nothing was in it", run.path)
+    finally:
+        run.release()
 
 
 def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
