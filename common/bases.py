@@ -36,7 +36,8 @@ def load_base(source: str, kind: str, revision: str | None = None) -> Base:
         revision: Commit of a hub model; its newest if None.
 
     Raises:
-        InputError: If it cannot be found, is of another kind, names code, or its weights are not exactly those of the model.
+        InputError: If it cannot be found, is of another kind, names code, or its weights are not exactly those of the
+        model.
     """
     from gliner import GLiNER
     from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
@@ -124,8 +125,8 @@ def _unavailable(source: str, error: Exception, folder: Path | None = None) -> I
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     if folder is not None and not (folder / "tokenizer_config.json").is_file():
         return InputError(
-            f"base model {source!r} could not be loaded: the folder has no tokenizer (tokenizer_config.json), and the one "
-            f"that its configuration names could not be had: {reason}"
+            f"base model {source!r} could not be loaded: the folder has no tokenizer (tokenizer_config.json), and "
+            f"the one that its configuration names is not available: {reason}"
         )
     return InputError(
         f"base model {source!r} could not be loaded: {reason}. Without the hub, give a folder of a saved GLiNER model "
@@ -165,8 +166,8 @@ def _check_configuration(source: str, folder: Path) -> None:
         named = _code_in(values)
         if named is not None:
             raise InputError(
-                f"base model {source!r}: {path.relative_to(folder)} names code to be run, {named}; a base model is data "
-                "and none of its code is run"
+                f"base model {source!r}: {path.relative_to(folder)} names code to be run, {named}; a base model is "
+                "data and none of its code is run"
             )
 
 
@@ -191,7 +192,7 @@ def _code_in(values: Any) -> str | None:
 
 @contextlib.contextmanager
 def _no_code() -> Iterator[None]:
-    """Whatever a configuration leads to, such as an encoder on the hub, transformers imports no module of it and does not ask.
+    """Whatever a configuration leads to, such as an encoder on the hub, transformers imports none of its code.
 
     gliner passes ``trust_remote_code=True``, and transformers has no switch against that.
     """
@@ -212,7 +213,7 @@ def _no_code() -> Iterator[None]:
 
 
 def _check_weights(source: str, gliner: Any, file: Path) -> None:
-    """Refuses a base whose file lacks or adds tensors, or holds what is no finite number: gliner fills gaps at random."""
+    """Refuses a file that lacks or adds tensors or holds no finite numbers: gliner would fill gaps at random."""
     stored, model = _stored_tensors(gliner, file), gliner.model
     state = model.state_dict()
     # Tied tensors are stored under one of their names.

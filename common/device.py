@@ -53,7 +53,8 @@ def _fastest_product(dtype: torch.dtype, rows: int, repetitions: int) -> float:
 def cpu_bf16_speedup() -> float:
     """How many times faster this CPU multiplies matrices of an encoder's size in bf16 than in fp32.
 
-    A CPU without units for bf16 takes a second for what it does in milliseconds in fp32. A product of few rows shows that
+    A CPU without units for bf16 takes a second for what it does in milliseconds in fp32. A product of few rows shows
+    that
     in no time, and the whole one is then left out.
     """
     speedup = 0.0

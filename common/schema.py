@@ -59,7 +59,8 @@ def check(value: Any, kind: Any, where: str) -> None:
 
     Args:
         value: The value.
-        kind: A type hint: ``TypedDict``, ``list``, ``dict`` with text keys, ``Literal``, a union, ``Annotated`` with rules, plain.
+        kind: A type hint: ``TypedDict``, ``list``, ``dict`` with text keys, ``Literal``, a union, ``Annotated`` with
+            rules, plain.
         where: What to call it in messages.
     """
     for place, found in _leaves(value, where):
@@ -152,9 +153,14 @@ def _name(kind: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(map(repr, options))
     names: Mapping[Any, str] = {
-        str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object", list: "a list",
+        str: "a text",
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        dict: "an object",
+        list: "a list",
         types.NoneType: "null",
-    }  # fmt: skip
+    }
     return names[dict if typing.is_typeddict(kind) else _name_key(kind)]
 
 

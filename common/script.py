@@ -34,7 +34,8 @@ _WAYS = {
 def run_script(main: Callable[[], Any]) -> None:
     """Runs an entry script.
 
-    Bad input, and what the system refuses, ends as one line on standard error and exit status 2; Ctrl-C as status 130 and
+    Bad input, and what the system refuses, ends as one line on standard error and exit status 2; Ctrl-C as status 130
+    and
     SIGTERM as 143, whatever a library makes of them on the way.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
@@ -106,7 +107,7 @@ def _refusal(error: OSError) -> str:
 
 
 def _drop_output() -> None:
-    """Sends what waits for a standard output that takes nothing to nowhere, or Python fails on it once more at its end."""
+    """Sends what waits for a broken standard output to nowhere, or Python fails on it once more at its end."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -1,11 +1,12 @@
-"""What comes from elsewhere or goes wrong: foreign files are data, weights are what they say, records have a schema, the system says no."""
+"""What comes from elsewhere or goes wrong: foreign files are data, weights are what they say, records have a
+schema, the system says no.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import json
-import logging
 import os
 import resource
 import shutil
@@ -29,25 +30,22 @@ import glinerev.export
 import glinerev.spec
 import glinerev.test
 import glinerev.train
-import injection_bi.spec
 import softprompt_base.spec
 import softprompt_base.train
 import zeroshot_baseline.test
 from common.bases import load_base
 from common.checkpoint import load_checkpoint, resume_run, start_run
-from common.config import DataConfig
 from common.data.dataset import make_sentence
 from common.data.spans import Span
 from common.device import make_accelerator
 from common.errors import InputError, Terminated
 from common.evaluation.results import counts_path, read_counts, read_result
-from common.files import leftovers, read_json, write_json
+from common.files import read_json, write_json
 from common.models.features import FeatureCache
-from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT, is_file_name
-from common.schema import check
+from common.paths import PROJECT_ROOT, is_file_name
 from common.script import run_script
 from common.settings import parse_training
-from common.training.records import RUN_FILE, WEIGHTS_FILE, RunRecord, find_checkpoint, runs_of
+from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint, runs_of
 from common.training.run_folder import Run, load_tensors, tidy_runs
 
 SP, FT, TOKENS = glinerev.spec.SPEC, full_finetune.spec.SPEC, softprompt_base.spec.SPEC
@@ -707,18 +705,28 @@ def test_the_ends_of_standard_output(tmp_path):
         reader, writer = os.pipe()
         os.close(reader)
         done = subprocess.run(
-            [sys.executable, "-c", code.format(size)], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment,
-            check=False, timeout=60,
-        )  # fmt: skip
+            [sys.executable, "-c", code.format(size)],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            check=False,
+            timeout=60,
+        )
         os.close(writer)
         assert done.returncode == 2
         assert done.stderr == "error: standard output was closed by what reads it; all files are written\n"
     if Path("/dev/full").exists():
         with open("/dev/full", "w") as full:
             done = subprocess.run(
-                [sys.executable, "-c", code.format(10)], stdout=full, stderr=subprocess.PIPE, text=True, env=environment,
-                check=False, timeout=60,
-            )  # fmt: skip
+                [sys.executable, "-c", code.format(10)],
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                check=False,
+                timeout=60,
+            )
         assert done.returncode == 2
         assert done.stderr.startswith("error: No space left on device; make room")
         assert len(done.stderr.splitlines()) == 1

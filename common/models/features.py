@@ -171,9 +171,15 @@ class FeatureCache:
 
     @torch.no_grad()
     def _compute(
-        self, rows: Tensor | _RowFile, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
-        accelerator: Accelerator, what: str,
-    ) -> None:  # fmt: skip
+        self,
+        rows: Tensor | _RowFile,
+        model: Predictor,
+        encoded: Sequence[Any],
+        part: FrozenPart,
+        offsets: Sequence[int],
+        accelerator: Accelerator,
+        what: str,
+    ) -> None:
         """Fills ``rows`` batch by batch, sentences of like length together."""
         batches = evaluation_batches([item.length for item in encoded], self.runtime.eval_batch_size)
         progress = tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.progress, leave=False)
@@ -196,7 +202,7 @@ class FeatureCache:
 
 @dataclass(frozen=True, eq=False)
 class _RowFile:
-    """Rows that are written to a file, not mapped from it: where the disk is full, a map kills the process without a word."""
+    """Rows that are written to a file, not mapped from it: on a full disk a map kills the process without a word."""
 
     stream: IO[bytes]
     width: int

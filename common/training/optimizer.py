@@ -103,8 +103,8 @@ def stored_state(
     found = sum(trained[parameter].numel() for parameter in state)
     if found < with_gradient:
         raise InputError(
-            f"{where}: lacks the optimizer's state of {with_gradient - found:,} of {with_gradient:,} weights, without which "
-            "training would go on otherwise"
+            f"{where}: lacks the optimizer's state of {with_gradient - found:,} of {with_gradient:,} weights, without "
+            "which training would go on otherwise"
         )
     if name == "adamw":
         for parameter, moments in state.items():

@@ -156,7 +156,8 @@ def read_run(path: Path, spec: ApproachSpec[Any]) -> dict[str, Any]:
     """The record of a run folder, of this or the earlier format; ``format_version`` tells which its files have.
 
     Raises:
-        InputError: If it is missing, not of a known format or of another approach, lacks a field or has one that is something
+        InputError: If it is missing, not of a known format or of another approach, lacks a field or has one that is
+        something
             else; the message names the field and its value.
     """
     if not path.is_dir():
@@ -250,5 +251,5 @@ def find_checkpoint(spec: ApproachSpec[Any], which: str, dataset: str | None = N
     on = f" on {dataset}" if dataset else ""
     way = "train one with: python -m {0}.train"
     if unfinished is not None:
-        way = f"go on with {unfinished.name}: python -m {{0}}.train --resume latest, or name it as it is with --checkpoint"
+        way = f"resume {unfinished.name}: python -m {{0}}.train --resume latest, or name it as it is with --checkpoint"
     raise InputError(f"no finished run of {spec.name}{on} in {spec.savings}; {way.format(spec.name)}")

@@ -225,7 +225,7 @@ def release(lock: FileLock) -> None:
 
 
 def tidy_runs(savings: Path) -> None:
-    """Removes what killed processes have left beside and in the runs of a folder; runs that are being trained stay as they are.
+    """Removes what killed processes have left beside and in the runs of a folder; running ones stay as they are.
 
     That is: half-written files, folders without any file, states of finished runs and locks that nobody holds.
     """
@@ -282,7 +282,8 @@ def load_weights(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, T
     """Copies stored tensors into parameters of the same names.
 
     Raises:
-        InputError: If a name is missing or unexpected, a shape differs, or values are no finite numbers of floating point.
+        InputError: If a name is missing or unexpected, a shape differs, or values are no finite numbers of floating
+        point.
     """
     missing, unexpected = sorted(set(parameters) - set(tensors)), sorted(set(tensors) - set(parameters))
     if missing or unexpected:
