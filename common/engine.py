@@ -1,9 +1,7 @@
 """Work in processes of its own, on this machine or on a Dask cluster: ``python -m common.engine MODULE ARGUMENTS``.
 
 Whatever ends a process (an error, a signal, the system's OOM killer) ends that process only. Each ends with the one
-that
-started it, whatever ends that: its standard input is a pipe whose other end the starter holds, and it stops when the
-pipe is closed.
+that started it, whatever ends that: its standard input is a pipe that the starter holds, and it stops when that closes.
 """
 
 from __future__ import annotations
@@ -207,7 +205,7 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 
 def main() -> None:
-    """Runs the module that the command line names; interrupts, then ends it when standard input ends."""
+    """Runs the module that the command line names; interrupted, then killed, when standard input ends."""
     # A shell that starts something in the background has it ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # A crash outside Python leaves a trace in the log, too.

@@ -50,7 +50,7 @@ def options_file(tmp_path, **options):
 
 
 def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
-    config = parse(StudyConfig, demo.ARGUMENTS)
+    config = parse(StudyConfig, demo.arguments())
     cells = make_plan(config)
     assert {cell.approach for cell in cells} == set(cheapest_first())
     assert {dataset_dir(cell.dataset).name for cell in cells} == set(demo.CORPORA)
@@ -64,11 +64,8 @@ def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
 def test_the_example_for_two_cores_is_understood():
     path = PROJECT_ROOT / "examples" / "study_two_cores.json"
     cells = planned("--config", str(path), "--train-sizes", "50", "--controls")
-    epochs = {
-        (cell.approach, cell.dataset): configuration(cell).train.epochs
-        for cell in cells
-        if cell.seed == 42 and not cell.train_size
-    }
+    whole = [cell for cell in cells if cell.seed == 42 and not cell.train_size]
+    epochs = {(cell.approach, cell.dataset): configuration(cell).train.epochs for cell in whole}
     assert epochs["glinerev", "jnlpba"] < epochs["glinerev", "bc5cdr"]
     few = [cell for cell in cells if cell.train_size]
     assert {configuration(cell).train.batch_size for cell in few} == {8}
@@ -144,9 +141,8 @@ def test_control_cells_have_the_right_options():
 
 
 def test_options_of_an_approach_reach_all_its_cells_and_the_commands_own_win(tmp_path):
-    options = options_file(
-        tmp_path, glinerev=["--epochs", "8", "--word-dropout", "0.1"], zeroshot_baseline=["--threshold", "0.3"]
-    )
+    given = {"glinerev": ["--epochs", "8", "--word-dropout", "0.1"], ZERO_SHOT: ["--threshold", "0.3"]}
+    options = options_file(tmp_path, **given)
     cells = planned(*options, "--controls", "--seeds", "1", *ON_CPU)
     for cell in cells:
         config = configuration(cell)
@@ -202,10 +198,8 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
 @pytest.mark.parametrize(
     "options",
     [
-        ["--approaches", "gliner"],
-        ["--few-shot-approaches", ZERO_SHOT],
-        ["--train-sizes", "0"],
-        ["--dataset", "a", "b/a"],
+        ["--approaches", "gliner"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
+        ["--dataset", "a", "b/a"], ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):
@@ -320,9 +314,7 @@ def test_another_behaviour_version_is_done_again(done, arguments, monkeypatch):
 
 
 def test_a_study_of_the_version_before_is_recognised(done, arguments):
-    """Results of format 1: the variant is a text, the base's kind is called encoder, and nobody says which
-    behaviour.
-    """
+    """Results of format 1: the variant is a text, the base's kind is called encoder, no behaviour version."""
     path = done.result_path(done.cells[0])
     result = read_json(path)
     base = result["base_model"]
@@ -395,7 +387,7 @@ def test_a_result_of_other_settings_leaves_the_tables_though_no_new_one_comes(
 @pytest.mark.slow
 def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, tmp_path, capsys, caplog, monkeypatch):
     """Killed in a training; then cells that abort, lack memory and end with an error beside one that resumes."""
-    options = options_file(tmp_path, softprompt_base=["--patience", "0", "--epochs", "300"])
+    options = options_file(tmp_path, softprompt_base=["--patience", "0", "--epochs", "80"])
     position = arguments.index("--epochs")
     arguments = [*arguments[:position], *arguments[position + 2 :], *options]
     first = subprocess.Popen([sys.executable, "-m", "common.study", *arguments], cwd=PROJECT_ROOT)
@@ -424,7 +416,7 @@ def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, t
     begun = [line for line in faults() if "--seed 1" in line]
     assert (len(faults()), len(begun), "--resume" in begun[1]) == (2 + 3 * 3, 2, True)
     assert len(list((folder / "results").glob("*.json"))) == 1
-    assert len(read_json(next(output.glob("softprompt_base/savings/*/run.json")))["history"]) == 300
+    assert len(read_json(next(output.glob("softprompt_base/savings/*/run.json")))["history"]) == 80
     assert len(list(output.glob("softprompt_base/savings/*/run.json"))) == 1, "trained once"
     assert len(list(output.glob("softprompt_base/test_results/*.json"))) == 1, "and tested once"
     assert (folder / "tables" / "main.md").is_file()

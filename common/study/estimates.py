@@ -37,7 +37,7 @@ _Kind = tuple[str, str, str]
 
 
 def paces(folder: Path) -> dict[_Kind, Pace]:
-    """The median pace of a folder's results from machines with the same GPU as this one, or none."""
+    """The median pace of a folder's results from machines with this one's kind of GPU, or with none."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

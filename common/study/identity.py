@@ -15,8 +15,7 @@ from common.registry import spec
 from common.training.records import WEIGHTS_FILE, runs_of
 
 Identity = dict[str, Any]
-"""All that a result depends on: configuration without places, data, base model, and the version of our own
-behaviour."""
+"""All that a result depends on: configuration without places, data, base model, behaviour version."""
 
 
 def identity(
@@ -72,7 +71,7 @@ def stored_result(path: Path) -> tuple[dict[str, Any], Identity] | None:
 
 
 def matching_runs(approach: str, dataset: str, wanted: Identity, savings: Path) -> list[tuple[Path, str]]:
-    """Run folders with these settings and their status, those that can be tested first, then the newest."""
+    """Run folders in ``savings`` with these settings, and their status; finished ones first, then the newest."""
     found = []
     for path, record in reversed(runs_of(spec(approach), dataset, savings)):
         try:

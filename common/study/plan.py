@@ -31,7 +31,7 @@ OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Trains and tests every approach on every data set with every seed, and makes the tables; done cells are kept."""
+    """Trains and tests every approach on every data set with every seed, and makes the tables; what is done is kept."""
 
     dataset: tuple[str, ...]
     """Names of data sets or paths of their folders; one that is missing is generated."""
@@ -54,8 +54,8 @@ class StudyConfig:
     controls: bool = False
     """Also each approach's control runs: parts of it alone, another tag scheme, descriptions in place of names."""
     config: Path | None = None
-    """JSON file of options by approach, as {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-
-    shot": {...}}:
+    """JSON file of options by approach, as
+    {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
     for all cells of the approach, for those on one data set, for those on few sentences; the later one wins."""
     output: Path | None = None
     """The study's folder; study/ among the project's output if not given."""
@@ -145,7 +145,7 @@ class Cell:
 
     @property
     def id(self) -> str:
-        """Its name in the study's folder: the same on every machine, and for all options outside the plan."""
+        """Its name in the study's folder: the same on every machine, whatever its options."""
         parts = [dataset_dir(self.dataset).name, self.approach, self.kind]
         parts += [self.control.replace(" ", "-")] * bool(self.control)
         parts += [f"n{self.train_size}"] * (self.train_size is not None)

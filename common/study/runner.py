@@ -5,8 +5,7 @@
 <study>/superseded/               results that had other settings, data or weights than the newest
 <study>/tables/                   what common.tables makes of the results
 
-A cell is done when its result is there and depends on the same things: that, and the run folders, is all that the study
-goes by.
+A cell is done when its result is there and depends on the same things: the study goes by that and by the run folders.
 The same command resumes after whatever ended it.
 """
 
@@ -238,8 +237,7 @@ class Study:
             waiting = {pool.submit(do_cell, self._piece(cell, todo[cell.id])): cell for cell in cells}
             while waiting:
                 for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
-                    # Nothing may hold on to what is done: a cluster does it again if the worker that has its outcome
-                    # dies.
+                    # Nothing may hold on to what is done: if the worker that has it dies, a cluster does it again.
                     cell = waiting.pop(future)
                     ended[cell.id] = self._collected(cell, future, f"[{len(ended) + 1}/{len(cells)}] {cell.title}")
                     bar.update()

@@ -42,8 +42,7 @@ class TuneConfig:
     space: str = "training"
     """What is searched: training (learning rates and the loss), or architecture (the prompts)."""
     trials: int = 20
-    """Trials of the study in all, pruned and failed ones among them; a search of few combinations tries each of them
-    once instead."""
+    """Trials of the study in all, pruned and failed ones among them; a small space is tried whole instead."""
     timeout: float | None = None
     """Minutes after which no further trial starts."""
     objective: Metric = "macro_f1"
@@ -52,8 +51,7 @@ class TuneConfig:
     """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
     storage: str | None = None
     """A path ending in .journal, sqlite:///FILE, or the URL of a database (postgresql://USER@HOST/NAME), its password
-    in the
-    environment's GLINER_ADAPTATION_STORAGE_PASSWORD; a file in optuna/ if not given."""
+    in the environment's GLINER_ADAPTATION_STORAGE_PASSWORD; a file in optuna/ if not given."""
     workers: int = 1
     """Processes on this machine that work on the study together; SQLite is for one."""
 

@@ -85,7 +85,7 @@ def default_parameters(space: Space, config: Any) -> dict[str, Any]:
 
 
 def combinations(space: Space) -> int | None:
-    """How many combinations there are, if every parameter has few values and none depends on another; else None."""
+    """How many combinations there are if every parameter has a few values and none depends on another; else None."""
     choices = [parameter for parameter in space if isinstance(parameter, Choice) and parameter.when is None]
     return math.prod(len(parameter.options) for parameter in choices) if len(choices) == len(space) else None
 

@@ -21,8 +21,7 @@ from common.sweeps.json_studies import Direction, study_from_json
 
 HEARTBEAT, GRACE_PERIOD, MAX_RETRY = 15, 120, 2
 """Of trials in a database: seconds between two heartbeats, and without one until a trial counts as cut off; of all
-storages:
-how often a trial that was cut off is tried again."""
+storages: how often a trial that was cut off is tried again."""
 
 STORAGE_ERRORS = (
     sqlalchemy.exc.SQLAlchemyError,

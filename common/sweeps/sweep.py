@@ -165,7 +165,7 @@ class Sweep:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
     def retry_cut_off(self) -> None:
-        """Queues the trials of ended processes again, each at most :data:`MAX_RETRY` times; only if :meth:`alone`."""
+        """Queues the trials of ended processes again, at most :data:`MAX_RETRY` times; only inside :meth:`alone`."""
         for trial in self.running():
             logger.warning("trial %d was cut off", trial.number)
             self.study.tell(trial.number, state=TrialState.FAIL)
@@ -186,7 +186,7 @@ class Sweep:
         return best
 
     def best_settings(self, best: FrozenTrial) -> dict[str, Any]:
-        """The settings that the trial chose and those of the command line, as train.py's ``--config`` takes them.
+        """The settings that the trial chose and those of the sweep's command line, for train.py's ``--config``.
 
         Data, base model, runtime and the length of training are left to train.py.
         """

@@ -55,8 +55,7 @@ class Worker:
         # The workers of one command share a folder for temporary files: one at a time counts trials and starts one.
         self.starting = FileLock(Path(tempfile.gettempdir()) / f"{sweep.name}.lock")
         if not isinstance(self.study.sampler, optuna.samplers.BruteForceSampler):
-            # Seeded alike, a sweep that goes on, or another machine that joins, would draw the first random trials
-            # again.
+            # Seeded alike, a sweep that goes on, or a machine that joins, would draw the first random trials again.
             n_trials = len(self.study.get_trials(deepcopy=False))
             joined = [n_trials, os.getpid(), zlib.crc32(platform.node().encode())] if n_trials > 1 else []
             seed = int(np.random.SeedSequence([training.train.seed, number, *joined]).generate_state(1)[0])
