@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple, TypedDict
 
 import httpx
 from huggingface_hub import HfApi, is_offline_mode, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from common.errors import InputError
@@ -92,7 +92,7 @@ GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
 
 
 _OF_BROKEN_FILES = (
-    OSError, HfHubHTTPError, SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError,
+    OSError, HfHubHTTPError, StrictDataclassError, SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError,
     AttributeError, ArithmeticError, AssertionError, EOFError, ImportError, MemoryError,
 )  # fmt: skip
 """What gliner, transformers and torch raise of them."""

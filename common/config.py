@@ -280,6 +280,9 @@ def parse_known(
 
 def take_output_root(argv: Sequence[str]) -> list[str]:
     """Sets what ``--output-root`` says and returns the other arguments."""
+    for argument in argv:
+        # A file name of another encoding cannot go into a record.
+        require(not any("\ud800" <= letter <= "\udfff" for letter in argument), f"{argument!a}: is not UTF-8")
     root, arguments = take_option(argv, "--output-root")
     if root is not None:
         require(root != "", "--output-root needs a folder")

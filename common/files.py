@@ -41,7 +41,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(path.parent)
     except OSError as error:
         # Nobody knows the temporary name, and a failed write names no file at all.
-        if error.filename is None or temporary is None or error.filename == str(temporary):
+        unnamed = error.errno is not None and error.filename is None
+        if unnamed or temporary is None or error.filename == str(temporary):
             error.filename = str(path)
         raise
     finally:

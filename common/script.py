@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
 import signal
@@ -41,6 +42,10 @@ def run_script(main: Callable[[], Any]) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        # A console that cannot show a corpus's letters shows their numbers.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Everything is tokenised once; the tokenizer's threads would only compete for the cores.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Figures go to files. Where a notebook's backend is set and not installed, matplotlib cannot even be imported.

@@ -14,13 +14,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import RUNTIME, save_gliner
+from conftest import RUNTIME, Trial, save_gliner
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
@@ -124,8 +125,7 @@ def test_an_encoder_that_a_base_leads_to_runs_no_code(base, tmp_path, monkeypatc
     assert "names code to be run" in refused(base)
     assert not mark.exists()
     # The guard is gone afterwards.
-    import transformers.dynamic_module_utils as modules
-
+    modules = sys.modules["transformers.dynamic_module_utils"]
     assert modules.get_cached_module_file.__module__ == modules.__name__
     assert modules.TIME_OUT_REMOTE_CODE > 0
 
@@ -350,8 +350,6 @@ ODD_FIELDS = [
 @pytest.fixture(scope="module")
 def run_json(tmp_path_factory, gliner_folder, data, dataset_path):
     """The folder of a finished run for all tests of this file that change only its record."""
-    from conftest import Trial
-
     made = Trial(SP, gliner_folder("bi-bert"), data, dataset_path, train={"epochs": 1})
     run = start_run(SP, made.config, data, made.base(), tmp_path_factory.mktemp("runs"))
     return made.fit(made.model(), run).path
@@ -582,7 +580,7 @@ def half_written(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".lock"))]
 
 
-@pytest.mark.parametrize("size", [2_000, 20_000, 60_000])
+@pytest.mark.parametrize("size", [20_000, 60_000])
 def test_a_training_without_room_fails_in_one_line_and_goes_on_when_there_is(
     trial, dataset_path, gliner_folder, output, capsys, size
 ):
@@ -598,11 +596,18 @@ def test_a_training_without_room_fails_in_one_line_and_goes_on_when_there_is(
         "File too large; raise the limit on the size of files (ulimit -f), then go on (a training with --resume" in line
     )
     assert half_written(output) == []
-    # What could still be written says so; what could not says "running", which can be resumed as well.
-    assert read_json(run / RUN_FILE)["status"] == ("failed" if size > 2_000 else "running")
+    assert read_json(run / RUN_FILE)["status"] == "failed"
     glinerev.train.main([*arguments, "--resume", "latest"])
     assert read_json(run / RUN_FILE)["status"] == "finished"
     assert (run / WEIGHTS_FILE).read_bytes() == (output.parent / "whole" / WEIGHTS_FILE).read_bytes()
+
+
+def test_a_run_that_cannot_be_begun_leaves_nothing(dataset_path, gliner_folder, output, capsys):
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--base-model", str(gliner_folder("bi-bert"))]
+    with largest_file(1_000):
+        line = ended(partial(glinerev.train.main, arguments), capsys)
+    assert "run.json: File too large; " in line
+    assert list((output / "glinerev" / "savings").iterdir()) == []
 
 
 def test_features_without_room_are_one_line_and_leave_nothing(dataset_path, gliner_folder, output, capsys):
@@ -613,7 +618,8 @@ def test_features_without_room_are_one_line_and_leave_nothing(dataset_path, glin
     assert line.startswith(f"error: {output / 'features'}")
     assert "File too large; " in line
     assert half_written(output) == []
-    assert list((output / "features").iterdir()) == []
+    # Those of the small split are whole.
+    assert [path.suffix for path in (output / "features").iterdir()] == [".float32"]
 
 
 @pytest.mark.parametrize("fallocate", [True, False])
@@ -623,14 +629,14 @@ def test_features_are_written_the_same_with_and_without_reserving_room(trial, da
     model = trial(TOKENS, "bi-bert").model()
     stores = [
         FeatureCache(runtime).encode(model, data.test, make_accelerator(runtime), "x").store
-        for runtime in (RUNTIME, common.config.RuntimeConfig(**{**vars(RUNTIME), "feature_cache": "disk"}))
+        for runtime in (RUNTIME, replace(RUNTIME, feature_cache="disk"))
     ]
     assert torch.equal(stores[0].rows, stores[1].rows)
 
 
 @pytest.mark.parametrize("cut", [0, 10, -4])
 def test_a_feature_file_that_is_cut_is_computed_anew(trial, data, output, cut):
-    runtime = common.config.RuntimeConfig(**{**vars(RUNTIME), "feature_cache": "disk"})
+    runtime = replace(RUNTIME, feature_cache="disk")
     model = trial(TOKENS, "bi-bert").model()
 
     def rows():
@@ -695,6 +701,15 @@ def test_paths_of_all_kinds(dataset_path, gliner_folder, tmp_path, name):
     assert glinerev.test.main(common_ones).is_file()
     glinerev.export.main(["--checkpoint", str(run), "--output", str(root / "plain"), "--output-root", str(root)])
     assert half_written(root) == [root / "glinerev" / ".test_results.lock"]
+
+
+def test_a_console_that_is_not_utf_8(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", "from common.script import run_script; run_script(lambda: print('\u03b1-actin'))"],
+        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT), "PYTHONIOENCODING": "latin-1"},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "\\u03b1-actin\n"
 
 
 def test_the_ends_of_standard_output(tmp_path):
@@ -879,8 +894,6 @@ def test_words_that_vanish_in_the_tokenizer(trial):
     """Soft hyphens: the tokenizer has nothing for them."""
     made = trial(TOKENS, "bi-bert", train={"epochs": 1, "batch_size": 1})
     vanish = make_sentence(["\u00ad", "\u00ad\u00ad"], [Span(0, 0, "protein")])
-    from dataclasses import replace
-
     model = made.model()
     (encoded,) = model.encode([vanish])
     assert not encoded.word_index.any()
@@ -891,3 +904,190 @@ def test_words_that_vanish_in_the_tokenizer(trial):
     run = made.but(data=replace(made.data, train=[*made.data.train[:4], vanish])).train()[1]
     assert run.record["unreachable_gold"]["train"]["by_reason"]["no sub-word"] == 1
     assert run.record["status"] == "finished"
+
+
+# -- many bad inputs, many kills --------------------------------------------------------------------------------------
+
+BAD_TEXTS = {
+    "empty": "", "null": "null", "list": "[]", "cut": "{", "deep": "[" * 100_000, "digits": '{"a": ' + "9" * 5000 + "}",
+    "repeated": '{"a": 1, "a": 2}', "infinity": '{"a": 1e999}', "surrogate": '{"a": "\\ud800"}', "latin": None,
+}  # fmt: skip
+"""What a JSON file may hold instead; latin: bytes that are no UTF-8."""
+
+
+def write_bad(path: Path, kind: str) -> None:
+    text = BAD_TEXTS[kind]
+    path.write_bytes(b'{"a": "\xe9"}' if text is None else text.encode("utf-8"))
+
+
+def drop(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def as_folder(name: str):
+    def act(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return act
+
+
+def bad(name: str, kind: str):
+    return lambda folder: write_bad(folder / name, kind)
+
+
+def garbled(name: str, start: int, size: int):
+    def act(folder: Path) -> None:
+        whole = bytearray((folder / name).read_bytes())
+        whole[start : start + size] = b"\xff" * size
+        (folder / name).write_bytes(whole)
+
+    return act
+
+
+def field(name: str, *keys: str, value):
+    return lambda folder: change(folder / name, *keys, value=value)
+
+
+def tensors_of(name: str, make):
+    def act(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        key = sorted(tensors)[1]
+        save_file(make(tensors, key), folder / name)
+
+    return act
+
+
+CONFIG, WEIGHTS = "gliner_config.json", "model.safetensors"
+BAD_TENSORS = [
+    lambda t, key: {},
+    lambda t, key: {n: v for n, v in t.items() if n != key},
+    lambda t, key: t | {"other": torch.zeros(2)},
+    lambda t, key: t | {key: torch.zeros(3, 3, 3)},
+    lambda t, key: t | {key: torch.full_like(t[key], float("nan"))},
+    lambda t, key: t | {key: torch.full_like(t[key], -float("inf"))},
+    lambda t, key: t | {key: t[key].int()},
+    lambda t, key: t | {key: t[key] > 0},
+]
+BAD_BASES = [
+    *(bad(CONFIG, kind) for kind in BAD_TEXTS),
+    *(bad("tokenizer_config.json", kind) for kind in ("empty", "list", "cut", "deep", "digits", "latin")),
+    *(bad("tokenizer.json", kind) for kind in ("empty", "null", "list", "cut", "deep", "latin")),
+    *(bad(f"labels_tokenizer/{name}", "cut") for name in ("tokenizer_config.json", "tokenizer.json")),
+    drop(CONFIG), drop(WEIGHTS), as_folder(CONFIG), as_folder(WEIGHTS),
+    *(tensors_of(WEIGHTS, make) for make in BAD_TENSORS),
+    garbled(WEIGHTS, 0, 8), garbled(WEIGHTS, 8, 40),
+    lambda folder: (folder / WEIGHTS).write_bytes(b""),
+    lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:999]),
+    lambda folder: (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    *(
+        field(CONFIG, *keys, value=value)
+        for keys, value in [
+            (("max_width",), 10**12), (("max_width",), None), (("max_len",), "x"), (("max_len",), -1), (("hidden_size",), 0),
+            (("hidden_size",), 10), (("hidden_size",), 10**15), (("encoder_config",), []), (("encoder_config",), {}),
+            (("encoder_config", "auto_map"), MAPS), (("encoder_config", "model_type"), "no-such"),
+            (("encoder_config", "hidden_size"), 64), (("encoder_config", "hidden_size"), "x"),
+            (("encoder_config", "num_hidden_layers"), 5), (("encoder_config", "num_attention_heads"), 0),
+            (("encoder_config", "vocab_size"), 7), (("labels_encoder_config", "hidden_size"), -3), (("model_name",), 5),
+            (("labels_encoder",), {}), (("span_mode",), "no-such"), (("_attn_implementation",), "a/b"),
+        ]
+    ),
+]  # fmt: skip
+BAD_RUNS = [
+    *(bad(RUN_FILE, kind) for kind in BAD_TEXTS),
+    *(field(RUN_FILE, *keys, value=value) for keys, value, _ in ODD_FIELDS if "\ud800" not in str(value) and value != HUGE),
+    *(tensors_of(WEIGHTS_FILE, make) for make in BAD_TENSORS),
+    drop(RUN_FILE), drop(WEIGHTS_FILE), as_folder(RUN_FILE), as_folder(WEIGHTS_FILE), garbled(WEIGHTS_FILE, 0, 9),
+    lambda folder: (folder / WEIGHTS_FILE).write_bytes(b""),
+]  # fmt: skip
+
+
+UNCAUGHT = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, EOFError, ImportError,
+    MemoryError, AssertionError,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_hundred_bad_inputs_are_a_line_each(trial, dataset_path, gliner_folder, run_json, tmp_path, capsys, output):
+    """Through the real entry points, in one process: no traceback, no silence, status 2, and no half-written file."""
+    failures, number = [], 0
+
+    def attempt(main, arguments: list[str], what: str) -> None:
+        nonlocal number
+        number += 1
+        capsys.readouterr()
+        try:
+            run_script(partial(main, arguments))
+            failures.append(f"{what}: accepted")
+        except SystemExit as stop:
+            printed = capsys.readouterr().err
+            lines = [line for line in printed.splitlines() if line.startswith("error: ")]
+            if stop.code != 2 or len(lines) != 1 or "Traceback" in printed or len(lines[0]) > 900:
+                failures.append(f"{what}: status {stop.code}, {printed[-300:]}")
+        except UNCAUGHT as error:
+            failures.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+
+    on_tiny = ["--dataset", str(dataset_path), *QUICK]
+    for place, spoil in enumerate(BAD_BASES):
+        folder = tmp_path / "bases" / str(place)
+        shutil.copytree(gliner_folder("bi-bert"), folder)
+        spoil(folder)
+        attempt(zeroshot_baseline.test.main, [*on_tiny, "--base-model", str(folder)], f"base {place}")
+    for place, spoil in enumerate(BAD_RUNS):
+        folder = tmp_path / "runs" / str(place)
+        shutil.copytree(run_json, folder)
+        spoil(folder)
+        attempt(glinerev.test.main, [*on_tiny, "--checkpoint", str(folder)], f"run {place}")
+    for kind in BAD_TEXTS:
+        write_bad(tmp_path / f"{kind}.json", kind)
+        if kind not in ("infinity",):
+            attempt(glinerev.train.main, [*on_tiny, "--config", str(tmp_path / f"{kind}.json")], f"settings {kind}")
+    for option in ("a" * 300, "/proc/none/x", "\udcff", "~nobody/x", "a/b/c", "."):
+        attempt(glinerev.train.main, [*on_tiny, "--base-model", option], f"base named {option[:9]!r}")
+        attempt(glinerev.test.main, [*on_tiny, "--checkpoint", option], f"checkpoint named {option[:9]!r}")
+    assert not failures, "\n".join(failures)
+    assert number >= 100
+    assert half_written(output) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(dataset_path, gliner_folder, tmp_path):
+    """Five kills of a process, each at another moment; what is left is resumed until it is killed again."""
+    import random
+
+    def command(root: Path, *more: str) -> list[str]:
+        base = str(gliner_folder("bi-bert"))
+        arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "25", "--patience", "0", "--base-model", base]
+        return [sys.executable, "-m", "glinerev.train", *arguments, "--output-root", str(root), *more]
+
+    options = {
+        "cwd": PROJECT_ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }  # fmt: skip
+    subprocess.run(command(tmp_path / "whole"), check=True, timeout=200, **options)
+    savings, moments, kills = tmp_path / "killed" / "glinerev" / "savings", random.Random(0), 0
+    while kills < 5:
+        runs = list(savings.glob("*/" + RUN_FILE))
+        process = subprocess.Popen(command(tmp_path / "killed", *(["--resume", "latest"] if runs else [])), **options)
+        before = sum(path.stat().st_mtime_ns for path in runs)
+        # Not in its imports: from the first sign of work on.
+        while process.poll() is None and sum(p.stat().st_mtime_ns for p in savings.glob("*/" + RUN_FILE)) == before:
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.3))
+        if process.poll() is not None:
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    (run,) = savings.glob("*/" + RUN_FILE)
+    if read_json(run)["status"] != "finished":
+        subprocess.run(command(tmp_path / "killed", "--resume", "latest"), check=True, timeout=200, **options)
+    assert kills >= 3
+    (whole,) = (tmp_path / "whole" / "glinerev" / "savings").glob("*/" + RUN_FILE)
+    assert run.with_name(WEIGHTS_FILE).read_bytes() == whole.with_name(WEIGHTS_FILE).read_bytes()
+    assert {path.name for path in run.parent.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
+    for key in ("best", "threshold", "steps", "status"):
+        assert read_json(run)[key] == read_json(whole)[key], key
