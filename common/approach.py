@@ -48,6 +48,10 @@ class Encoded(Protocol):
     def length(self) -> int:
         """The number of sub-words in all its inputs; sentences of similar length are batched together."""
 
+    @property
+    def n_words(self) -> int:
+        """Words that the model sees, at least 1; fewer than the sentence's where it was cut."""
+
 
 class Batch(Protocol):
     """Sentences padded to tensors; what else it holds is the approach's own."""

@@ -25,14 +25,14 @@ from common.spec import BaseSource
 logger = logging.getLogger(__name__)
 
 
-def load_base(source: str, kind: str, revision: str | None = None) -> Base:
+def load_base(source: str, kind: str | None, revision: str | None = None) -> Base:
     """Loads a span-level GLiNER model on the CPU in float32.
 
     A base model is data: one that names code to be run is refused before anything of it is loaded.
 
     Args:
         source: Hub id, folder of a saved GLiNER model, or ``demo-bi`` / ``demo-cross``.
-        kind: ``bi`` or ``cross``, the kind of encoder that the approach needs.
+        kind: ``bi`` or ``cross``, the kind of encoder that the approach needs; whichever it has if None.
         revision: Commit of a hub model; its newest if None.
 
     Raises:
@@ -64,17 +64,17 @@ def load_base(source: str, kind: str, revision: str | None = None) -> Base:
         # ours would look alike, so the whole error is kept for --log-level debug.
         logger.debug("loading %s failed", source, exc_info=True)
         raise _unavailable(source, error, folder if place.local else None) from error
-    wanted = BiEncoderSpanGLiNER if kind == "bi" else UniEncoderSpanGLiNER
-    if type(gliner) is not wanted:
-        raise InputError(
-            f"base model {source!r} is a {type(gliner).__name__}; "
-            f"the {kind}-encoder approaches need a {wanted.__name__}"
-        )
+    kinds = {"bi": BiEncoderSpanGLiNER, "cross": UniEncoderSpanGLiNER}
+    found = next((name for name, wanted in kinds.items() if type(gliner) is wanted), None)
+    if found is None or kind not in (None, found):
+        needed = " or a ".join(wanted.__name__ for name, wanted in kinds.items() if kind in (None, name))
+        approaches = f"the {kind}-encoder approaches need" if kind else "needed is"
+        raise InputError(f"base model {source!r} is a {type(gliner).__name__}; {approaches} a {needed}")
     _check_weights(source, gliner, _weights_file(folder))
     gliner.float().eval()
     _limit_length(gliner)
     stored_as = source if source in DEMO_BASES or not place.local else str(Path(source).resolve())
-    return Base(gliner, kind, source, stored_as, commit or _weights_hash(place.location))
+    return Base(gliner, found, source, stored_as, commit or _weights_hash(place.location))
 
 
 def base_revision(source: str) -> str:

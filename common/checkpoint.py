@@ -153,19 +153,30 @@ class Checkpoint(Generic[C]):
     model: Any
 
 
-def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = None) -> Checkpoint[C]:
+def load_checkpoint(
+    spec: ApproachSpec[C],
+    path: Path,
+    base_model: str | None = None,
+    *,
+    threshold: float | None = None,
+    labels: LabelSet | None = None,
+) -> Checkpoint[C]:
     """Rebuilds a trained model from its run folder, which needs nothing beside it but the base model.
 
     Args:
         spec: The approach.
         path: The run folder.
         base_model: Where the base model is now, if not where it was in training.
+        threshold: Least probability of a predicted span; the checkpoint's own if None.
+        labels: Other entity types than those trained on, for an approach that keeps its zero-shot path.
 
     Raises:
         InputError: If the folder is no checkpoint of the approach, the base model's weights are others than those
-        trained on,
-            or the stored tensors are not exactly those that the approach trains.
+            trained on, the stored tensors are not exactly those that the approach trains, or the model has no
+            threshold or answers no other types.
     """
+    if labels is not None and not spec.keeps_zero_shot:
+        raise InputError(f"--labels: {spec.title} finds only the types that it was trained on")
     record = read_run(path, spec)
     missing = [name for name in VALIDATED if name not in record]
     if missing:
@@ -179,7 +190,7 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
             path, record["status"], record["best"]["epoch"],
         )  # fmt: skip
     config = spec.stored_config(record["config"], str(path))
-    labels = labels_of(record, path)
+    labels = labels or labels_of(record, path)
     stored = record["base_model"]
     source = base_model or stored["source"]
     if base_model is None and Path(source).is_absolute() and not Path(source).is_dir():
@@ -195,8 +206,11 @@ def load_checkpoint(spec: ApproachSpec[C], path: Path, base_model: str | None = 
     model = spec.build(config, base, labels)
     Run(path, record, renamed=spec.renamed).load_weights_into(freeze_all_but(model, model.parts))
     model.eval()
-    if record.get("threshold") is not None:
-        model.threshold = record["threshold"]
+    if threshold is not None and not hasattr(model, "threshold"):
+        raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")
+    threshold = record.get("threshold") if threshold is None else threshold
+    if threshold is not None:
+        model.threshold = threshold
     return Checkpoint(path, record, config, base, labels, model)
 
 

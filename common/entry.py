@@ -100,17 +100,13 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
     from common.device import as_trained, provenance
     from common.evaluation.results import result_record
 
-    checkpoint = load_checkpoint(spec, path, config.base_model)
+    checkpoint = load_checkpoint(spec, path, config.base_model, threshold=config.threshold)
     record = checkpoint.record
     if data.labels.names != checkpoint.labels.names:
         raise InputError(
             f"{checkpoint.path}: was trained on the types {list(checkpoint.labels.names)}, "
             f"data set {data.name!r} has {list(data.labels.names)}"
         )
-    if config.threshold is not None:
-        if not hasattr(checkpoint.model, "threshold"):
-            raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")
-        checkpoint.model.threshold = config.threshold
     return score(
         spec.test_results,
         checkpoint.model,

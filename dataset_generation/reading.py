@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from common.data.dataset import SPLITS, Sentence, Split, check_encodable, make_sentence
 from common.data.labels import normalise_type
 from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
-from common.data.text import Mention, Word, align, sentences_of, words_of
+from common.data.text import Mention, Word, align, first_words, sentences_of, words_of
 from common.errors import InputError
 from dataset_generation.corpus import Corpus, losses
 from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged, shown
@@ -202,7 +202,7 @@ class CorpusReader:
         ) - len(ranges)
         # Bad entities of the text are reported once, with its first sentence.
         document = item.document if item.document is not None else str(number)
-        starts = [bisect_left(words, start, key=lambda word: word.start) for start, _ in ranges]
+        starts = first_words(words, ranges)
         grouped: list[list[Span]] = [[] for _ in ranges]
         for span in spans:
             index = bisect_right(starts, span.start) - 1

@@ -75,6 +75,11 @@ def _word(text: str, start: int, end: int) -> Word:
     return Word(text[start:end], start, end)
 
 
+def first_words(words: Sequence[Word], sentences: Sequence[tuple[int, int]]) -> list[int]:
+    """The index of each sentence's first word, where the sentences are those of :func:`sentences_of`."""
+    return [bisect_left(words, start, key=lambda word: word.start) for start, _ in sentences]
+
+
 class Alignment(NamedTuple):
     """The first and last word that a character range touches, and whether it begins and ends at their edges."""
 

@@ -41,6 +41,10 @@ class EncodedTokens:
     def length(self) -> int:
         return len(self.ids)
 
+    @property
+    def n_words(self) -> int:
+        return len(self.ends)
+
 
 @dataclass(eq=False)
 class TokenBatch(TensorBatch):

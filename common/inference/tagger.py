@@ -1,0 +1,216 @@
+"""The tagger: a trained model, or a GLiNER as it is, from text to entities with character offsets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tqdm.auto import tqdm
+
+from common.config import RuntimeConfig, require, require_share
+from common.data.labels import LabelSet
+from common.errors import InputError
+from common.files import read_json
+from common.inference.documents import Document
+from common.registry import spec
+from common.training.records import RUN_FILE
+
+if TYPE_CHECKING:
+    from common.approach import Predictor
+    from common.data.spans import ScoredSpan
+    from common.data.text import Word
+
+_SENTENCES_AT_ONCE = 512
+"""Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into batches."""
+
+
+class Entity(NamedTuple):
+    """A mention: ``document[start:end] == text``, in code points."""
+
+    start: int
+    end: int
+    text: str
+    label: str
+    score: float
+
+
+class Tagged(NamedTuple):
+    """A document and its entities, in order; no two overlap."""
+
+    document: Document
+    entities: tuple[Entity, ...]
+
+
+class Tagger:
+    """Finds entities in text of any length.
+
+    In three lines::
+
+        tagger = Tagger.load("glinerev/savings/bc5cdr_20260101_120000")
+        for entity in tagger.tag(["Naloxone reverses the effect of clonidine."])[0]:
+            print(entity.start, entity.end, entity.text, entity.label, entity.score)
+
+    Args:
+        model: The model; it goes to the device that ``runtime`` says.
+        name: What results call it.
+        runtime: Device, precision, batch size and whether progress is shown.
+
+    Raises:
+        InputError: If the device or the precision is not available.
+    """
+
+    def __init__(self, model: Predictor, name: str, runtime: RuntimeConfig | None = None) -> None:
+        from common.device import make_accelerator
+
+        self.model, self.name = model, name
+        self._runtime = runtime or RuntimeConfig(progress=False)
+        self._accelerator = make_accelerator(self._runtime)
+        model.to(self._accelerator.device)  # type: ignore[attr-defined]
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        labels: Sequence[str] = (),
+        threshold: float | None = None,
+        base_model: str | None = None,
+        runtime: RuntimeConfig | None = None,
+    ) -> Tagger:
+        """A tagger from a run folder, a folder of a plain GLiNER, or the hub id of one.
+
+        Args:
+            source: A run folder of any approach, or a plain GLiNER.
+            labels: Entity types to find; those trained on if none, which a GLiNER that was not exported here does not know.
+            threshold: Least probability of an entity; the model's own if None.
+            base_model: Where a run's base model is now, if not where it was in training.
+            runtime: Device, precision and batch size.
+
+        Raises:
+            InputError: If the model cannot be loaded, the labels are no label set, or the model answers no others than its own.
+        """
+        if threshold is not None:
+            require_share("threshold", threshold)
+        asked = _label_set(labels) if labels else None
+        if (Path(source) / RUN_FILE).is_file():
+            return cls._of_run(Path(source), asked, threshold, base_model, runtime)
+        require(base_model is None, f"--base-model: {source} is a model itself, not a run folder")
+        return cls._of_gliner(str(source), asked, threshold, runtime)
+
+    @classmethod
+    def _of_run(
+        cls,
+        path: Path,
+        labels: LabelSet | None,
+        threshold: float | None,
+        base_model: str | None,
+        runtime: RuntimeConfig | None,
+    ) -> Tagger:
+        record = read_json(path / RUN_FILE)
+        require(isinstance(record, dict) and "approach" in record, f"{path / RUN_FILE}: names no approach")
+        approach = spec(record["approach"])
+
+        from common.checkpoint import load_checkpoint
+        from common.device import as_trained
+
+        loaded = load_checkpoint(approach, path, base_model, threshold=threshold, labels=labels)
+        runtime = as_trained(runtime or RuntimeConfig(progress=False), loaded.record.get("precision", "auto"))
+        return cls(loaded.model, f"{approach.name}/{path.resolve().name}", runtime)
+
+    @classmethod
+    def _of_gliner(
+        cls, source: str, labels: LabelSet | None, threshold: float | None, runtime: RuntimeConfig | None
+    ) -> Tagger:
+        from common.bases import load_base
+        from common.checkpoint import ADAPTATION_FILE
+        from common.models.span_model import SpanModel
+
+        # What an export of ours says of itself.
+        file = Path(source) / ADAPTATION_FILE
+        known: Any = read_json(file) if file.is_file() else {}
+        texts = known.get("labels", {}) if isinstance(known, dict) else None
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise InputError(f"{file}: labels must be an object of names and texts")
+        if labels is None:
+            require(bool(texts), f"--labels is missing: {source} does not say which entity types to find")
+            labels = _label_set(list(texts))
+        base = load_base(source, None)
+        if threshold is None and known.get("threshold") is not None:
+            threshold = known["threshold"]
+            require(isinstance(threshold, int | float), f"{file}: threshold must be a number, got {threshold!r}")
+        asked = [texts.get(name, name) for name in labels.names]
+        return cls(SpanModel(base, labels, asked, threshold=threshold), base.name, runtime)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The entity types that it finds."""
+        return self.model.labels.names
+
+    @property
+    def threshold(self) -> float | None:
+        """Least probability of an entity; None for a model that takes the best class of each word."""
+        return getattr(self.model, "threshold", None)
+
+    def tag(self, texts: Iterable[str]) -> list[list[Entity]]:
+        """The entities of each text.
+
+        Raises:
+            InputError: If a text holds half of a surrogate pair.
+        """
+        return [list(tagged.entities) for tagged in self.tag_documents(_numbered(texts))]
+
+    def tag_documents(self, documents: Iterable[Document]) -> Iterator[Tagged]:
+        """The documents with their entities, in order, as they are done; a bounded part of them is in memory as tensors."""
+        stream = _sentences(documents)
+        entities: list[Entity] = []
+        with tqdm(desc="tag", unit=" words", unit_scale=True, disable=not self._runtime.progress) as progress:
+            while chunk := list(islice(stream, _SENTENCES_AT_ONCE)):
+                tagged = iter(self._tag([[word.text for word in words] for _, words in chunk if words is not None]))
+                for document, words in chunk:
+                    if words is None:
+                        yield Tagged(document, tuple(entities))
+                        entities = []
+                        continue
+                    progress.update(len(words))
+                    for span, score in next(tagged):
+                        start, end = words[span.start].start, words[span.end].end
+                        entities.append(Entity(start, end, document.text[start:end], span.label, score))
+
+    def _tag(self, sentences: Sequence[Sequence[str]]) -> list[list[ScoredSpan]]:
+        from common.evaluation.predict_split import predict_split
+        from common.inference.windows import join, windows_of
+        from common.models.features import EncodedSplit
+
+        windows = windows_of(self.model, sentences)
+        split = EncodedSplit([window.encoded for window in windows])
+        predictions = predict_split(self.model, split, replace(self._runtime, progress=False), self._accelerator)
+        return join(windows, predictions, [len(words) for words in sentences])
+
+
+def _sentences(documents: Iterable[Document]) -> Iterator[tuple[Document, Sequence[Word] | None]]:
+    """The sentences of all documents, and None behind the last one of each."""
+    for document in documents:
+        for words in document.sentences():
+            yield document, words
+        yield document, None
+
+
+def _numbered(texts: Iterable[str]) -> Iterator[Document]:
+    for number, text in enumerate(texts):
+        try:
+            yield Document(str(number), text)
+        except ValueError as error:
+            raise InputError(f"text {number}: {error}") from error
+
+
+def _label_set(labels: Sequence[str]) -> LabelSet:
+    """Entity types whose names are all that the model reads of them."""
+    for name in labels:
+        require(name.isprintable(), f"--labels: {name!r} holds a line end or the like")
+    try:
+        return LabelSet(tuple(labels), tuple(labels), "Any other word.")
+    except ValueError as error:
+        raise InputError(f"--labels: {error}") from error

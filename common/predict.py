@@ -1,0 +1,108 @@
+"""Tags text with a trained model: ``python -m common.predict --checkpoint RUN --input FILE|FOLDER|- --output tagged.jsonl``.
+
+A plain GLiNER works too: ``--model FOLDER_OR_HUB_ID --labels chemical disease``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import Device, Precision, RuntimeConfig, parse, require
+from common.errors import InputError
+from common.inference.documents import InputOptions, read_documents
+from common.inference.output import OutputFormat, check_output, write_tagged
+from common.inference.tagger import Tagger
+from common.registry import spec
+from common.script import run_script
+from common.training.records import RUN_FILE, find_checkpoint, read_run
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("common.predict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(InputOptions):
+    """Tagging of text with a trained model or a plain GLiNER."""
+
+    input: str
+    """A file, a folder of .txt files, or - for standard input."""
+    output: Path
+    """File ending in .jsonl or .conll, or a folder to be, for BRAT. A run that was killed goes on where it stopped."""
+    output_format: OutputFormat | None = None
+    """Format of the output, where its name does not say it."""
+    checkpoint: str | None = None
+    """A run folder of any approach, or latest: the newest finished or interrupted run of --approach."""
+    approach: str | None = None
+    """For latest: whose run."""
+    dataset: str | None = None
+    """For latest: only runs on this data set."""
+    model: str | None = None
+    """In place of a checkpoint: a plain GLiNER, a folder or a hub id."""
+    labels: tuple[str, ...] = ()
+    """Entity types to find, for a GLiNER and for approaches that can find others than those trained on."""
+    base_model: str | None = None
+    """Where the checkpoint's base model is now, if it is no longer where it was in training."""
+    threshold: float | None = None
+    """Least probability of an entity; the checkpoint's own if not given."""
+    device: Device = "auto"
+    """auto is the GPU if there is one."""
+    precision: Precision = "auto"
+    """Arithmetic; auto is the checkpoint's."""
+    batch_size: int = 32
+    """Sentences that are computed together."""
+    progress: bool = True
+    """Show a progress bar with words a second."""
+
+    def source(self) -> str:
+        """The run folder, or the GLiNER.
+
+        Raises:
+            InputError: If not exactly one is named, or there is no such run.
+        """
+        if self.model is not None:
+            require(
+                self.checkpoint is None and self.approach is None, "--model is in place of --checkpoint and --approach"
+            )
+            return self.model
+        approach = None if self.approach is None else spec(self.approach)
+        if approach is not None and not approach.trains:
+            raise InputError(f"--approach {approach.name}: nothing is trained, so it has no runs; use --model")
+        if self.checkpoint in (None, "latest"):
+            if approach is None:
+                raise InputError(
+                    "which model? --checkpoint RUN, --checkpoint latest --approach NAME, or --model GLINER"
+                )
+            return str(find_checkpoint(approach, "latest", self.dataset))
+        path = Path(str(self.checkpoint))
+        require((path / RUN_FILE).is_file(), f"--checkpoint {path}: is no run folder, it has no {RUN_FILE}")
+        if approach is not None:
+            read_run(path, approach)
+        return str(path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tags and writes."""
+    config = parse(Config, argv)
+    form = check_output(config.output, config.output_format)
+    documents = read_documents(config.input, config)
+    source = config.source()
+
+    runtime = RuntimeConfig(
+        precision=config.precision,
+        device=config.device,
+        eval_batch_size=config.batch_size,
+        progress=config.progress,
+    )
+    tagger = Tagger.load(
+        source, labels=config.labels, threshold=config.threshold, base_model=config.base_model, runtime=runtime
+    )
+    settings = {"model": tagger.name, "threshold": tagger.threshold, "labels": list(tagger.labels), "format": form}
+    n_documents, n_entities = write_tagged(documents, tagger.tag_documents, config.output, form, settings)
+    logger.info("%d documents, %d entities by %s: %s", n_documents, n_entities, tagger.name, config.output)
+
+
+if __name__ == "__main__":
+    run_script(main)
