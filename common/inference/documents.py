@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -46,9 +46,8 @@ class Document:
         if self.words is not None:
             yield from self.words
             return
-        words, ranges = words_of(self.text), sentences_of(self.text)
-        starts = first_words(words, ranges)
-        for first, after in zip(starts, [*starts[1:], len(words)], strict=True):
+        words = words_of(self.text)
+        for first, after in pairwise([*first_words(words, sentences_of(self.text)), len(words)]):
             if first < after:
                 yield words[first:after]
 
