@@ -23,6 +23,7 @@ from common.inference.documents import InputOptions, read_documents
 from common.inference.output import write_tagged
 from common.inference.windows import OVERLAP, Window, join, windows_of
 from common.models.span_model import SpanModel
+from common.paths import PROJECT_ROOT
 from common.predict import main
 from common.registry import spec
 from common.training.records import RUN_FILE
@@ -38,9 +39,7 @@ ODD = st.text(st.sampled_from("aB\u00e9\u0301\u200d\u00a0\u3000\u2028 \n\r.,-/\u
 TEXTS = st.one_of(
     ODD,
     st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
-    st.lists(st.sampled_from([*chain(*ENTITIES.values()), "the", ".", "\n", "\U0001f469"]), max_size=120).map(
-        " ".join
-    ),
+    st.lists(st.sampled_from([*chain(*ENTITIES.values()), "the", ".", "\n", "\U0001f469"]), max_size=120).map(" ".join),
 )
 
 
@@ -207,6 +206,16 @@ def test_words_of_conll_stay_as_they_are(tmp_path):
         assert all(first.text[word.start : word.end] == word.text for word in words)
 
 
+def test_the_examples_are_one_text_in_three_forms():
+    folder = PROJECT_ROOT / "examples" / "corpora"
+    notes, records, words = (read(folder / name) for name in ("brat", "doccano.jsonl", "words.conll"))
+    assert [(item.id, item.text.rstrip("\n")) for item in notes] == [(item.id, item.text) for item in records]
+    assert len(notes) == len(words) == 3
+    for note, as_words in zip(notes, words, strict=True):
+        expected = [[word.text for word in sentence] for sentence in note.sentences()]
+        assert [[word.text for word in sentence] for sentence in as_words.sentences()] == expected
+
+
 # -- output and resuming ----------------------------------------------------------------------------------------------
 
 SETTINGS = {"model": "tiny", "threshold": 0.5}
@@ -301,6 +310,15 @@ def test_a_killed_run_goes_on(tagger, tmp_path, form, left):
     assert asked == ["d/2", "d/3"]
     assert output.read_bytes() == whole.read_bytes()
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_a_partial_output_without_a_document_is_begun_anew(tagger, tmp_path):
+    def fails(documents):
+        raise InputError("bad")
+
+    with pytest.raises(InputError, match="bad"):
+        write(tagger, tmp_path / "out", "jsonl", tag=fails)
+    assert write(tagger, tmp_path / "out", "jsonl", threshold=0.7)[0] == 4
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

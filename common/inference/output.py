@@ -101,11 +101,13 @@ def _record(tagged: Tagged, *, with_words: bool) -> dict[str, Any]:
 
 def _skip_done(partial: Path, documents: Iterator[Document], settings: dict[str, Any]) -> None:
     """Repairs a partial output, checks that it is this run's, and takes the documents that it has; begins one if there is none."""
+    lengths = []
     if partial.is_file():
         with partial.open("rb+") as stream:
             # A killed process may have left a part of its last line.
-            stream.truncate(sum(len(line) for line in stream if line.endswith(b"\n")))
-    if not partial.is_file() or not partial.stat().st_size:
+            lengths = [len(line) for line in stream if line.endswith(b"\n")]
+            stream.truncate(sum(lengths))
+    if len(lengths) < 2:  # no document is done
         write_text(partial, _line(settings))
         return
     way_out = f"remove {partial} to begin anew"

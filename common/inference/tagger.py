@@ -95,54 +95,20 @@ class Tagger:
         if threshold is not None:
             require_share("threshold", threshold)
         asked = _label_set(labels) if labels else None
-        if (Path(source) / RUN_FILE).is_file():
-            return cls._of_run(Path(source), asked, threshold, base_model, runtime)
-        require(base_model is None, f"--base-model: {source} is a model itself, not a run folder")
-        return cls._of_gliner(str(source), asked, threshold, runtime)
-
-    @classmethod
-    def _of_run(
-        cls,
-        path: Path,
-        labels: LabelSet | None,
-        threshold: float | None,
-        base_model: str | None,
-        runtime: RuntimeConfig | None,
-    ) -> Tagger:
-        record = read_json(path / RUN_FILE)
-        require(isinstance(record, dict) and "approach" in record, f"{path / RUN_FILE}: names no approach")
-        approach = spec(record["approach"])
+        runtime = runtime or RuntimeConfig(progress=False)
+        if not (Path(source) / RUN_FILE).is_file():
+            require(base_model is None, f"--base-model: {source} is a model itself, not a run folder")
+            return cls(*_gliner(str(source), asked, threshold), runtime)
 
         from common.checkpoint import load_checkpoint
         from common.device import as_trained
 
-        loaded = load_checkpoint(approach, path, base_model, threshold=threshold, labels=labels)
-        runtime = as_trained(runtime or RuntimeConfig(progress=False), loaded.record.get("precision", "auto"))
-        return cls(loaded.model, f"{approach.name}/{path.resolve().name}", runtime)
-
-    @classmethod
-    def _of_gliner(
-        cls, source: str, labels: LabelSet | None, threshold: float | None, runtime: RuntimeConfig | None
-    ) -> Tagger:
-        from common.bases import load_base
-        from common.checkpoint import ADAPTATION_FILE
-        from common.models.span_model import SpanModel
-
-        # What an export of ours says of itself.
-        file = Path(source) / ADAPTATION_FILE
-        known: Any = read_json(file) if file.is_file() else {}
-        texts = known.get("labels", {}) if isinstance(known, dict) else None
-        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-            raise InputError(f"{file}: labels must be an object of names and texts")
-        if labels is None:
-            require(bool(texts), f"--labels is missing: {source} does not say which entity types to find")
-            labels = _label_set(list(texts))
-        base = load_base(source, None)
-        if threshold is None and known.get("threshold") is not None:
-            threshold = known["threshold"]
-            require(isinstance(threshold, int | float), f"{file}: threshold must be a number, got {threshold!r}")
-        asked = [texts.get(name, name) for name in labels.names]
-        return cls(SpanModel(base, labels, asked, threshold=threshold), base.name, runtime)
+        record = read_json(Path(source) / RUN_FILE)
+        require(isinstance(record, dict) and "approach" in record, f"{source}: its {RUN_FILE} names no approach")
+        approach = spec(record["approach"])
+        loaded = load_checkpoint(approach, Path(source), base_model, threshold=threshold, labels=asked)
+        name = f"{approach.name}/{loaded.path.resolve().name}"
+        return cls(loaded.model, name, as_trained(runtime, loaded.record.get("precision", "auto")))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -188,6 +154,27 @@ class Tagger:
         split = EncodedSplit([window.encoded for window in windows])
         predictions = predict_split(self.model, split, replace(self._runtime, progress=False), self._accelerator)
         return join(windows, predictions, [len(words) for words in sentences])
+
+
+def _gliner(source: str, labels: LabelSet | None, threshold: float | None) -> tuple[Predictor, str]:
+    """A GLiNER as it is and its name; an export of ours says itself what to ask it for, and how."""
+    from common.bases import load_base
+    from common.checkpoint import ADAPTATION_FILE
+    from common.models.span_model import SpanModel
+
+    file = Path(source) / ADAPTATION_FILE
+    known: Any = read_json(file) if file.is_file() else {"labels": {}}
+    texts = known.get("labels") if isinstance(known, dict) else None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f"{file}: labels must be an object of names and texts")
+    if threshold is None and known.get("threshold") is not None:
+        threshold = known["threshold"]
+        require(isinstance(threshold, int | float), f"{file}: threshold must be a number, got {threshold!r}")
+    if labels is None:
+        require(bool(texts), f"--labels is missing: {source} does not say which entity types to find")
+        labels = _label_set(list(texts))
+    base = load_base(source, None)
+    return SpanModel(base, labels, [texts.get(name, name) for name in labels.names], threshold=threshold), base.name
 
 
 def _sentences(documents: Iterable[Document]) -> Iterator[tuple[Document, Sequence[Word] | None]]:
