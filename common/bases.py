@@ -92,9 +92,22 @@ GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
 
 
 _OF_BROKEN_FILES = (
-    OSError, HfHubHTTPError, StrictDataclassError, SafetensorError, UnpicklingError, RuntimeError, ValueError, TypeError, LookupError,
-    AttributeError, ArithmeticError, AssertionError, EOFError, ImportError, MemoryError,
-)  # fmt: skip
+    OSError,
+    HfHubHTTPError,
+    StrictDataclassError,
+    SafetensorError,
+    UnpicklingError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    ImportError,
+    MemoryError,
+)
 """What gliner, transformers and torch raise of them."""
 
 

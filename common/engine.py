@@ -54,9 +54,10 @@ def place() -> Place:
     """Where this thread's work runs; None but threads of an executor of :func:`executor` have one."""
     if not hasattr(_here, "place"):
         # Dask started this thread.
-        from distributed.worker import get_worker, thread_state
+        import distributed
 
-        worker, key = get_worker(), thread_state.key
+        state: Any = distributed.worker
+        worker, key = distributed.get_worker(), state.thread_state.key
 
         def stopped() -> bool:
             # A task whose client is gone, or has cancelled it, stays on a worker while it runs.

@@ -1,4 +1,4 @@
-"""Tags text with a trained model: ``python -m common.predict --checkpoint RUN --input FILE|FOLDER|- --output tagged.jsonl``.
+"""Tags text with a trained model: ``python -m common.predict --checkpoint RUN --input FILE --output tagged.jsonl``.
 
 A plain GLiNER works too: ``--model FOLDER_OR_HUB_ID --labels chemical disease``.
 """

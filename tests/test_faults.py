@@ -974,32 +974,58 @@ BAD_BASES = [
     *(bad("tokenizer_config.json", kind) for kind in ("empty", "list", "cut", "deep", "digits", "latin")),
     *(bad("tokenizer.json", kind) for kind in ("empty", "null", "list", "cut", "deep", "latin")),
     *(bad(f"labels_tokenizer/{name}", "cut") for name in ("tokenizer_config.json", "tokenizer.json")),
-    drop(CONFIG), drop(WEIGHTS), as_folder(CONFIG), as_folder(WEIGHTS),
+    drop(CONFIG),
+    drop(WEIGHTS),
+    as_folder(CONFIG),
+    as_folder(WEIGHTS),
     *(tensors_of(WEIGHTS, make) for make in BAD_TENSORS),
-    garbled(WEIGHTS, 0, 8), garbled(WEIGHTS, 8, 40),
+    garbled(WEIGHTS, 0, 8),
+    garbled(WEIGHTS, 8, 40),
     lambda folder: (folder / WEIGHTS).write_bytes(b""),
     lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:999]),
     lambda folder: (folder / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
     *(
         field(CONFIG, *keys, value=value)
         for keys, value in [
-            (("max_width",), 10**12), (("max_width",), None), (("max_len",), "x"), (("max_len",), -1), (("hidden_size",), 0),
-            (("hidden_size",), 10), (("hidden_size",), 10**15), (("encoder_config",), []), (("encoder_config",), {}),
-            (("encoder_config", "auto_map"), MAPS), (("encoder_config", "model_type"), "no-such"),
-            (("encoder_config", "hidden_size"), 64), (("encoder_config", "hidden_size"), "x"),
-            (("encoder_config", "num_hidden_layers"), 5), (("encoder_config", "num_attention_heads"), 0),
-            (("encoder_config", "vocab_size"), 7), (("labels_encoder_config", "hidden_size"), -3), (("model_name",), 5),
-            (("labels_encoder",), {}), (("span_mode",), "no-such"), (("_attn_implementation",), "a/b"),
+            (("max_width",), 10**12),
+            (("max_width",), None),
+            (("max_len",), "x"),
+            (("max_len",), -1),
+            (("hidden_size",), 0),
+            (("hidden_size",), 10),
+            (("hidden_size",), 10**15),
+            (("encoder_config",), []),
+            (("encoder_config",), {}),
+            (("encoder_config", "auto_map"), MAPS),
+            (("encoder_config", "model_type"), "no-such"),
+            (("encoder_config", "hidden_size"), 64),
+            (("encoder_config", "hidden_size"), "x"),
+            (("encoder_config", "num_hidden_layers"), 5),
+            (("encoder_config", "num_attention_heads"), 0),
+            (("encoder_config", "vocab_size"), 7),
+            (("labels_encoder_config", "hidden_size"), -3),
+            (("model_name",), 5),
+            (("labels_encoder",), {}),
+            (("span_mode",), "no-such"),
+            (("_attn_implementation",), "a/b"),
         ]
     ),
-]  # fmt: skip
+]
 BAD_RUNS = [
     *(bad(RUN_FILE, kind) for kind in BAD_TEXTS),
-    *(field(RUN_FILE, *keys, value=value) for keys, value, _ in ODD_FIELDS if "\ud800" not in str(value) and value != HUGE),
+    *(
+        field(RUN_FILE, *keys, value=value)
+        for keys, value, _ in ODD_FIELDS
+        if "\ud800" not in str(value) and value != HUGE
+    ),
     *(tensors_of(WEIGHTS_FILE, make) for make in BAD_TENSORS),
-    drop(RUN_FILE), drop(WEIGHTS_FILE), as_folder(RUN_FILE), as_folder(WEIGHTS_FILE), garbled(WEIGHTS_FILE, 0, 9),
+    drop(RUN_FILE),
+    drop(WEIGHTS_FILE),
+    as_folder(RUN_FILE),
+    as_folder(WEIGHTS_FILE),
+    garbled(WEIGHTS_FILE, 0, 9),
     lambda folder: (folder / WEIGHTS_FILE).write_bytes(b""),
-]  # fmt: skip
+]
 
 
 UNCAUGHT = (

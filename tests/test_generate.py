@@ -14,12 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import REAL_DATA, needs_real_data
-from span_tags import spans_to_tags
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from common.data.dataset import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
 from common.data.labels import LabelSet
-from common.data.spans import Span
+from common.data.spans import Span, spans_to_tags
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.models import published

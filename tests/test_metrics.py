@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from seqeval.metrics import classification_report, f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
-from span_tags import spans_to_tags
 
-from common.data.spans import Span
+from common.data.spans import Span, spans_to_tags
 from common.evaluation.metrics import (
     Difference,
     SpanCounts,

@@ -32,7 +32,8 @@ from dataset_generation.options import ReadOptions
 from dataset_generation.sources import read_local
 
 TEXT = (
-    "IL-2 binds T cells.  Fever was seen in patients\r\nwith Sj\u00f6gren's syndrome \U0001f469\u200d\U0001f52c after p53/mdm2.\n\n"
+    "IL-2 binds T cells.  Fever was seen in patients"
+    "\r\nwith Sj\u00f6gren's syndrome \U0001f469\u200d\U0001f52c after p53/mdm2.\n\n"
     "\u03b1-actin and CD4+ lymphocytes: acute liver failure, na\u00efve B cells (10 \u00b0C)."
 )
 ODD = st.text(st.sampled_from("aB\u00e9\u0301\u200d\u00a0\u3000\u2028 \n\r.,-/\u65e5\U0001f44d\u3002"), max_size=200)

@@ -5,16 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB2, Entities
-from span_tags import SCHEMES, spans_to_tags
 
 from common.data.spans import (
     Span,
     TagError,
     check_flat,
     detect_scheme,
+    spans_to_tags,
     tags_to_spans,
     touching_pairs,
 )
+
+SCHEMES = ("iob1", "iob2", "bioes")
 
 
 @st.composite

@@ -114,6 +114,23 @@ def tags_to_spans(tags: Sequence[str], scheme: Scheme = "iob2") -> list[Span]:
     return spans
 
 
+def spans_to_tags(spans: Iterable[Span], n_words: int, scheme: Scheme = "iob2") -> list[str]:
+    """The tag sequence of flat spans over ``n_words`` words."""
+    tags = [OUTSIDE] * n_words
+    previous: Span | None = None
+    for span in sorted(spans):
+        touches = previous is not None and previous.end + 1 == span.start and previous.label == span.label
+        for index in range(span.start, span.end + 1):
+            tags[index] = f"I-{span.label}"
+        if scheme == "iob2" or (scheme == "iob1" and touches):
+            tags[span.start] = f"B-{span.label}"
+        elif scheme == "bioes":
+            tags[span.start] = f"B-{span.label}"
+            tags[span.end] = f"S-{span.label}" if span.start == span.end else f"E-{span.label}"
+        previous = span
+    return tags
+
+
 def check_span(span: Span, n_words: int) -> None:
     """Raises ``ValueError`` unless ``0 <= start <= end < n_words``."""
     if not 0 <= span.start <= span.end < n_words:

@@ -1,6 +1,7 @@
 """Tagged documents to files: JSON Lines, CoNLL or BRAT, whole or not at all, and from where a killed run stopped.
 
-While it grows, an output is ``NAME.partial``: a line with the run's settings, then a line for each document that is done.
+While it grows, an output is ``NAME.partial``: a line with the run's settings, then a line for each document that is
+done.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def check_output(path: Path, form: OutputFormat | None) -> OutputFormat:
     found = form or SUFFIXES.get(path.suffix.lower())
     if found is None:
         raise InputError(
-            f"--output {path}: ends neither in .jsonl nor .conll, and is no folder's name; name the format with --output-format"
+            f"--output {path}: ends neither in .jsonl nor .conll, and is no folder's name; "
+            "name the format with --output-format"
         )
     return found
 
@@ -100,7 +102,7 @@ def _record(tagged: Tagged, *, with_words: bool) -> dict[str, Any]:
 
 
 def _skip_done(partial: Path, documents: Iterator[Document], settings: dict[str, Any]) -> None:
-    """Repairs a partial output, checks that it is this run's, and takes the documents that it has; begins one if there is none."""
+    """Repairs a partial output of this run and takes the documents that it has; begins one if there is none."""
     lengths = []
     if partial.is_file():
         with partial.open("rb+") as stream:
@@ -163,7 +165,7 @@ def _word_spans(words: Sequence[Sequence[int]], entities: Sequence[Mapping[str, 
 
 
 def _write_brat(records: Iterator[dict[str, Any]], output: Path, model: str) -> None:  # noqa: ARG001 - as the others
-    """A text and its entities for each document, scores as notes; an entity over a line end is in pieces, as BRAT has it."""
+    """A text and its entities for each document, scores as notes; BRAT has an entity over a line end in pieces."""
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from common.data.text import Word
 
 _SENTENCES_AT_ONCE = 512
-"""Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into batches."""
+"""Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into
+batches."""
 
 
 class Entity(NamedTuple):
@@ -84,13 +85,15 @@ class Tagger:
 
         Args:
             source: A run folder of any approach, or a plain GLiNER.
-            labels: Entity types to find; those trained on if none, which a GLiNER that was not exported here does not know.
+            labels: Entity types to find; those trained on if none, which a GLiNER that was not exported here does not
+                know.
             threshold: Least probability of an entity; the model's own if None.
             base_model: Where a run's base model is now, if not where it was in training.
             runtime: Device, precision and batch size.
 
         Raises:
-            InputError: If the model cannot be loaded, the labels are no label set, or the model answers no others than its own.
+            InputError: If the model cannot be loaded, the labels are no label set, or the model answers no others than
+            its own.
         """
         if threshold is not None:
             require_share("threshold", threshold)
@@ -129,7 +132,7 @@ class Tagger:
         return [list(tagged.entities) for tagged in self.tag_documents(_numbered(texts))]
 
     def tag_documents(self, documents: Iterable[Document]) -> Iterator[Tagged]:
-        """The documents with their entities, in order, as they are done; a bounded part of them is in memory as tensors."""
+        """The documents with their entities, in order, as they are done; a bounded part of them is in memory."""
         stream = _sentences(documents)
         entities: list[Entity] = []
         with tqdm(desc="tag", unit=" words", unit_scale=True, disable=not self._runtime.progress) as progress:

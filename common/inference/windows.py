@@ -1,4 +1,4 @@
-"""Sentences of any length: what a model does not read in one piece it reads in overlapping windows, and nothing is cut."""
+"""Sentences of any length: a model reads long ones in overlapping windows, and nothing is cut."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Window:
 
 
 def windows_of(model: Predictor, sentences: Sequence[Sequence[str]]) -> list[Window]:
-    """The windows of some sentences; most have one. Each begins where the model has stopped reading the one before, less the overlap."""
+    """The windows of some sentences. Each begins where the model stopped reading the one before, less the overlap."""
     found = []
     waiting = [(number, 0) for number in range(len(sentences))]
     while waiting:
@@ -48,7 +48,8 @@ def join(
 ) -> list[list[ScoredSpan]]:
     """The flat spans of each sentence from those of its windows, in order.
 
-    What two windows have found counts once, with its higher score. Of overlapping spans the one with the higher score stays; one
+    What two windows have found counts once, with its higher score. Of overlapping spans the one with the higher score
+    stays; one
     that ends where its window does, and may go on behind it, gives way to one that another window has seen whole.
 
     Args:
