@@ -44,6 +44,7 @@ def test_our_training_is_measured(ask, approach):
     assert (answer["feature_seconds"] > 0) == (approach != "full_finetune")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
 def test_gliners_own_training_is_measured(ask, base):
     answer = ask("gliner train", base, sentences=64)
@@ -145,6 +146,7 @@ def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
         main(["--show", str(tmp_path / "other.json")])
 
 
+@pytest.mark.slow
 def test_a_failing_measure_says_what_failed(tmp_path):
     bench = Bench(Config(dataset="nowhere", output=tmp_path / "x.json"))
     with pytest.raises(InputError, match=r"failed with exit code 1: .*'nowhere' does not exist"):

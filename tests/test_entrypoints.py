@@ -158,7 +158,9 @@ WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross
 """They take the best class."""
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case.endswith("gliner") else case for case in CASES]
+)
 def test_train_then_test(dataset_path, gliner_folder, output, case):
     approach, base, options = CASES[case]
     arguments = ["--dataset", str(dataset_path), *QUICK]
@@ -231,6 +233,7 @@ def process(arguments: list[str], folder: Path, output: Path) -> subprocess.Comp
     )
 
 
+@pytest.mark.slow
 def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder, output, tmp_path):
     script = str(PROJECT_ROOT / "glinerev" / "train.py")
     base = gliner_folder("bi-bert")
@@ -247,6 +250,7 @@ def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "output"]
 
 
+@pytest.mark.slow
 def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
     done = process(["-m", "full_finetune.train", "--dataset", "no-such-set"], PROJECT_ROOT, output)
     assert done.returncode == 2
@@ -259,6 +263,7 @@ def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, output):
     data = ["--dataset", str(dataset_path)]
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]

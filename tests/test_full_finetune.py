@@ -74,6 +74,7 @@ def test_variants(trial):
 # -- gliner's trainer -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_epochs_are_honoured(by_gliner):
     """Its default of 10,000 steps would train for 2,000 epochs here."""
     made = by_gliner(train={"epochs": 2})
@@ -84,6 +85,7 @@ def test_epochs_are_honoured(by_gliner):
     assert {path.name for path in run.path.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
 
 
+@pytest.mark.slow
 def test_its_best_epoch_is_restored(by_gliner, monkeypatch):
     scores = iter([0.1, 0.5, 0.2])
     after = []
@@ -102,6 +104,7 @@ def test_its_best_epoch_is_restored(by_gliner, monkeypatch):
     assert predictions(made.load(run), made.data.test) == predictions(model, made.data.test)
 
 
+@pytest.mark.slow
 def test_its_patience(trial, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.9])
     monkeypatch.setattr(
@@ -111,6 +114,7 @@ def test_its_patience(trial, monkeypatch):
     assert len(run.record["history"]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", ["names", "descriptions"])
 def test_every_sentence_is_asked_for_all_types_by_their_texts(by_gliner, labels, monkeypatch):
     """Not for those in the batch, nor for sampled ones; and the texts are those of the evaluation."""
@@ -141,6 +145,7 @@ def test_every_sentence_is_asked_for_all_types_by_their_texts(by_gliner, labels,
     assert sum(positives) >= reachable > 30
 
 
+@pytest.mark.slow
 def test_both_trainers_reduce_the_loss(trial):
     settings = {"encoder_lr": 3e-3, "others_lr": 3e-3, "train": {"epochs": 4, "patience": 0}}
     losses = {}
@@ -153,6 +158,7 @@ def test_both_trainers_reduce_the_loss(trial):
     assert losses["gliner"][0] == pytest.approx(losses["common"][0], rel=0.5)
 
 
+@pytest.mark.slow
 def test_its_loss_is_the_mean_over_sentences(trial):
     """With learning rates of nearly 0 and no dropout every epoch's loss is the untrained model's own."""
     settings = {"encoder_lr": 1e-12, "others_lr": 1e-12, "base_settings": {"dropout": 0.0}, "trainer": "gliner"}
@@ -171,6 +177,7 @@ def test_its_loss_is_the_mean_over_sentences(trial):
     assert [entry["train_loss"] for entry in run.record["history"]] == pytest.approx([expected] * 2, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_its_loss_that_is_not_finite_stops_it(trial):
     made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 2})
     model = made.model()
@@ -180,6 +187,7 @@ def test_its_loss_that_is_not_finite_stops_it(trial):
         gliner_run(made, model)
 
 
+@pytest.mark.slow
 def test_its_learning_rates_and_decay(trial):
     """gliner gives one rate to the encoders and one to the rest; both are ours to set."""
     made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 1}, encoder_lr=2e-3, others_lr=7e-4)
@@ -194,6 +202,7 @@ def test_its_learning_rates_and_decay(trial):
             assert group["initial_lr"] == pytest.approx(peak)
 
 
+@pytest.mark.slow
 def test_its_record_has_the_keys_of_ours(trial):
     ours = trial(SPEC, "bi-bert", train={"epochs": 1}).train()[1]
     _, theirs = gliner_run(trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 1}))
@@ -202,6 +211,7 @@ def test_its_record_has_the_keys_of_ours(trial):
     assert set(ours.record["history"][0]) - set(theirs.record["history"][0]) == {"learning_rates"}
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_its_best_checkpoint(trial, monkeypatch, caplog):
     made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 3})
     validate, calls = Recorder.validate, []
@@ -226,20 +236,7 @@ def test_it_cannot_resume(trial, gliner_folder, dataset_path):
     run = made.start()
     run.lock.release()
     options = ["--dataset", str(dataset_path), "--base-model", made.config.base_model, "--trainer", "gliner"]
-    options += [
-        "--epochs",
-        "1",
-        "--batch-size",
-        "8",
-        "--seed",
-        "1",
-        "--precision",
-        "fp32",
-        "--device",
-        "cpu",
-        "--patience",
-        "0",
-    ]
+    options += "--epochs 1 --batch-size 8 --seed 1 --precision fp32 --device cpu --patience 0".split()  # noqa: SIM905
     with pytest.raises(InputError, match="gliner's trainer cannot resume; use --trainer common"):
         main([*options, "--eval-batch-size", "8", "--resume", str(run.path)])
 

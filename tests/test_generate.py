@@ -341,6 +341,7 @@ def test_command_line(make, corpus_dir, tokenizer_dir, tmp_path, capsys):
         generate.main([*arguments, "no.json"])
 
 
+@pytest.mark.slow
 def test_runs_as_a_script_from_any_folder(corpus_dir, tmp_path):
     script = Path(generate.__file__)
     run = subprocess.run(

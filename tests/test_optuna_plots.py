@@ -527,6 +527,7 @@ def test_the_example_draws_what_it_says(tmp_path):
         assert "use_focal" in load_view(settings).parameters
 
 
+@pytest.mark.slow
 def test_help_and_options_do_not_wait_for_libraries():
     code = "import sys, optuna_plots; print({'optuna', 'matplotlib', 'numpy', 'sqlalchemy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
