@@ -263,12 +263,22 @@ def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
     assert not output.exists()
 
 
+TRAIN_AND_TEST = """
+import json, sys
+import glinerev.test, glinerev.train
+from common.script import run_script
+train, test = map(json.loads, sys.argv[1:])
+run_script(lambda: (glinerev.train.main(train), glinerev.test.main(test)))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, output):
     data = ["--dataset", str(dataset_path)]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    base = ["--base-model", str(gliner_folder("bi-bert"))]
-    done = process([*launch, "glinerev.train", *data, *base, *FIT], PROJECT_ROOT, output)
+    train = [*data, "--base-model", str(gliner_folder("bi-bert")), *FIT]
+    test = [*data, *QUICK, "--eval-batch-size", "4"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python", sys.executable]
+    done = process([*launch, "-c", TRAIN_AND_TEST, json.dumps(train), json.dumps(test)], PROJECT_ROOT, output)
     assert done.returncode == 0, done.stderr
     # Beside it lies the file that is locked while it trains.
     (run,) = (path for path in (output / "glinerev" / "savings").iterdir() if path.is_dir())
@@ -276,14 +286,12 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
     # 40 sentences in batches of 8 are 5 batches: 3 for each process, the sixth being a repeated one.
     assert (record["processes"], record["status"], record["steps"]) == (2, "finished", 3)
 
-    done = process([*launch, "glinerev.test", *data, *QUICK, "--eval-batch-size", "4"], PROJECT_ROOT, output)
-    assert done.returncode == 0, done.stderr
     folder = output / "glinerev" / "test_results"
     (path,) = folder.glob("*.json")
     result = check_result(path, folder)
     assert result["speed"]["processes"] == 2
     # Split over processes or not, every sentence has its own predictions.
-    alone = glinerev.test.main([*data, *QUICK, "--eval-batch-size", "4"])
+    alone = glinerev.test.main(test)
     assert read_result(alone)["scores"] == result["scores"]
 
 
