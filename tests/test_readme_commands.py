@@ -86,9 +86,7 @@ def test_commands_are_understood(document, problem):
 def test_the_commands_are_found():
     found = list(commands((PROJECT_ROOT / "README.md").read_text("utf-8")))
     assert ("dataset_generation.generate", ["--dataset", "bc5cdr"]) in found
-    assert {"glinerev.train", "glinerev.test", "common.study", "common.tables", "optuna_plots"} <= {
-        name for name, _ in found
-    }
+    assert {"glinerev.train", "glinerev.test", "glinerev.tune", "common.study"} <= {name for name, _ in found}
     block = "pip install x && python -m a.c \\\n  --y 'p q' # or --z\npython -m pip list\n"
     text = f"Say `python -m a.b --x\n1` or\n\n```bash\n{block}```\n"
     assert sorted(commands(text)) == [("a.b", ["--x", "1"]), ("a.c", ["--y", "p q"])]

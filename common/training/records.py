@@ -129,10 +129,10 @@ VALIDATED = (
 
 
 class ProgressRecord(TypedDict):
-    """Where a training stands; format 1 has no ``waited``, and its history stands beside."""
+    """Where a training stands; format 1 has no ``batch`` and no ``waited``, and its history stands beside."""
 
     epoch: Count
-    batch: Count
+    batch: NotRequired[Count]
     step: Count
     best_epoch: Count
     best_score: float | None
