@@ -395,7 +395,7 @@ def test_brat_files(tmp_path):
     assert sentences(corpus) == ["[Gout](d)", "[fell twice](v) ."]
     assert corpus.origin["ignored"] == ["notes.txt"]
     with (tmp_path / "a.ann").open("a") as stream:
-        stream.write("T3\tD 0 4;6 10\tGout fell\n")
+        stream.write("T3\tD 0 4;11 16\tGout twice\n")
     with pytest.raises(InputError, match=r"a\.ann: the document: line 5: entity T3 is in 2 pieces"):
         read_local(tmp_path)
     (tmp_path / "b.ann").touch()

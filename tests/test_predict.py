@@ -18,7 +18,7 @@ from common.data.spans import ScoredSpan, Span
 from common.entry import export_plain
 from common.errors import InputError
 from common.files import read_json, write_json
-from common.inference import Document, Tagger
+from common.inference import Document, Entity, Tagged, Tagger
 from common.inference.documents import InputOptions, read_documents
 from common.inference.output import write_tagged
 from common.inference.windows import OVERLAP, Window, join, windows_of
@@ -268,6 +268,18 @@ def test_our_reader_finds_in_brat_what_was_written(tagger, tmp_path):
             (e.start, e.end, e.label.replace(" ", "_")) for e in found
         ]
         assert path.read_text("utf-8").count("score 0.") == len(found)
+
+
+def test_brat_has_an_entity_over_a_line_end_in_pieces(tmp_path):
+    text = "In breast\r\n cancer."
+    tagged = Tagged(Document("d", text), (Entity(3, 18, text[3:18], "cell type", 0.75),))
+    write(None, tmp_path / "out", "brat", tag=lambda _: iter([tagged]))
+    path = tmp_path / "out" / "d.ann"
+    assert path.read_bytes() == b"T1\tcell_type 3 9;12 18\tbreast cancer\n#1\tAnnotatorNotes T1\tscore 0.7500\n"
+    assert path.with_suffix(".txt").read_bytes() == text.encode()
+    [(_, raw)] = FORMATS["brat"].read(path, ReadOptions())
+    [item] = FORMATS["brat"].parse(raw, ReadOptions())
+    assert item.mentions == [(3, 18, "cell_type")]
 
 
 @pytest.mark.parametrize("name", ["../d", "/d", "..", "a/../../d", "a\\d"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 from common.data.text import Mention
@@ -42,12 +43,13 @@ def _mention(line: str, text: str) -> Mention:
     place = _PLACE.fullmatch(fields[1]) if len(fields) >= 2 else None
     if place is None:
         raise ValueError(f"an entity must be ID, type and offsets, text, cut by tabs, got {shown(line)}")
-    pieces = place["spans"].split(";")
-    if len(pieces) > 1:
+    pieces = [tuple(map(int, piece.split(" "))) for piece in place["spans"].split(";")]
+    # BRAT cuts an entity at line ends, and where the annotator has left words out.
+    if any(left[1] > right[0] or text[left[1] : right[0]].strip() for left, right in pairwise(pieces)):
         raise ValueError(
             f"entity {fields[0]} is in {len(pieces)} pieces; only one in a piece can be read: {shown(line)}"
         )
-    start, end = map(int, pieces[0].split(" "))
+    start, end = pieces[0][0], pieces[-1][1]
     return make_mention(start, end, place["type"], text, fields[2] if len(fields) > 2 else None)
 
 
