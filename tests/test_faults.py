@@ -752,6 +752,17 @@ def test_the_ends_of_standard_output(tmp_path):
 SIGNALS = [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 
 
+@pytest.fixture
+def heard():
+    """Both signals have Python's own handlers, also where the tests run in the background and Ctrl-C is ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
 def test_a_signal_is_one_line_and_a_status(number, status, word, capsys):
     before = {kind: signal.getsignal(kind) for kind, _, _ in SIGNALS}
@@ -772,6 +783,7 @@ def test_a_signal_is_one_line_and_a_status(number, status, word, capsys):
     assert {kind: signal.getsignal(kind) for kind in before} == before
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("number", "status", "word"), SIGNALS)
 @pytest.mark.parametrize(
     "place",

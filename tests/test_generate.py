@@ -298,7 +298,7 @@ def test_the_manifest_shows_what_was_read(make, corpus_dir, capsys):
 def test_documents_are_kept_in_the_span_files(make, corpus_dir):
     record = {"text": "Gout fell. It rose.", "label": [[0, 4, "D"]], "id": 7}
     (corpus_dir / "train.jsonl").write_text(json.dumps(record))
-    data = load_dataset(str(make()), "bi")
+    data = load_dataset(str(make()))
     assert [sentence.document for sentence in data.train] == ["7", "7"]
     assert data.test == EXPECTED
     assert data.test[0].document is None
