@@ -21,7 +21,7 @@ from common.files import read_json
 from common.paths import PROJECT_ROOT
 from common.registry import spec, trained
 from common.settings import parse_training
-from common.sweeps.command import PASSWORD_VARIABLE, TuneConfig
+from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
 from common.sweeps.space import Choice, Float, Switch, combinations, default_parameters, name_of, suggest
 from common.sweeps.storage import MAX_RETRY, open_storage
 from common.sweeps.sweep import STARTUP_TRIALS, Sweep

@@ -10,17 +10,16 @@ import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import Metric, parse_known, require
+from common.config import parse_known
 from common.data.dataset import existing_dataset_dir
 from common.engine import REFUSED, ending, executor, run_module
 from common.errors import InputError, TrainingError
-from common.paths import check_name
 from common.settings import parse_training
 from common.spec import ApproachSpec
+from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
 from common.sweeps.space import Space
 
 if TYPE_CHECKING:
@@ -28,39 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PASSWORD_VARIABLE = "GLINER_ADAPTATION_STORAGE_PASSWORD"
-"""Environment variable with the password for a storage URL: arguments can be read by every user of a machine."""
-
 _PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]+@|[?&]password=")
 _WORKER = "GLINER_ADAPTATION_WORKER"
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """A sweep. All options of train.py can be given too: they hold for every trial, but for what is searched."""
-
-    space: str = "training"
-    """What is searched: training (learning rates and the loss), or architecture (the prompts)."""
-    trials: int = 20
-    """Trials of the study in all, pruned and failed ones among them; a small space is tried whole instead."""
-    timeout: float | None = None
-    """Minutes after which no further trial starts."""
-    objective: Metric = "macro_f1"
-    """Validation score over spans that is maximised."""
-    study: str | None = None
-    """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
-    storage: str | None = None
-    """A path ending in .journal, sqlite:///FILE, or the URL of a database (postgresql://USER@HOST/NAME), its password
-    in the environment's GLINER_ADAPTATION_STORAGE_PASSWORD; a file in optuna/ if not given."""
-    workers: int = 1
-    """Processes on this machine that work on the study together; SQLite is for one."""
-
-    def __post_init__(self) -> None:
-        require(self.trials >= 1, f"trials must be at least 1, got {self.trials}")
-        require(self.workers >= 1, f"workers must be at least 1, got {self.workers}")
-        require(self.timeout is None or self.timeout > 0, f"timeout must be positive, got {self.timeout}")
-        if self.study is not None:
-            check_name(self.study, "--study")
 
 
 def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Sequence[str] | None = None) -> Path:

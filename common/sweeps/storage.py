@@ -16,7 +16,7 @@ from optuna.study import Study
 
 from common.errors import InputError
 from common.files import read_json
-from common.sweeps.command import PASSWORD_VARIABLE
+from common.sweeps.config import PASSWORD_VARIABLE
 from common.sweeps.json_studies import Direction, study_from_json
 
 HEARTBEAT, GRACE_PERIOD, MAX_RETRY = 15, 120, 2

@@ -28,7 +28,7 @@ from common.files import write_json
 from common.paths import output_root
 from common.settings import parse_training
 from common.spec import ApproachSpec
-from common.sweeps.command import TuneConfig
+from common.sweeps.config import TuneConfig
 from common.sweeps.space import Choice, Space, Switch, combinations, default_parameters, name_of, nested
 from common.sweeps.storage import MAX_RETRY, open_storage
 
