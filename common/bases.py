@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from _pickle import UnpicklingError
 from collections.abc import Iterator
@@ -21,8 +20,6 @@ from common.models.base import Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES
 from common.schema import Rule, check
 from common.spec import BaseSource
-
-logger = logging.getLogger(__name__)
 
 
 def load_base(source: str, kind: str | None, revision: str | None = None) -> Base:
@@ -61,8 +58,7 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
             )
     except _OF_BROKEN_FILES as error:
         # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same; a defect of
-        # ours would look alike, so the whole error is kept for --log-level debug.
-        logger.debug("loading %s failed", source, exc_info=True)
+        # ours would look alike, so the whole error stays its cause.
         raise _unavailable(source, error, folder if place.local else None) from error
     kinds = {"bi": BiEncoderSpanGLiNER, "cross": UniEncoderSpanGLiNER}
     found = next((name for name, wanted in kinds.items() if type(gliner) is wanted), None)
@@ -258,7 +254,7 @@ def _stored_tensors(gliner: Any, file: Path) -> dict[str, bool]:
 
 
 def _hub_commit(repository: str, revision: str | None) -> str:
-    """The commit of a hub model: what the hub says, or what the cache has where the hub is out of reach.
+    """The commit of a hub model: what the hub says, or what the cache has where the hub cannot be reached.
 
     Raises:
         InputError: If neither knows it.

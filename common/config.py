@@ -18,9 +18,9 @@ from common.errors import InputError
 from common.paths import OUTPUT_VARIABLE
 
 BEHAVIOUR_VERSION = 1
-"""Raised whenever the same settings, data and base model give other results than before: what a study has of the
-version before
-is then done again. Records of runs and results without one are of version 1."""
+"""Raised whenever the same settings, data and base model mean another computation than before: what a study has of the
+version before is then done again. Other random draws of the same distribution are another seed, no other computation.
+Records of runs and results without one are of version 1."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]

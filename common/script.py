@@ -36,8 +36,7 @@ def run_script(main: Callable[[], Any]) -> None:
     """Runs an entry script.
 
     Bad input, and what the system refuses, ends as one line on standard error and exit status 2; Ctrl-C as status 130
-    and
-    SIGTERM as 143, whatever a library makes of them on the way.
+    and SIGTERM as 143, whatever a library makes of them on the way.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -130,7 +131,7 @@ def test_record_of_a_run(finished, gliner_folder):
         "outside_description": LABELS.outside_description,
     }
     assert record["config"]["train"]["batch_size"] == 8
-    assert record["provenance"]["packages"]["torch"] == torch.__version__
+    assert record["provenance"]["packages"]["torch"] == version("torch")
     lost = record["unreachable_gold"]
     assert set(lost) == {"train", "validation"}
     for split in lost.values():

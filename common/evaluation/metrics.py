@@ -294,8 +294,7 @@ def best_threshold(
     """The probability threshold with the highest F1, of those with two decimals.
 
     Greedy flat decoding takes spans in the order of their scores, so the predictions at a threshold are those at a
-    lower one less
-    the spans below it.
+    lower one less the spans below it.
 
     Args:
         gold: Gold spans of each sentence.

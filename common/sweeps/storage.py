@@ -1,4 +1,4 @@
-"""Optuna studies from wherever they are kept: any storage, which is only read, or JSON files."""
+"""Optuna studies where they are kept: storages that sweeps write, and anything that is only read, JSON files too."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STORAGE_ERRORS = (
     # An old table layout, a missing driver.
     RuntimeError,
     ImportError,
-    # A journal that is none, or is out of reach.
+    # A journal that is none, or cannot be reached.
     ValueError,
     LookupError,
     TypeError,

@@ -188,7 +188,7 @@ class Sweep:
     def best_settings(self, best: FrozenTrial) -> dict[str, Any]:
         """The settings that the trial chose and those of the sweep's command line, for train.py's ``--config``.
 
-        Data, base model, runtime and the length of training are left to train.py.
+        Data, base model, runtime, the length of training and what chooses its best weights are left to train.py.
         """
         plain = parse_training(self.spec, ["--dataset", self.training.data.dataset])[0]
         settings = _other(to_dict(self.training), to_dict(plain))

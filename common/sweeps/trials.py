@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -119,8 +120,10 @@ class Worker:
         ):
             trial.set_user_attr(name, value)
 
+        validations = itertools.count(1)  # epochs, unless ``eval_every`` says otherwise
+
         def on_validation(entry: dict[str, Any]) -> None:
-            trial.report(entry["validation"][sweep.config.objective], entry["epoch"])
+            trial.report(entry["validation"][sweep.config.objective], next(validations))
             if trial.should_prune() and entry["epoch"] < config.train.epochs:
                 raise optuna.TrialPruned
 
@@ -134,8 +137,8 @@ class Worker:
         best = run.record["best"]
         trial.set_user_attr("parameters", run.record["parameters"])
         trial.set_user_attr("train_seconds", run.record["train_seconds"])
-        micro = [entry["validation"]["micro_f1"] for entry in run.record["history"] if entry["epoch"] == best["epoch"]]
-        trial.set_user_attr("micro_f1", micro[-1])
+        chosen = max(run.record["history"], key=lambda entry: entry["validation"][sweep.config.objective])
+        trial.set_user_attr("micro_f1", chosen["validation"]["micro_f1"])
         return float(best["score"])
 
     def report(self, _: Study, trial: FrozenTrial) -> None:

@@ -30,7 +30,8 @@ class Config:
     output: Path | None = None
     """Folder of the tables and figures; tables in the output folder if not given."""
     readme: Path | None = None
-    """Also put the table at a glance into this file, between <!-- results --> and <!-- /results -->."""
+    """Also put the answer in three rows and the table at a glance into this file, between the markers <!-- answer -->
+    and <!-- /answer -->, and <!-- results --> and <!-- /results -->."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -396,7 +396,7 @@ def unreachable_table(found: Sequence[Benchmark]) -> Table:
             others = (g for name, g in item.variants(entry).items() if name != variant_text(entry.variant))
             rows += [row(item, entry, group) for group in (entry.group, *others)]
         sections.append(Section(item.title, rows, [*notes, _notes(item)[0]]))
-    return Table("unreachable", "Gold spans out of reach", columns, tuple(sections))
+    return Table("unreachable", "Unreachable gold spans", columns, tuple(sections))
 
 
 ERROR_KINDS = {

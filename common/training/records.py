@@ -157,8 +157,7 @@ def read_run(path: Path, spec: ApproachSpec[Any]) -> dict[str, Any]:
 
     Raises:
         InputError: If it is missing, not of a known format or of another approach, lacks a field or has one that is
-        something
-            else; the message names the field and its value.
+            something else; the message names the field and its value.
     """
     if not path.is_dir():
         raise InputError(f"{path}: no such run folder")

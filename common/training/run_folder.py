@@ -52,18 +52,18 @@ class Run:
     def __post_init__(self) -> None:
         self.lock = FileLock(lock_path(self.path))
 
-    def claim(self, patience: float = 1.0) -> None:
+    def claim(self, timeout: float = 1.0) -> None:
         """Takes the run for this process.
 
         Args:
-            patience: Seconds to wait for it: another process may look whether it is to be tidied.
+            timeout: Seconds to wait for it: another process may look whether it is to be tidied.
 
         Raises:
             InputError: If another process is training it.
         """
         try:
             if self.main_process:
-                self.lock.acquire(timeout=patience)
+                self.lock.acquire(timeout=timeout)
         except Timeout:
             raise InputError(f"run {self.path} is being trained by another process") from None
 
@@ -242,7 +242,7 @@ def tidy_runs(savings: Path) -> None:
 def _tidy_run(run: Run) -> None:
     if not run.has_leftovers():
         return
-    run.claim(patience=0)
+    run.claim(timeout=0)
     try:
         if run.path.is_dir():
             run.tidy()
