@@ -362,7 +362,7 @@ def test_annotations_of_label_studio(tmp_path):
             "has 2 places; only one in a piece can be read",
         ),
         ("x.jsonl", '{"a": 1, "a": 2}', "record 0 (counted from 0): cannot be read as JSON: repeated key 'a'"),
-        ("x.jsonl", '{"a": ' * 5000, "record 0 (counted from 0): cannot be read as JSON: nested too deep"),
+        ("x.jsonl", '{"a": ' * 50_000, "record 0 (counted from 0): cannot be read as JSON: nested too deep"),
         ("x.json", "[" * 100_000, "cannot be read as JSON: nested too deep"),
         ("x.json", f"[{'9' * 5000}]", "cannot be read as JSON: Exceeds the limit"),
         ("x.json", "[NaN]", "cannot be read as JSON: NaN is no JSON number"),
