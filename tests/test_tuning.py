@@ -125,17 +125,21 @@ def scored(monkeypatch):
     """Puts a training in place of ``fit`` that only reports scores; returns the configurations that it was given."""
     seen = []
 
-    def install(scores):
+    def install(scores, validations_an_epoch=1):
         def fit(model, data, config, runtime, run, *, on_validation, cache):
             seen.append(run.record["config"])
             values = scores(len(seen), config)
             run.record["history"] = []
-            for epoch, value in enumerate(values, start=1):
-                entry = {"epoch": epoch, "validation": {"macro_f1": value, "micro_f1": value / 2}}
+            for number, value in enumerate(values):
+                entry = {
+                    "epoch": number // validations_an_epoch + 1,
+                    "validation": {"macro_f1": value, "micro_f1": value / 2},
+                }
                 run.record["history"].append(entry)
                 on_validation(entry)
             best = max(range(len(values)), key=values.__getitem__)
-            run.update(best={"epoch": best + 1, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
+            epoch = best // validations_an_epoch + 1
+            run.update(best={"epoch": epoch, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
 
         monkeypatch.setattr(common.sweeps.trials, "fit", fit)
         return seen
@@ -164,6 +168,15 @@ def test_the_first_trial_is_the_default_and_the_best_wins(sweep, scored):
     assert {"seed", "config", "provenance", "parameters", "train_seconds"} <= set(first.user_attrs)
     assert all(trial.user_attrs["config"]["train"]["select_by"] == "macro_f1" for trial in made.study.trials)
     assert "/" not in json.dumps(made.study.user_attrs["settings"])
+
+
+def test_each_of_several_validations_in_an_epoch_is_reported(sweep, scored):
+    scored(lambda number, config: [0.4, 0.1, 0.2, 0.3], validations_an_epoch=2)
+    made = sweep(trials=1)
+    Worker(made).run()
+    trial = made.study.trials[0]
+    assert trial.intermediate_values == {1: 0.4, 2: 0.1, 3: 0.2, 4: 0.3}
+    assert (trial.value, trial.user_attrs["micro_f1"]) == (0.4, 0.2)
 
 
 def test_the_best_settings_are_a_file_for_train(sweep, scored, dataset_path):

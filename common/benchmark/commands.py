@@ -45,6 +45,8 @@ def commands() -> dict[str, list[str]]:
                 found[name] = export if verb == "export" else ["--dataset", NOWHERE]
     found["dataset_generation.generate"] = ["--dataset", NOWHERE]
     found["common.study"] = ["--dataset", NOWHERE, "--config", NOWHERE]
+    found["common.study.demo"] = ["--config", NOWHERE]
+    found["common.predict"] = ["--checkpoint", NOWHERE, "--input", NOWHERE, "--output", f"{NOWHERE}.jsonl"]
     found["common.tables"] = ["--results", NOWHERE]
     found["common.compare"] = [NOWHERE, NOWHERE]
     found["common.benchmark"] = ["--readme", NOWHERE]

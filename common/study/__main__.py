@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from common.config import parse
 from common.script import run_script
 from common.study.plan import StudyConfig
+
+if TYPE_CHECKING:
+    from common.study.runner import Study
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,9 +27,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if config.dry_run:
         print(study.outline())
         return 0
+    return complete(study)
+
+
+def complete(study: Study) -> int:
+    """Does what is left of a study, and writes its tables.
+
+    Returns:
+        The exit status: 1 if a cell failed.
+    """
     ended = study.run()
     print(study.summary(ended))
-    if config.part is None and any(study.results.glob("*.json")):
+    if study.config.part is None and any(study.results.glob("*.json")):
         from common.tables.write import write_tables
 
         print(write_tables([study.results], study.folder / "tables"))

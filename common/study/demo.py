@@ -7,12 +7,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.config import take_output_root
-from common.data.dataset import MANIFEST_FILE
+from common.config import parse, take_output_root
 from common.paths import output_root
 from common.script import run_script
-from common.study import __main__ as study
-from dataset_generation.generate import GenerateConfig, generate
+from common.study.__main__ import complete
+from common.study.plan import StudyConfig
 
 CORPORA = ("demo-jnlpba", "demo-bc5cdr")
 TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 300, 80, 150
@@ -32,6 +31,26 @@ def arguments() -> list[str]:
         *("--base-model", "demo-bi", "--cross-base-model", "demo-cross"),
         *("--config", str(OPTIONS), "--output", str(folder())),
     ]
+
+
+def make_samples() -> None:
+    """Generates the samples that are not there."""
+    from common.data.dataset import MANIFEST_FILE
+    from dataset_generation.generate import GenerateConfig, generate
+
+    datasets = folder() / "datasets"
+    for name in CORPORA:
+        if not (datasets / name / MANIFEST_FILE).is_file():
+            datasets.mkdir(parents=True, exist_ok=True)
+            generate(
+                GenerateConfig(
+                    name,
+                    train_size=TRAIN_SIZE,
+                    validation_size=VALIDATION_SIZE,
+                    test_size=TEST_SIZE,
+                    output_dir=datasets,
+                )
+            )
 
 
 EPILOGUE = """
@@ -60,24 +79,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     start = time.perf_counter()
     given = take_output_root(sys.argv[1:] if argv is None else argv)
-    datasets = folder() / "datasets"
-    for name in CORPORA:
-        if not (datasets / name / MANIFEST_FILE).is_file():
-            datasets.mkdir(parents=True, exist_ok=True)
-            generate(
-                GenerateConfig(
-                    name,
-                    train_size=TRAIN_SIZE,
-                    validation_size=VALIDATION_SIZE,
-                    test_size=TEST_SIZE,
-                    output_dir=datasets,
-                )
-            )
-    status = study.main([*arguments(), *given])
+    config = parse(StudyConfig, [*arguments(), *given])
+
+    from common.study.runner import Study
+
+    study = Study(config)
+    if config.dry_run:
+        print(study.outline())
+        return
+    make_samples()
+    status = complete(study)
     if status:
         raise SystemExit(status)
-    n_results = len(list((folder() / "results").glob("*.json")))
-    sys.stdout.write(EPILOGUE.format(seconds=time.perf_counter() - start, n_results=n_results))
+    n_results = len(list(study.results.glob("*.json")))
+    print(EPILOGUE.format(seconds=time.perf_counter() - start, n_results=n_results), end="")
 
 
 if __name__ == "__main__":

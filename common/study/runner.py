@@ -206,6 +206,7 @@ class Study:
         todo: dict[str, Identity] = {}
         for cell in self.cells:
             try:
+                self.content(cell.dataset)  # a missing data set is said before a base model is looked for
                 wanted = self.wanted(cell, self.revision(cell))
             except InputError as error:
                 ended[cell.id] = self._failed(cell, str(error), cell.title)
