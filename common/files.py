@@ -110,6 +110,31 @@ def write_json_records(path: Path, records: Iterable[Any]) -> None:
         stream.write("\n]\n")
 
 
+def parse_json(
+    text: str,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+    parse_constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """One JSON value; the hooks are those of :func:`json.loads`.
+
+    Raises:
+        ValueError: If it is incomplete, nested too deep or holds a number of thousands of digits, or a hook refuses it;
+            :func:`json_problem` says what it is in one line.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=object_pairs_hook, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def json_problem(error: ValueError, *, one_line: bool = False) -> str:
+    """What is wrong with a JSON text, in one line."""
+    if isinstance(error, json.JSONDecodeError):
+        place = f"column {error.colno}" if one_line else f"line {error.lineno} column {error.colno}"
+        return f"not whole JSON, {place}: {error.msg} (is the file truncated?)"
+    return f"cannot be read as JSON: {str(error).split(';')[0]}"
+
+
 def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
     """Reads one JSON value; a byte order mark before it is dropped.
 
@@ -121,29 +146,21 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         InputError: If the file is missing, cannot be read, is not UTF-8 or is not whole JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=object_pairs_hook)
+        return parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder, a file is needed") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}: not whole JSON, line {error.lineno} column {error.colno}: {error.msg} (is the file truncated?)"
-        ) from error
-    except RecursionError:
-        raise InputError(f"{path}: cannot be read as JSON: nested too deep") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a number of thousands of digits, or what the hook does not take
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: cannot be read as JSON: {str(error).split(';')[0]}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
+        raise InputError(f"{path}: {json_problem(error)}") from error
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's pairs as a dict, for :func:`read_json`.
+    """An object's pairs as a dict, for :func:`read_json` and :func:`parse_json`.
 
     Raises:
         ValueError: If a key is repeated.
@@ -151,7 +168,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)!r} is repeated")
+        raise ValueError(f"repeated key {next(name for name in names if names.count(name) > 1)[:80]!r}")
     return value
 
 
@@ -163,8 +180,9 @@ def sha256_file(path: Path) -> str:
 
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git leaves of a large one where Git LFS is not installed."""
+    start = b"version https://git-lfs.github.com/spec/"
     with path.open("rb") as stream:
-        return stream.read(42) == b"version https://git-lfs.github.com/spec/v1"
+        return stream.read(len(start)) == start
 
 
 def split_at_markers(path: Path, name: str) -> tuple[str, str]:

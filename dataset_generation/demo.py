@@ -8,12 +8,12 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from common.data.dataset import SPLITS, Sentence, Split, make_sentence
 from common.data.spans import Span
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, unique_keys
 from dataset_generation.sources import BENCHMARKS
 
 DEMO_PREFIX = "demo-"
@@ -107,14 +107,7 @@ def read_demo_corpus(directory: Path) -> DemoCorpus:
 
 
 def _read_banks(path: Path) -> dict[tuple[str, str | None], list[str]]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) < len(pairs):
-            keys = [key for key, _ in pairs]
-            raise InputError(f"{path}: repeated key {next(key for key in keys if keys.count(key) > 1)!r}")
-        return result
-
-    content = read_json(path, object_pairs_hook=unique)
+    content = read_json(path, unique_keys)
     if not isinstance(content, dict) or not all(isinstance(value, dict) for value in content.values()):
         raise InputError(f"{path}: expected an object of types, each an object of banks")
     banks: dict[tuple[str, str | None], list[str]] = {}

@@ -383,7 +383,7 @@ def test_odd_fields_of_a_record_are_named_and_the_run_is_passed_over(
         ("[" * 100_000, "nested too deep"),
         ('{"format_version": 2, "a": ' * 60 + "1" + "}" * 60, "nested too deep"),
         ('{"seed": ' + "9" * 5000 + "}", "cannot be read as JSON"),
-        ('{"format_version": 2, "seed": 1, "seed": 2}', "key 'seed' is repeated"),
+        ('{"format_version": 2, "seed": 1, "seed": 2}', "repeated key 'seed'"),
         ('{"format_version": 2, "approach": "glinerev", "seed": NaN}', "seed must be a finite number, got nan"),
         ('{"format_version": 2, "approach": "glinerev", "seed": 1e400}', "seed must be a finite number, got inf"),
         ('{"format_version": 2, "approach": "glinerev"}', "lacks ['base_model', 'config', "),

@@ -15,7 +15,7 @@ from common.data.dataset import check_encodable, make_sentence
 from common.data.text import Word, first_words, sentences_of, words_of
 from common.errors import InputError
 from dataset_generation.formats import SUFFIXES
-from dataset_generation.formats.base import check_no_pointer, json_problem, parse_json, record_place, shown
+from dataset_generation.formats.base import check_no_pointer, record_place, shown, strict_json_line
 from dataset_generation.formats.conll import CONLL
 from dataset_generation.options import ReadOptions
 
@@ -154,11 +154,7 @@ def _read_jsonl(path: Path | None, name: str, options: InputOptions) -> Iterator
             if not line.strip():
                 continue
             with _errors_at(f"{_place(path)}: line {number}"):
-                text = line.decode("utf-8-sig")
-                try:
-                    record = parse_json(text)
-                except ValueError as error:
-                    raise ValueError(f"{json_problem(error, one_line=True)}: {shown(text[:60])}") from error
+                record = strict_json_line(line.decode("utf-8-sig"))
                 document = _from_record(record, f"{name}-{number}", options)
             yield document
 

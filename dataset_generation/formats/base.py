@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 from common.data.spans import Span
 from common.data.text import Mention
 from common.errors import InputError
+from common.files import is_lfs_pointer, json_problem, parse_json, unique_keys
 from dataset_generation.options import ReadOptions
 
 
@@ -80,14 +80,10 @@ def record_place(number: int, line: int | None = None) -> str:
     return f"record {number} (counted from 0{'' if line is None else f'; line {line}'})"
 
 
-_LFS = b"version https://git-lfs.github.com/spec/"
-
-
 def check_no_pointer(path: Path) -> None:
     """Raises InputError if the file is the stand-in that Git LFS leaves for a file that was not fetched."""
-    with path.open("rb") as stream:
-        if stream.read(len(_LFS)) == _LFS:
-            raise InputError(f"{path}: is a Git LFS pointer, not the data; fetch it with: git lfs pull")
+    if is_lfs_pointer(path):
+        raise InputError(f"{path}: is a Git LFS pointer, not the data; fetch it with: git lfs pull")
 
 
 def read_text(path: Path) -> str:
@@ -105,33 +101,26 @@ def read_lines(path: Path) -> list[str]:
     return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 
 
-def parse_json(text: str) -> Any:
-    """One JSON value.
+def strict_json(text: str) -> Any:
+    """One JSON value of a corpus.
 
     Raises:
-        ValueError: If it is incomplete, nested too deep, repeats a key, or holds a number that JSON or Python lacks.
+        ValueError: As :func:`common.files.parse_json`; also if it repeats a key or holds a number that JSON lacks.
+    """
+    return parse_json(text, unique_keys, _no_constant)
+
+
+def strict_json_line(text: str) -> Any:
+    """The JSON value of a line.
+
+    Raises:
+        ValueError: As :func:`strict_json`; the message says what is wrong and shows the line's beginning.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"repeated key {shown(next(name for name in names if names.count(name) > 1))}")
-    return value
+        return strict_json(text)
+    except ValueError as error:
+        raise ValueError(f"{json_problem(error, one_line=True)}: {shown(text[:60])}") from error
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
-
-
-def json_problem(error: ValueError, *, one_line: bool = False) -> str:
-    """What is wrong with a JSON text, in one line."""
-    if isinstance(error, json.JSONDecodeError):
-        place = f"column {error.colno}" if one_line else f"line {error.lineno} column {error.colno}"
-        return f"not whole JSON, {place}: {error.msg} (is the file truncated?)"
-    return f"cannot be read as JSON: {str(error).split(';')[0]}"

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import json_problem
 from dataset_generation.formats import bioc, offsets
 from dataset_generation.formats.base import (
     Format,
     Item,
     Records,
-    json_problem,
-    parse_json,
     read_text,
     record_place,
     shown,
+    strict_json,
+    strict_json_line,
 )
 from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field, parse_words
 from dataset_generation.options import ReadOptions
@@ -30,7 +31,7 @@ def _read(path: Path, options: ReadOptions) -> Records:
         yield from ((record_place(number), line) for number, line in enumerate(lines))
         return
     try:
-        value = parse_json(text)
+        value = strict_json(text)
     except ValueError as error:
         raise InputError(f"{path}: {json_problem(error)}") from error
     if isinstance(value, dict):
@@ -53,10 +54,7 @@ def _is_json_lines(lines: list[str]) -> bool:
 
 def _parse(record: Any, options: ReadOptions) -> list[Item]:
     if isinstance(record, str):
-        try:
-            record = parse_json(record)
-        except ValueError as error:
-            raise ValueError(f"{json_problem(error, one_line=True)}: {shown(record[:60])}") from error
+        record = strict_json_line(record)
     return parse_record(record, options)
 
 
