@@ -17,7 +17,7 @@ import tyro
 from common.errors import InputError
 from common.paths import OUTPUT_VARIABLE
 
-BEHAVIOUR_VERSION = 1
+BEHAVIOUR_VERSION = 2
 """Raised whenever the same settings, data and base model mean another computation than before: what a study has of the
 version before is then done again. Other random draws of the same distribution are another seed, no other computation.
 Records of runs and results without one are of version 1."""
@@ -116,6 +116,8 @@ class TrainConfig:
     """Gradients of all trained parameters together are clipped to this norm."""
     patience: int = 3
     """Validations without a better score before training stops; 0 never stops."""
+    patience_steps: int = 50
+    """Optimizer steps without a better score that must also have passed: epochs of few sentences are short."""
     select_by: SelectBy = "macro_f1"
     """Validation score by which the best weights are chosen."""
     seed: int = 42
@@ -127,7 +129,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "grad_accumulation", "max_steps", "eval_every"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in ("weight_decay", "patience", "seed"):
+        for name in ("weight_decay", "patience", "patience_steps", "seed"):
             require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
         require(self.seed < 2**32, f"seed must be less than 2^32, got {self.seed}")
         require(0 < self.max_grad_norm < float("inf"), f"max_grad_norm must be positive, got {self.max_grad_norm}")

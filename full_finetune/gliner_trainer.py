@@ -101,6 +101,7 @@ def _fit(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     freeze_all_but(model, model.parts)
     model.to(accelerator.device)
     recorder = Recorder(model, data, train, config.runtime, accelerator, run)
+    recorder.score_untrained()
     label_key = "ner_label" if config.encoder == "bi" else "ner_labels"
     texts = dict(zip(data.labels.names, model.label_texts, strict=True))
     records = [

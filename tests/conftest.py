@@ -37,6 +37,7 @@ from common.models.base import Base
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.spec import ApproachSpec
 from common.training.loop import fit
+from common.training.recorder import Recorder
 from common.training.run_folder import Run
 
 # GLINER_ADAPTATION_REAL_DATA=FOLDER names a folder with real corpora (data/) and small real bases (models/); without it
@@ -392,3 +393,17 @@ def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
 def spans_of(found: Sequence[Sequence]) -> list[list[Span]]:
     """Predictions without scores, sorted."""
     return [sorted(item.span for item in sentence) for sentence in found]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Gives validations the scores of a list, one after another; that of the untrained model is by itself."""
+
+    def script(*scores, untrained=0.0, **named):
+        named = named or dict.fromkeys(("macro_f1", "micro_f1"), scores)
+        rows = [dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)]
+        before = {name: 1e9 if name == "loss" else untrained for name in named}
+        values = iter([before, *rows])
+        monkeypatch.setattr(Recorder, "validate", lambda self: next(values) | {"seconds": 0.0})
+
+    return script

@@ -80,11 +80,10 @@ def assert_equals_seqeval(gold: list[list[Span]], predicted: list[list[Span]], l
         assert (mine.precision, mine.recall, mine.f1, mine.support) == pytest.approx(
             (row["precision"], row["recall"], row["f1-score"], row["support"])
         )
-    if all(name in report for name in TYPES):
-        macro = report["macro avg"]
-        assert (scores.macro.precision, scores.macro.recall, scores.macro.f1) == pytest.approx(
-            (macro["precision"], macro["recall"], macro["f1-score"])
-        )
+    macro = report["macro avg"]
+    assert (scores.macro.precision, scores.macro.recall, scores.macro.f1) == pytest.approx(
+        (macro["precision"], macro["recall"], macro["f1-score"])
+    )
 
 
 def test_equal_to_seqeval_on_thousands_of_sentences():
@@ -131,19 +130,27 @@ def test_scores_by_hand():
         "recall": half,
         "f1": pytest.approx(4 / 9),
     }
-    # The type without support counts as 0 in the mean of three.
+    # The type with neither gold nor predicted spans is not in the mean.
+    assert scores.defined_types == 2
     assert asdict(scores.macro) == {
-        "precision": pytest.approx((1 / 3 + 1 / 2) / 3),
-        "recall": pytest.approx((1 / 3 + 1) / 3),
-        "f1": pytest.approx((1 / 3 + 2 / 3) / 3),
+        "precision": pytest.approx((1 / 3 + 1 / 2) / 2),
+        "recall": pytest.approx((1 / 3 + 1) / 2),
+        "f1": pytest.approx((1 / 3 + 2 / 3) / 2),
     }
     assert scores.as_dict()["per_type"]["dna"]["support"] == 1
 
 
-def test_macro_is_over_the_types_asked_for():
-    two = span_scores(count_spans(GOLD, PREDICTED, TYPES[:2]))
-    assert two.macro.f1 == pytest.approx((1 / 3 + 2 / 3) / 2)
-    assert two.micro == span_scores(count_spans(GOLD, PREDICTED, TYPES)).micro
+def test_a_type_that_is_predicted_but_has_no_gold_counts_as_zero():
+    predicted = [[*PREDICTED[0], Span(4, 4, "cell type")], *PREDICTED[1:]]
+    scores = span_scores(count_spans(GOLD, predicted, TYPES))
+    assert (scores.defined_types, scores.macro.f1) == (3, pytest.approx((1 / 3 + 2 / 3 + 0) / 3))
+
+
+def test_a_type_absent_from_a_resample_does_not_lower_it():
+    gold = [[Span(0, 0, "protein")]] * 49 + [[Span(0, 0, "dna")]]
+    counts = count_spans(gold, gold, TYPES)
+    assert span_scores(counts).macro.f1 == 1.0
+    assert bootstrap_intervals(counts)["macro_f1"] == (1.0, 1.0)
 
 
 def test_touching_spans_of_a_type_are_not_merged():

@@ -73,14 +73,10 @@ def peaks(rates):
     return [1e-3 if name.startswith("prompt") else 5e-4 for name in rates]
 
 
-def test_patience_counts_validations(trial, monkeypatch):
-    scores = iter([0.5, 0.4, 0.4, 0.4])
-    monkeypatch.setattr(
-        common.training.recorder.Recorder,
-        "validate",
-        lambda self: dict.fromkeys(("macro_f1", "micro_f1"), next(scores)) | {"seconds": 0.0},
-    )
-    _, run = trial(SP, "bi-bert", train={"epochs": 5, "eval_every": 1, "patience": 2}).train()
+def test_patience_counts_validations(trial, scripted):
+    scripted(0.5, 0.4, 0.4, 0.4)
+    settings = {"epochs": 5, "eval_every": 1, "patience": 2, "patience_steps": 0}
+    _, run = trial(SP, "bi-bert", train=settings).train()
     assert steps(run) == [1, 2, 3]
     assert run.record["best"]["epoch"] == 1
 

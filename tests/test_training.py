@@ -21,6 +21,7 @@ import glinerev.model
 import glinerev.spec
 import injection_bi.model
 import injection_bi.spec
+from common.approach import freeze_all_but
 from common.config import DataConfig, TrainConfig
 from common.data.batching import evaluation_batches, training_batches
 from common.data.dataset import load_dataset, make_sentence
@@ -34,7 +35,6 @@ from common.models.features import FeatureCache
 from common.models.prompts import PromptConfig
 from common.models.token_model import TokenConfig
 from common.training.optimizer import schedule_factor
-from common.training.recorder import Recorder
 from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
 from common.training.run_folder import load_tensors
 
@@ -55,19 +55,6 @@ def trained_digest(model) -> str:
 
 def weights_digest(run) -> str:
     return digest(load_tensors(run.path / WEIGHTS_FILE))
-
-
-@pytest.fixture
-def scripted(monkeypatch):
-    """Gives validation the scores of a list, one after another."""
-
-    def script(*scores, **named):
-        values = iter([dict.fromkeys(("macro_f1", "micro_f1"), score) for score in scores])
-        if named:
-            values = iter([dict(zip(named, row, strict=True)) for row in zip(*named.values(), strict=True)])
-        monkeypatch.setattr(Recorder, "validate", lambda self: next(values) | {"seconds": 0.0})
-
-    return script
 
 
 # -- schedule and batches ---------------------------------------------------------------------------------------------
@@ -146,23 +133,51 @@ def test_best_weights_are_restored(trial, scripted, spec):
     assert predictions(loaded, made.data.test) == predictions(model, made.data.test)
 
 
-def test_equal_scores_keep_the_earlier_epoch(trial, scripted):
+def test_of_equal_scores_the_longer_trained_weights_stay(trial, scripted):
     scripted(0.4, 0.4, 0.4)
     run = trial(SP, "bi-bert", train={"epochs": 3}).train()[1]
-    assert run.record["best"]["epoch"] == 1
+    assert run.record["best"]["epoch"] == 3
+
+
+def test_the_untrained_model_wins_if_no_epoch_is_as_good(trial, scripted, caplog):
+    scripted(0.3, 0.2, untrained=0.4)
+    made = trial(SP, "bi-bert", train={"epochs": 2}, threshold=0.5)
+    model = made.model()
+    freeze_all_but(model, model.parts)
+    before = trained_digest(model)
+    run = made.fit(model, made.start())
+    assert run.record["best"] == {"epoch": 0, "by": "macro_f1", "score": 0.4}
+    assert run.record["untrained"]["macro_f1"] == 0.4
+    assert trained_digest(model) == weights_digest(run) == before
+    assert "no epoch was as good as the untrained model" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("patience", "epochs_run"),
-    [(1, 2), (2, 5), (3, 6), (0, 6)],
+    [(1, 2), (2, 6), (0, 6)],
 )
 def test_early_stopping(trial, scripted, patience, epochs_run):
-    scripted(0.5, 0.4, 0.6, 0.6, 0.1, 0.2)
-    made = trial(SP, "bi-bert", train={"epochs": 6, "patience": patience}, head=False)
+    scripted(0.5, 0.4, 0.6, 0.6, 0.7, 0.2)
+    made = trial(SP, "bi-bert", train={"epochs": 6, "patience": patience, "patience_steps": 0}, head=False)
     run = made.train()[1]
     assert len(run.record["history"]) == epochs_run
-    assert run.record["best"]["epoch"] == (1 if patience == 1 else 3)
+    assert run.record["best"]["epoch"] == (1 if patience == 1 else 5)
     assert run.record["status"] == "finished"
+
+
+def test_a_plateau_of_equal_scores_ends_by_patience(trial, scripted):
+    scripted(0.5, 0.5, 0.5, 0.5)
+    run = trial(SP, "bi-bert", train={"epochs": 4, "patience": 2, "patience_steps": 0}, head=False).train()[1]
+    assert (len(run.record["history"]), run.record["best"]["epoch"]) == (3, 3)
+
+
+@pytest.mark.parametrize(("patience_steps", "epochs_run"), [(10, 3), (11, 4), (15, 4), (16, 5)])
+def test_patience_counts_steps_too(trial, scripted, patience_steps, epochs_run):
+    """Five steps an epoch; the first epoch is the best."""
+    scripted(0.5, 0.4, 0.4, 0.4, 0.4)
+    settings = {"epochs": 5, "patience": 1, "patience_steps": patience_steps}
+    run = trial(SP, "bi-bert", train=settings, head=False).train()[1]
+    assert len(run.record["history"]) == epochs_run
 
 
 @pytest.mark.parametrize(("select_by", "best", "score"), [("macro_f1", 2, 0.5), ("micro_f1", 1, 0.7), ("loss", 3, 1.5)])
@@ -346,7 +361,7 @@ def test_a_run_can_be_killed_again_and_again(trial):
 
 
 def test_patience_goes_on_after_a_resume(trial, scripted):
-    made = trial(SP, "bi-bert", train={"epochs": 9, "patience": 2})
+    made = trial(SP, "bi-bert", train={"epochs": 9, "patience": 2, "patience_steps": 0})
     scripted(0.5, 0.4, 0.3)
     path = killed_run(made, on_validation=kill_after(1))
     _, run = made.resume(path)
@@ -535,9 +550,10 @@ def test_ctrl_c_in_the_first_epoch_leaves_no_checkpoint(trial, caplog):
     with pytest.raises(KeyboardInterrupt):
         made.fit(model, run)
     assert "no checkpoint" in caplog.text
-    assert not (run.path / WEIGHTS_FILE).exists()
     with pytest.raises(InputError, match="no finished run of glinerev on tiny"):
         find_checkpoint(SP, "latest", "tiny")
+    with pytest.raises(InputError, match="has no validation behind it"):
+        made.load(run)
 
 
 def test_losses_and_scores_go_to_tensorboard(trial):

@@ -51,8 +51,10 @@ class SpanScores:
     micro: Scores
     """From the counts of all types together."""
     macro: Scores
-    """Unweighted means over all types of the label set, also those that the split has none of."""
+    """Unweighted means over the types that are defined: those with a gold or a predicted span, as in seqeval."""
     per_type: dict[str, TypeScores]
+    defined_types: int
+    """Types that the macro means are over."""
 
     def as_dict(self) -> dict[str, object]:
         """As stored in a result file."""
@@ -95,7 +97,7 @@ def count_spans(
     return SpanCounts(tuple(types), *counts)
 
 
-def _divide(numerator: NDArray[np.float64], denominator: NDArray[np.float64]) -> NDArray[np.float64]:
+def _divide(numerator: NDArray[np.float64], denominator: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
@@ -114,6 +116,12 @@ def _prf(
 
 Counts = NDArray[np.float64]
 """Numbers of spans, the types on the last axis."""
+
+
+def _macro(values: NDArray[np.float64], predicted: Counts, gold: Counts) -> NDArray[np.float64]:
+    """The mean over the last axis of the types with a gold or a predicted span: 0 / 0 is no score. 0 without any."""
+    defined = (predicted + gold) > 0
+    return _divide(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1))
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ class F1:
 
 METRICS: dict[Metric, F1] = {
     "micro_f1": F1("micro F1", "micro", lambda *counts: _prf(*(plane.sum(axis=-1) for plane in counts))[2]),
-    "macro_f1": F1("macro F1", "macro", lambda *counts: _prf(*counts)[2].mean(axis=-1)),
+    "macro_f1": F1("macro F1", "macro", lambda *counts: _macro(_prf(*counts)[2], *counts[1:])),
 }
 """The metrics by their names in settings, result files and CSV tables."""
 
@@ -147,7 +155,7 @@ def span_scores(counts: SpanCounts) -> SpanScores:
     micro = _prf(*(total.sum(keepdims=True) for total in totals))[:, 0]
     return SpanScores(
         micro=Scores(*(float(value) for value in micro)),
-        macro=Scores(*(float(value) for value in per_type.mean(axis=1))),
+        macro=Scores(*(float(value) for value in _macro(per_type, *totals[1:]))),
         per_type={
             name: TypeScores(
                 precision=float(per_type[0, index]),
@@ -157,6 +165,7 @@ def span_scores(counts: SpanCounts) -> SpanScores:
             )
             for index, name in enumerate(counts.types)
         },
+        defined_types=int(((totals[1] + totals[2]) > 0).sum()),
     )
 
 
@@ -385,7 +394,8 @@ def token_report(
 ) -> dict[str, dict[str, object]]:
     """Precision, recall and F1 over words, by scikit-learn: each word has the type of the span that it lies in.
 
-    It forgives wrong boundaries, which the span metric does not. ``O`` counts in neither average.
+    It forgives wrong boundaries, which the span metric does not. ``O`` counts in neither average, nor does a type with
+    neither a gold nor a predicted word.
 
     Args:
         sentences: Sentences with their gold spans.
@@ -401,9 +411,11 @@ def token_report(
     gold = [c for s, n in zip(sentences, n_words, strict=True) for c in labels.word_classes(s.spans, n)]
     found = [c for spans, n in zip(predicted, n_words, strict=True) for c in labels.word_classes(spans, n)]
     types = list(range(len(labels)))
+    defined = sorted({*gold, *found} & {*types}) or types
 
     def scores(average: str | None) -> Any:
-        return precision_recall_fscore_support(gold, found, labels=types, average=average, zero_division=0)
+        over = types if average is None else defined
+        return precision_recall_fscore_support(gold, found, labels=over, average=average, zero_division=0)
 
     per_type = zip(labels.names, *(column.tolist() for column in scores(None)), strict=True)
     return {

@@ -42,6 +42,7 @@ class _Overall(TypedDict):
 
 class _AllScores(_Overall, total=False):
     per_type: dict[str, _Scores]
+    defined_types: Count
 
 
 class _Base(TypedDict, total=False):
@@ -272,6 +273,13 @@ def render(result: Mapping[str, Any]) -> str:
         f"| {name} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {support} |"
         for name, row, support in rows
     ]
+    without_gold = [name for name, row in scores["per_type"].items() if not row["support"]]
+    if without_gold:
+        lines += [
+            "",
+            f"The macro means are over {scores['defined_types']} of {len(scores['per_type'])} types, those with a gold "
+            f"or a predicted span; {len(without_gold)} without gold: {', '.join(without_gold)}.",
+        ]
     intervals, speed, errors = result["intervals"], result["speed"], result["errors"]
     lost, tokens = result["unreachable_gold"], result["token_report"]
     parameters = result["parameters"]

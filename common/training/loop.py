@@ -130,7 +130,7 @@ class _Loop:
                 f"{where}: the stored state is of epoch {progress.epoch}, batch {progress.batch}; the run has "
                 f"{self.config.epochs} epochs of {self.batches_per_epoch} batches"
             )
-        if progress.best_epoch and not (self.run.path / WEIGHTS_FILE).is_file():
+        if math.isfinite(progress.best_score) and not (self.run.path / WEIGHTS_FILE).is_file():
             raise InputError(
                 f"{self.run.path / WEIGHTS_FILE}: no such file; the weights of epoch {progress.best_epoch}"
             )
@@ -254,6 +254,7 @@ class _Loop:
     def run_all(self, on_validation: Callable[[dict[str, Any]], None] | None) -> None:
         """Trains until the last step or until patience is over."""
         with trackers(self.accelerator, self.config.track, self.run.record):
+            self.recorder.score_untrained()
             while not self.over():
                 entry = self.recorder.validated(self.train_on())
                 self.save_state()

@@ -16,6 +16,7 @@ from common.approach import count_parameters, parameter_count
 from common.config import Metric, RuntimeConfig, TrainConfig
 from common.data.dataset import Dataset, Sentence
 from common.device import peak_memory_mb, precision_name, reset_peak_memory
+from common.errors import TrainingError
 from common.evaluation.metrics import METRICS, count_spans, span_scores
 from common.evaluation.predict_split import choose_threshold, flat, predict_split, split_loss, unreachable_gold
 from common.models.features import EncodedSplit, FeatureCache
@@ -36,10 +37,14 @@ class Progress:
     step: int = 0
     """Optimizer steps done."""
     best_epoch: int = 0
-    """Epoch of the best validation; 0 before the first."""
+    """Epoch of the best validation; 0 is the untrained model."""
     best_score: float = -math.inf
     waited: int = 0
-    """Validations since the best one."""
+    """Validations since the last that was better than all before it."""
+    waited_since: int = 0
+    """The step of that one."""
+    untrained: dict[str, float] | None = None
+    """Validation scores before the first step."""
     seconds: float = 0.0
     """Training time so far, evaluation not in it."""
     with_gradient: int | None = None
@@ -150,7 +155,31 @@ class Recorder:
         result: dict[str, float] = {name: metric.of(scores) for name, metric in METRICS.items()}
         if self.config.select_by == "loss":
             result["loss"] = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
+            if not math.isfinite(result["loss"]):
+                raise TrainingError(f"the validation loss is {result['loss']} after {self.progress.step} steps")
         return result | {"seconds": time.perf_counter() - start}
+
+    def score_untrained(self) -> None:
+        """Validates before the first step: an adaptation that makes the model no better must not win unnoticed."""
+        # A run of an earlier version may be resumed without such scores.
+        if self.progress.step == 0:
+            scores = self.validate()
+            self._take_if_best(0, scores)
+            self.progress.untrained = scores
+            self.run.update(untrained=scores)
+            logger.info("before training: validation %s", _shown(scores))
+
+    def _take_if_best(self, epoch: int, scores: Mapping[str, float]) -> bool:
+        """Keeps the weights unless earlier ones were better; among equals the longer trained ones stay."""
+        progress = self.progress
+        score = scores[self.config.select_by] * (-1 if self.config.select_by == "loss" else 1)
+        if score > progress.best_score:
+            progress.waited, progress.waited_since = 0, progress.step
+        best = score >= progress.best_score
+        if best:
+            progress.best_epoch, progress.best_score = epoch, score
+            self.run.save_weights(self.trained)
+        return best
 
     def validated(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Validates, keeps the weights if they are the best so far, and records it.
@@ -166,28 +195,28 @@ class Recorder:
         progress.seconds += entry["train_seconds"]
         validation = self.validate()
         entry = entry | {"validation": validation}
-        score = validation[self.config.select_by] * (-1 if self.config.select_by == "loss" else 1)
-        improved = score > progress.best_score
         progress.waited += 1
-        if improved:
-            progress.best_epoch, progress.best_score, progress.waited = entry["epoch"], score, 0
-            self.run.save_weights(self.trained)
+        best = self._take_if_best(entry["epoch"], validation)
         progress.history.append(entry)
         self.run.update(**self.report("running"))
         at = f"epoch {entry['epoch']}" + (f", step {progress.step}" if self.config.eval_every else "")
         logger.info(
-            "%s: loss %.4f, validation macro-F1 %.4f, micro-F1 %.4f, %.1f s + %.1f s%s",
-            at, entry["train_loss"], validation["macro_f1"], validation["micro_f1"],
-            entry["train_seconds"], validation["seconds"], ", best so far" if improved else "",
+            "%s: loss %.4f, validation %s, %.1f s + %.1f s%s",
+            at, entry["train_loss"], _shown(validation),
+            entry["train_seconds"], validation["seconds"], ", best so far" if best else "",
         )  # fmt: skip
         return entry
 
     def out_of_patience(self) -> bool:
-        """Whether the best validation is ``patience`` validations ago."""
-        return bool(self.config.patience) and self.progress.waited >= self.config.patience
+        """Whether the last better validation is ``patience`` validations and ``patience_steps`` steps ago."""
+        config, progress = self.config, self.progress
+        steps = progress.step - progress.waited_since
+        return bool(config.patience) and progress.waited >= config.patience and steps >= config.patience_steps
 
     def finish(self) -> None:
         """Puts the best weights back into the model, chooses its threshold and closes the record."""
+        if not self.progress.best_epoch:
+            logger.warning("no epoch was as good as the untrained model, whose weights the checkpoint therefore holds")
         if self.out_of_patience():
             logger.info("stopped early: no better validation since epoch %d", self.progress.best_epoch)
         self.accelerator.wait_for_everyone()
@@ -218,6 +247,7 @@ class Recorder:
             },
             "parameters": {"total": total, "trainable": trainable, "with_gradient": progress.with_gradient},
             "threshold": getattr(self.model, "threshold", None),
+            "untrained": progress.untrained,
             "history": progress.history,
             "steps": progress.step,
             "epochs": last["epoch"],
@@ -228,6 +258,10 @@ class Recorder:
             "seconds_per_epoch": progress.seconds / max(1.0, last.get("epochs", last["epoch"])),
             "peak_memory_mb": peak_memory_mb(),
         }
+
+
+def _shown(scores: Mapping[str, float]) -> str:
+    return f"macro-F1 {scores['macro_f1']:.4f}, micro-F1 {scores['micro_f1']:.4f}"
 
 
 def _finite(value: float) -> float | None:

@@ -111,6 +111,7 @@ class RunRecord(_Started, total=False):
     best: BestRecord
     parameters: ParametersRecord
     threshold: Share | None
+    untrained: dict[str, float] | None
     history: list[HistoryEntry]
     steps: Count
     epochs: Count
@@ -137,6 +138,8 @@ class ProgressRecord(TypedDict):
     best_epoch: Count
     best_score: float | None
     waited: NotRequired[Count]
+    waited_since: NotRequired[Count]
+    untrained: NotRequired[dict[str, float] | None]
     seconds: Seconds
     with_gradient: Count | None
     history: NotRequired[list[HistoryEntry]]
@@ -242,7 +245,8 @@ def find_checkpoint(spec: ApproachSpec[Any], which: str, dataset: str | None = N
     unfinished = None
     for path, record in reversed(runs_of(spec, dataset)):
         status = record["status"]
-        if (path / WEIGHTS_FILE).is_file():
+        # Without a validation of trained weights the file holds untrained ones.
+        if (path / WEIGHTS_FILE).is_file() and "best" in record:
             if status in ("finished", "interrupted"):
                 return path
             unfinished = unfinished or path

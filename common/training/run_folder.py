@@ -81,7 +81,7 @@ class Run:
         except KeyboardInterrupt:
             status = "interrupted"
             best = self.record.get("best") or {}
-            if best.get("epoch"):
+            if best.get("score") is not None:
                 logger.warning("interrupted; best checkpoint so far (epoch %d): %s", best["epoch"], self.path)
             else:
                 logger.warning("interrupted before the first validation; no checkpoint")
