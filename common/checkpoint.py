@@ -46,6 +46,8 @@ def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel
         _begin(run, spec, config, data, base)
         undo.pop_all()
     logger.info("run folder: %s", run.path)
+    if state.is_main_process and (newest := runs_of(spec, data.name, savings)[-1][0]) != run.path:
+        logger.warning("by this machine's clock %s is newer than this run: latest means that one", newest.name)
     return run
 
 

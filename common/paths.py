@@ -15,12 +15,21 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 OUTPUT_VARIABLE = "GLINER_ADAPTATION_OUTPUT"
 """Environment variable that names another folder for all output than the working directory."""
 
+CACHE_VARIABLE = "GLINER_ADAPTATION_CACHE"
+"""Environment variable that names another folder for caches than the user's own."""
+
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def output_root() -> Path:
     """Where data sets, savings and results go: the working directory, or the folder in :data:`OUTPUT_VARIABLE`."""
     return Path(os.environ.get(OUTPUT_VARIABLE) or Path.cwd()).absolute()
+
+
+def cache_dir() -> Path:
+    """Where what is worked out once for a machine is kept: the user's cache, if :data:`CACHE_VARIABLE` is not set."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gliner-adaptation"
+    return Path(os.environ.get(CACHE_VARIABLE) or default).absolute()
 
 
 def datasets_dir() -> Path:

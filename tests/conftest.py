@@ -34,7 +34,7 @@ from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.files import sha256_file, write_json, write_json_records
 from common.models.base import Base
-from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
+from common.paths import CACHE_VARIABLE, OUTPUT_VARIABLE, PROJECT_ROOT
 from common.spec import ApproachSpec
 from common.training.loop import fit
 from common.training.recorder import Recorder
@@ -290,6 +290,7 @@ RUNTIME = RuntimeConfig(precision="fp32", device="cpu", eval_batch_size=8, progr
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written into the project, and accelerate starts anew."""
     monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / "output"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

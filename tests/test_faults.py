@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,8 @@ from common.data.dataset import make_sentence
 from common.data.spans import Span
 from common.device import make_accelerator
 from common.errors import InputError, Terminated
-from common.evaluation.results import counts_path, read_counts, read_result
+from common.evaluation.metrics import count_spans, error_report, span_scores
+from common.evaluation.results import counts_path, read_counts, read_result, render
 from common.files import read_json, write_json
 from common.models.features import FeatureCache
 from common.paths import PROJECT_ROOT, is_file_name
@@ -891,12 +892,22 @@ def test_the_probe_gives_up_where_bf16_is_hopeless(monkeypatch, bf16, asked, lon
 
     monkeypatch.setattr(torch, "mm", product)
     monkeypatch.setattr(common.device.time, "perf_counter", lambda: clock[0])
-    common.device.cpu_bf16_speedup.cache_clear()
-    try:
-        assert common.device.cpu_bf16_speedup() == pytest.approx(asked)
-    finally:
-        common.device.cpu_bf16_speedup.cache_clear()
+    assert common.device.measured_bf16_speedup() == pytest.approx(asked)
     assert clock[0] < longest
+
+
+@pytest.mark.parametrize("before", [None, "no JSON", "[1]", '{"another": 2.0}'])
+def test_the_probe_is_made_once_on_a_machine(monkeypatch, tmp_path, before):
+    measured = iter([1.5, 0.5])
+    monkeypatch.setattr(common.device, "measured_bf16_speedup", lambda: next(measured))
+    monkeypatch.setenv("GLINER_ADAPTATION_CACHE", str(tmp_path))
+    if before is not None:
+        (tmp_path / "bf16.json").write_text(before, "utf-8")
+    ask = common.device.cpu_bf16_speedup.__wrapped__
+    assert [ask(), ask()] == [1.5, 1.5]
+    monkeypatch.setenv("GLINER_ADAPTATION_CACHE", str(tmp_path / "file.txt" / "below"))
+    (tmp_path / "file.txt").touch()
+    assert ask() == 0.5, "nothing can be kept there"
 
 
 # -- nothing is accepted in silence -----------------------------------------------------------------------------------
@@ -1129,3 +1140,40 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(dataset_pa
     assert {path.name for path in run.parent.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
     for key in ("best", "threshold", "steps", "status"):
         assert read_json(run)[key] == read_json(whole)[key], key
+
+
+# -- what others will read --------------------------------------------------------------------------------------------
+
+
+def test_a_results_page_shows_hostile_types_as_they_are():
+    """Read as Markdown by an implementation of GitHub's, none of them is a tag, a link or a cell of its own."""
+    markdown_it = pytest.importorskip("markdown_it")
+    types = ("<img src=x onerror=alert(1)>", "[x](javascript:alert)", "a|b", "*c*\nd")
+    gold = [[Span(0, 0, name)] for name in types]
+    counts = count_spans(gold, gold, types)
+    scores = span_scores(counts).as_dict()
+    errors = asdict(error_report(gold, gold, types))
+    scored = {"micro_f1": 0.0, "macro_f1": 0.0}
+    result = {
+        "approach": "x", "variant": {}, "dataset": "d", "base_model": {"name": "<b>"}, "seed": 1, "split": "test",
+        "threshold": 0.5, "scores": scores, "intervals": dict.fromkeys(scored, (0.0, 1.0)), "precision": "fp32",
+        "speed": {"sentences_per_second": 1.0, "batch_size": 1}, "errors": errors,
+        "unreachable_gold": {"lost": 0, "gold": 4, "share": 0.0, "by_reason": {}, "ceiling": scored},
+        "token_report": {"micro": {"f1": 0.0}, "macro": {"f1": 0.0}}, "parameters": {"trainable": 1, "total": 2},
+    }  # fmt: skip
+    tokens = markdown_it.MarkdownIt("gfm-like", {"linkify": False}).parse(render(result))
+    inline = [child for token in tokens for child in token.children or ()]
+    assert {child.type for child in inline} <= {"text", "text_special", "strong_open", "strong_close", "softbreak"}
+    text = ["".join(child.content for child in token.children) for token in tokens if token.type == "inline"]
+    assert {types[0], types[1], "a|b", "*c* d"} <= set(text)
+    rows = [token for token in tokens if token.type == "tr_open"]
+    assert len(rows) == 1 + 4 + 2 + 1 + 4
+
+
+def test_a_clock_that_was_set_back_is_said(trial, caplog):
+    made = trial(SP, "bi-bert", train={"epochs": 1})
+    run = made.start()
+    run.update(created="2999-01-01T00:00:00.000000+00:00")
+    run.release()
+    made.start().release()
+    assert f"by this machine's clock {run.path.name} is newer than this run" in caplog.text

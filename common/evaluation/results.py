@@ -18,6 +18,7 @@ from common.data.spans import ScoredSpan
 from common.errors import InputError
 from common.evaluation.metrics import METRICS, SpanCounts
 from common.files import atomic_path, atomic_text, leftovers, read_json, unique_keys, write_json, write_text
+from common.markdown import escape_markdown
 from common.paths import now, timestamp
 from common.schema import Count, FileName, Seconds, Seed, Share, Texts, check
 from common.spec import Variant, variant_text
@@ -258,16 +259,18 @@ def result_record(
 def render(result: Mapping[str, Any]) -> str:
     """A result as a Markdown page."""
     scores, base = result["scores"], result["base_model"]
+    shown = escape_markdown
     lines = [
-        f"# {result['approach']} ({variant_text(result['variant'])}) on {result['dataset']}",
+        shown(f"# {result['approach']} ({variant_text(result['variant'])}) on {result['dataset']}"),
         "",
-        f"Base model {base['name']}, seed {result['seed']}, {result['split']} split, threshold {result['threshold']}.",
+        f"Base model {shown(base['name'])}, seed {result['seed']}, {result['split']} split, "
+        f"threshold {result['threshold']}.",
         "",
         "| type | precision | recall | F1 | support |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     total = sum(row["support"] for row in scores["per_type"].values())
-    rows = [(name, row, row["support"]) for name, row in scores["per_type"].items()]
+    rows = [(shown(name), row, row["support"]) for name, row in scores["per_type"].items()]
     rows += [("**micro**", scores["micro"], total), ("**macro**", scores["macro"], total)]
     lines += [
         f"| {name} | {row['precision']:.4f} | {row['recall']:.4f} | {row['f1']:.4f} | {support} |"
@@ -278,7 +281,7 @@ def render(result: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"The macro means are over {scores['defined_types']} of {len(scores['per_type'])} types, those with a gold "
-            f"or a predicted span; {len(without_gold)} without gold: {', '.join(without_gold)}.",
+            f"or a predicted span; {len(without_gold)} without gold: {shown(', '.join(without_gold))}.",
         ]
     intervals, speed, errors = result["intervals"], result["speed"], result["errors"]
     lost, tokens = result["unreachable_gold"], result["token_report"]
@@ -304,11 +307,11 @@ def render(result: Mapping[str, Any]) -> str:
         f"{errors['boundary']} with wrong boundaries, "
         f"{errors['type']} with a wrong type, {errors['boundary_and_type']} with both.",
         "",
-        "| gold \\ predicted, right boundaries | " + " | ".join(errors["confusion"]) + " |",
+        "| gold \\ predicted, right boundaries | " + " | ".join(map(shown, errors["confusion"])) + " |",
         "| --- |" + " ---: |" * len(errors["confusion"]),
     ]
     lines += [
-        f"| {name} | " + " | ".join(str(row[other]) for other in errors["confusion"]) + " |"
+        f"| {shown(name)} | " + " | ".join(str(row[other]) for other in errors["confusion"]) + " |"
         for name, row in errors["confusion"].items()
     ]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from common.files import write_text
+from common.markdown import escape_markdown
 from common.tables.results import MISSING
 
 NONE, DAGGER, ONE_RUN = "-", "†", "¹"
@@ -89,15 +90,6 @@ class Table:
         """Which columns of a section are aligned like text."""
         left = [column.left for column in self.columns]
         return left if self.across is None else left[:-1] + [left[-1]] * (texts.shape[1] - len(left) + 1)
-
-
-# What could start or end a cell, code, emphasis, mathematics, a tag, a character's name or a link, and no more.
-_SPECIAL = re.compile(r"[\\|`$~]|\*(?=\S)|(?<=\S)\*|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=#?\w+;)|\](?=[(\[:])")
-
-
-def escape_markdown(text: str) -> str:
-    """Text in one line that Markdown shows as it is."""
-    return _SPECIAL.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def markdown_table(table: Table, section: Section) -> str:
