@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import sys
@@ -10,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import tyro
@@ -276,8 +279,25 @@ def parse_known(
         f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: where data sets, checkpoints and "
         f"results are; the working directory, or the environment's {OUTPUT_VARIABLE}, if not given."
     )
-    options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,)}
-    return (tyro.cli(cls, **options), []) if strict else tyro.cli(cls, return_unknown_args=True, **options)
+    options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,), "prog": _command()}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return (tyro.cli(cls, **options), []) if strict else tyro.cli(cls, return_unknown_args=True, **options)
+    except SystemExit as end:
+        # tyro draws a box around what a configuration refuses; everywhere else that is one line.
+        cause: BaseException | None = end
+        while (cause := cause.__context__) is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def _command() -> str:
+    """How this process was called, without a path of the machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def take_output_root(argv: Sequence[str]) -> list[str]:

@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
@@ -25,24 +27,31 @@ from conftest import RUNTIME, Trial, save_gliner
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+import common.benchmark.__main__
+import common.compare
 import common.device
+import common.predict
+import dataset_generation.generate
 import full_finetune.spec
 import glinerev.export
 import glinerev.spec
 import glinerev.test
 import glinerev.train
+import glinerev.tune
+import optuna_plots
 import softprompt_base.spec
 import softprompt_base.train
 import zeroshot_baseline.test
 from common.bases import load_base
 from common.checkpoint import load_checkpoint, resume_run, start_run
-from common.data.dataset import make_sentence
+from common.data.dataset import SPLITS, make_sentence, span_file
 from common.data.spans import Span
 from common.device import make_accelerator
+from common.entry import run_test
 from common.errors import InputError, Terminated
 from common.evaluation.metrics import count_spans, error_report, span_scores
 from common.evaluation.results import counts_path, read_counts, read_result, render
-from common.files import read_json, write_json
+from common.files import read_json, sha256_file, write_json
 from common.models.features import FeatureCache
 from common.paths import PROJECT_ROOT, is_file_name
 from common.script import run_script
@@ -1057,27 +1066,40 @@ UNCAUGHT = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_hundred_bad_inputs_are_a_line_each(trial, dataset_path, gliner_folder, run_json, tmp_path, capsys, output):
-    """Through the real entry points, in one process: no traceback, no silence, status 2, and no half-written file."""
-    failures, number = [], 0
+class Attempts:
+    """Runs entry points in this process: bad input is one line and status 2, without a traceback or silence."""
 
-    def attempt(main, arguments: list[str], what: str) -> None:
-        nonlocal number
-        number += 1
-        capsys.readouterr()
+    def __init__(self, capsys) -> None:
+        self.capsys, self.number, self.failures = capsys, 0, []
+
+    def __call__(self, main, arguments: list[str], what: str) -> None:
+        self.number += 1
+        self.capsys.readouterr()
         try:
             run_script(partial(main, arguments))
-            failures.append(f"{what}: accepted")
+            self.failures.append(f"{what}: accepted")
         except SystemExit as stop:
-            printed = capsys.readouterr().err
+            printed = self.capsys.readouterr().err
             lines = [line for line in printed.splitlines() if line.startswith("error: ")]
             if stop.code != 2 or len(lines) != 1 or "Traceback" in printed or len(lines[0]) > 900:
-                failures.append(f"{what}: status {stop.code}, {printed[-300:]}")
+                self.failures.append(f"{what}: status {stop.code}, {printed[-300:]}")
         except UNCAUGHT as error:
-            failures.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+            self.failures.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
 
+    def check(self, at_least: int) -> None:
+        assert not self.failures, "\n".join(self.failures)
+        assert self.number >= at_least
+
+
+@pytest.fixture
+def attempt(capsys):
+    return Attempts(capsys)
+
+
+@pytest.mark.slow
+def test_bad_bases_runs_and_settings_are_a_line_each(
+    attempt, trial, dataset_path, gliner_folder, run_json, tmp_path, output
+):
     on_tiny = ["--dataset", str(dataset_path), *QUICK]
     for place, spoil in enumerate(BAD_BASES):
         folder = tmp_path / "bases" / str(place)
@@ -1092,49 +1114,117 @@ def test_a_hundred_bad_inputs_are_a_line_each(trial, dataset_path, gliner_folder
     for kind in BAD_TEXTS:
         write_bad(tmp_path / f"{kind}.json", kind)
         if kind not in ("infinity",):
-            attempt(glinerev.train.main, [*on_tiny, "--config", str(tmp_path / f"{kind}.json")], f"settings {kind}")
+            settings = ["--config", str(tmp_path / f"{kind}.json")]
+            attempt(glinerev.train.main, [*on_tiny, *settings], f"settings {kind}")
+            attempt(glinerev.tune.main, [*on_tiny, *settings], f"settings of a sweep {kind}")
     for option in ("a" * 300, "/proc/none/x", "\udcff", "~nobody/x", "a/b/c", "."):
         attempt(glinerev.train.main, [*on_tiny, "--base-model", option], f"base named {option[:9]!r}")
         attempt(glinerev.test.main, [*on_tiny, "--checkpoint", option], f"checkpoint named {option[:9]!r}")
-    assert not failures, "\n".join(failures)
-    assert number >= 100
+    attempt.check(at_least=145)
     assert half_written(output) == []
 
 
+BAD_FILES = {
+    "empty": b"", "zeros": bytes(40), "latin": b"caf\xe9 O\n", "utf16": "word\tO\n".encode("utf-16"),
+    "gzip": b"\x1f\x8b\x08" + bytes(30),
+    "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "deep": b"[" * 100_000,
+}  # fmt: skip
+"""What no corpus file may hold, whatever its format."""
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+def test_bad_data_sets_corpora_results_and_texts_are_a_line_each(
+    attempt, dataset_path, gliner_folder, run_json, tmp_path, output
+):
+    base = ["--base-model", str(gliner_folder("bi-bert")), *QUICK]
+    for name in ("label2id.json", "label2desc.json", "manifest.json", *(span_file(split, "bi") for split in SPLITS)):
+        for kind in BAD_TEXTS:
+            folder = tmp_path / "datasets" / f"{name}-{kind}"
+            shutil.copytree(dataset_path, folder)
+            write_bad(folder / name, kind)
+            attempt(glinerev.train.main, ["--dataset", str(folder), *base], f"{name} {kind}")
+            if "_" in name:
+                change(folder / "manifest.json", "files", name, "sha256", value=sha256_file(folder / name))
+                attempt(glinerev.train.main, ["--dataset", str(folder), *base], f"{name} {kind}, known to the manifest")
+    for example in sorted((PROJECT_ROOT / "examples" / "corpora").iterdir()):
+        if example.is_file() and example.suffix != ".md":
+            for kind, content in BAD_FILES.items():
+                source = tmp_path / f"{kind}{example.suffix}"
+                source.write_bytes(content)
+                options = [
+                    "--dataset",
+                    "bad",
+                    "--source",
+                    str(source),
+                    "--descriptions",
+                    "names",
+                    "--tokenizer",
+                    base[1],
+                ]
+                attempt(dataset_generation.generate.main, options, f"corpus {example.name} {kind}")
+    model = ["--checkpoint", str(run_json), *QUICK[:-1]]
+    result_json = run_test(SP, ["--dataset", str(dataset_path), *model])
+    for kind in BAD_TEXTS:
+        bad_result = tmp_path / "results" / f"{kind}.json"
+        bad_result.parent.mkdir(exist_ok=True)
+        write_bad(bad_result, kind)
+        attempt(common.compare.main, [str(bad_result), str(result_json)], f"result {kind}")
+        attempt(common.benchmark.__main__.main, ["--show", str(bad_result)], f"benchmark {kind}")
+        attempt(optuna_plots.main, [str(bad_result)], f"studies {kind}")
+    undecodable, not_empty = {"latin", "utf16"}, set(BAD_FILES) - {"empty"}
+    # A text or a word may hold any characters, and a file no document.
+    for suffix, kinds in {
+        ".txt": undecodable,
+        ".conll": undecodable,
+        ".jsonl": not_empty,
+        ".parquet": BAD_FILES,
+    }.items():
+        for kind in sorted(kinds):
+            source = tmp_path / f"text-{kind}{suffix}"
+            source.write_bytes(BAD_FILES[kind])
+            options = [*model, "--input", str(source), "--output", str(tmp_path / "tagged.jsonl")]
+            attempt(common.predict.main, options, f"text {suffix} {kind}")
+    attempt.check(at_least=200)
+    assert [path for path in half_written(output) if path.suffix != ".lock"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")
 def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(dataset_path, gliner_folder, tmp_path):
-    """Five kills of a process, each at another moment; what is left is resumed until it is killed again."""
-    import random
+    """Twenty kills of a process, each at another moment; what is left is resumed until it is killed again."""
+    base = str(gliner_folder("bi-bert"))
+    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "60", "--patience", "0", "--base-model", base]
 
-    def command(root: Path, *more: str) -> list[str]:
-        base = str(gliner_folder("bi-bert"))
-        arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "25", "--patience", "0", "--base-model", base]
-        return [sys.executable, "-m", "glinerev.train", *arguments, "--output-root", str(root), *more]
+    def start(root: str, *more: str) -> multiprocessing.Process:
+        command = [*arguments, "--output-root", str(tmp_path / root), *more]
+        # A fork spares the imports, in which there is nothing to lose.
+        process = multiprocessing.get_context("fork").Process(target=glinerev.train.main, args=(command,))
+        process.start()
+        return process
 
-    options = {
-        "cwd": PROJECT_ROOT, "env": os.environ | {"OMP_NUM_THREADS": "1"}, "stdout": subprocess.DEVNULL,
-        "stderr": subprocess.DEVNULL,
-    }  # fmt: skip
-    subprocess.run(command(tmp_path / "whole"), check=True, timeout=200, **options)
+    def completed(process: multiprocessing.Process) -> None:
+        process.join(200)
+        assert process.exitcode == 0
+
+    completed(start("whole"))
     savings, moments, kills = tmp_path / "killed" / "glinerev" / "savings", random.Random(0), 0
-    while kills < 5:
+    for _ in range(20):
         runs = list(savings.glob("*/" + RUN_FILE))
-        process = subprocess.Popen(command(tmp_path / "killed", *(["--resume", "latest"] if runs else [])), **options)
+        process = start("killed", *(["--resume", "latest"] if runs else []))
         before = sum(path.stat().st_mtime_ns for path in runs)
-        # Not in its imports: from the first sign of work on.
-        while process.poll() is None and sum(p.stat().st_mtime_ns for p in savings.glob("*/" + RUN_FILE)) == before:
-            time.sleep(0.01)
-        time.sleep(moments.uniform(0, 0.3))
-        if process.poll() is not None:
+        while process.is_alive() and sum(p.stat().st_mtime_ns for p in savings.glob("*/" + RUN_FILE)) == before:
+            time.sleep(0.005)
+        # About two epochs of validation, weights, state and record.
+        time.sleep(moments.uniform(0, 0.15))
+        if not process.is_alive():
             break
         process.kill()
-        process.wait()
+        process.join()
         kills += 1
     (run,) = savings.glob("*/" + RUN_FILE)
     if read_json(run)["status"] != "finished":
-        subprocess.run(command(tmp_path / "killed", "--resume", "latest"), check=True, timeout=200, **options)
-    assert kills >= 3
+        completed(start("killed", "--resume", "latest"))
+    assert kills == 20
     (whole,) = (tmp_path / "whole" / "glinerev" / "savings").glob("*/" + RUN_FILE)
     assert run.with_name(WEIGHTS_FILE).read_bytes() == whole.with_name(WEIGHTS_FILE).read_bytes()
     assert {path.name for path in run.parent.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
