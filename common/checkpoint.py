@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
@@ -17,7 +18,7 @@ from common.approach import BaseModel, freeze_all_but
 from common.config import differences, to_dict
 from common.data.dataset import Dataset
 from common.data.labels import LabelSet
-from common.device import provenance
+from common.device import provenance, seed_everything
 from common.errors import InputError
 from common.files import write_json
 from common.paths import new_run_dir, now
@@ -162,6 +163,7 @@ def load_checkpoint(
     *,
     threshold: float | None = None,
     labels: LabelSet | None = None,
+    interpolate: float = 1.0,
 ) -> Checkpoint[C]:
     """Rebuilds a trained model from its run folder, which needs nothing beside it but the base model.
 
@@ -171,6 +173,7 @@ def load_checkpoint(
         base_model: Where the base model is now, if not where it was in training.
         threshold: Least probability of a predicted span; the checkpoint's own if None.
         labels: Other entity types than those trained on, for an approach that keeps its zero-shot path.
+        interpolate: Share of the trained weights; the rest is what they were before training.
 
     Raises:
         InputError: If the folder is no checkpoint of the approach, the base model's weights are others than those
@@ -205,8 +208,16 @@ def load_checkpoint(
             f"{path}: was trained on base model {stored['name']!r} at {stored['revision']}, "
             f"{source!r} is {base.revision}"
         )
+    if interpolate < 1:
+        # New weights start as they did in training.
+        seed_everything(record["seed"])
     model = spec.build(config, base, labels)
-    Run(path, record, renamed=spec.renamed).load_weights_into(freeze_all_but(model, model.parts))
+    trained = freeze_all_but(model, model.parts)
+    start = {name: parameter.detach().clone() for name, parameter in trained.items()} if interpolate < 1 else {}
+    Run(path, record, renamed=spec.renamed).load_weights_into(trained)
+    with torch.no_grad():
+        for name, before in start.items():
+            trained[name].lerp_(before, 1 - interpolate)
     model.eval()
     if threshold is not None and not hasattr(model, "threshold"):
         raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")

@@ -286,10 +286,11 @@ def parse_known(
             return (tyro.cli(cls, **options), []) if strict else tyro.cli(cls, return_unknown_args=True, **options)
     except SystemExit as end:
         # tyro draws a box around what a configuration refuses; everywhere else that is one line.
-        cause: BaseException | None = end
-        while (cause := cause.__context__) is not None:
+        cause = end.__context__
+        while cause is not None:
             if isinstance(cause, InputError):
                 raise cause from None
+            cause = cause.__context__
         sys.stderr.write(said.getvalue())
         raise
 

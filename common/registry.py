@@ -44,3 +44,8 @@ def trained() -> tuple[str, ...]:
 def cheapest_first() -> tuple[str, ...]:
     """Names of all approaches, in order of the cost of a run."""
     return tuple(item.name for item in sorted(specs(), key=lambda item: item.cost))
+
+
+def untrained() -> ApproachSpec[Any]:
+    """The approach that tests a base model as it is."""
+    return next(item for item in specs() if not item.trains)

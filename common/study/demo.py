@@ -29,7 +29,8 @@ def arguments() -> list[str]:
     return [
         *("--dataset", *(str(folder() / "datasets" / name) for name in CORPORA), "--seeds", "42"),
         *("--base-model", "demo-bi", "--cross-base-model", "demo-cross"),
-        *("--config", str(OPTIONS), "--output", str(folder())),
+        # The imports of one cell beside the work of another.
+        *("--config", str(OPTIONS), "--output", str(folder()), "--workers", "2"),
     ]
 
 

@@ -152,7 +152,7 @@ class View:
         for text in dict.fromkeys(str(warning.message) for warning in caught):
             logger.warning("%s: %s", self.name, text)
         # A trial with an infinite value may have parameters that no other has.
-        raw = {name: share for name, share in raw.items() if name in self.parameters}
+        raw = {name: raw[name] for name in sorted(raw, key=lambda name: (-raw[name], name)) if name in self.parameters}
         total = sum(raw.values())
         # Optuna's own normalising would call all parameters equally important.
         return {name: share / total for name, share in raw.items()} if total > 0 else {}

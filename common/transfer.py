@@ -1,0 +1,185 @@
+"""What an adaptation destroys: zero-shot F1 on other corpora, before and after it.
+
+``python -m common.transfer --checkpoint glinerev/savings/bc5cdr_20260101_120000 --dataset ncbi-disease anatem``
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.config import RuntimeConfig, parse, require, require_share
+from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
+from common.data.labels import LabelSet
+from common.files import read_json, sha256_file, write_json
+from common.registry import spec, untrained
+from common.script import run_script
+from common.spec import ApproachSpec
+from common.training.records import WEIGHTS_FILE, find_checkpoint, labels_of, read_run
+
+if TYPE_CHECKING:
+    from common.checkpoint import Checkpoint
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("common.transfer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Zero-shot F1 on other corpora before and after an adaptation."""
+
+    checkpoint: Path
+    """A run folder of an approach that can still be asked for other types."""
+    dataset: tuple[str, ...]
+    """Data sets (names, or paths of folders) to be asked for their own types; full test splits."""
+    interpolate: float = 1.0
+    """Share of the adapted weights, the rest being the untouched base's (Wortsman et al. 2022, WiSE-FT): 1 is as
+    trained."""
+    base_model: str | None = None
+    """Where the base model is now, if it is no longer where it was in training."""
+    output: Path | None = None
+    """The record to write; in the folder transfer/ of the approach if not given. What is done in it is kept."""
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def __post_init__(self) -> None:
+        require(bool(self.dataset), "--dataset needs at least one value")
+        require_share("--interpolate", self.interpolate)
+
+
+def transfer(config: Config) -> Path | None:
+    """Measures and writes the record; None for an approach without a zero-shot path, of which there is nothing to say.
+
+    Raises:
+        InputError: If the checkpoint or a data set cannot be read, or the record there is of something else.
+    """
+    for name in config.dataset:
+        existing_dataset_dir(name)
+    record = read_json(config.checkpoint / "run.json")
+    require(isinstance(record, dict) and "approach" in record, f"{config.checkpoint}: its run.json names no approach")
+    approach = spec(record["approach"])
+    path = find_checkpoint(approach, str(config.checkpoint))
+    record = read_run(path, approach)
+    if not approach.keeps_zero_shot:
+        logger.info("%s: none, it finds only the types that it was trained on", approach.title)
+        return None
+
+    from common.device import as_trained, make_accelerator, precision_name, provenance
+
+    runtime = as_trained(config.runtime, record.get("precision", "auto"))
+    precision = precision_name(make_accelerator(runtime))
+    of = {
+        "approach": approach.name,
+        "variant": record["variant"],
+        "base_model": {key: record["base_model"][key] for key in ("name", "revision", "kind")},
+        "seed": record["seed"],
+        "trained_on": record["dataset"],
+        "checkpoint": path.name,
+        "weights_sha256": sha256_file(path / WEIGHTS_FILE),
+        "interpolate": config.interpolate,
+        "precision": precision,
+    }
+    suffix = "" if config.interpolate == 1 else f"_interpolate{config.interpolate:g}"
+    output = config.output or approach.savings.parent / "transfer" / f"{path.name}{suffix}.json"
+    done = _done(output, of)
+    for name in config.dataset:
+        data = load_dataset(name)
+        if done.get(data.name, {}).get("dataset_sha256") == data.sha256:
+            logger.info("%s: done before", data.name)
+            continue
+        done[data.name] = _measured(approach, path, data, config, runtime)
+        write_json(output, of | {"provenance": provenance(), "corpora": done})
+        logger.info("%s", shown(data.name, done[data.name]))
+    logger.info("record: %s", output)
+    return output
+
+
+def _done(output: Path, of: dict[str, Any]) -> dict[str, Any]:
+    """The corpora in an earlier record of the same model."""
+    if not output.exists():
+        return {}
+    there = read_json(output)
+    require(isinstance(there, dict), f"{output}: is no record of a transfer")
+    differing = [name for name, value in of.items() if there.get(name) != value]
+    require(not differing, f"{output}: is of another model or precision ({differing[0] if differing else ''} differs)")
+    return dict(there["corpora"])
+
+
+def _measured(
+    approach: ApproachSpec[Any], path: Path, data: Dataset, config: Config, runtime: RuntimeConfig
+) -> dict[str, Any]:
+    """One corpus: the untouched base and the adapted model, asked for its types and for those trained on."""
+    from common.checkpoint import load_checkpoint
+    from common.evaluation.metrics import paired_bootstrap
+    from common.evaluation.zero_shot import Answer, answer, foreign_predictions
+
+    def adapted(labels: LabelSet | None) -> Checkpoint[Any]:
+        # Built anew for each label set: an approach may change the base that it is given.
+        return load_checkpoint(approach, path, config.base_model, labels=labels, interpolate=config.interpolate)
+
+    def untouched(checkpoint: Checkpoint[Any], labels: LabelSet) -> Any:
+        plain, stored = untrained(), checkpoint.record["base_model"]
+        settings = replace(plain.plain_config(stored["kind"]), labels=getattr(checkpoint.config, "labels", "names"))
+        base = plain.load_base(settings, checkpoint.base.location, _commit(stored["revision"]))
+        return plain.build(settings, base, labels)
+
+    checkpoint = adapted(data.labels)
+    sides: dict[str, Answer] = {
+        "before": answer(untouched(checkpoint, data.labels), data, runtime),
+        "after": answer(checkpoint.model, data, runtime),
+    }
+    known = labels_of(checkpoint.record, path)
+    foreign = [name for name in known.names if name.casefold() not in map(str.casefold, data.labels.names)]
+    checkpoint = adapted(None)
+    spurious = {
+        "before": foreign_predictions(untouched(checkpoint, known), data.test, foreign, runtime),
+        "after": foreign_predictions(checkpoint.model, data.test, foreign, runtime),
+    }
+    result: dict[str, Any] = {
+        "dataset_sha256": data.sha256,
+        "sentences": len(data.test),
+        "types": list(data.labels.names),
+        **{side: found.scores() for side, found in sides.items()},
+        "foreign_types": foreign,
+        "predictions_per_100_sentences": spurious,
+    }
+    for place in ("at_half", "best"):
+        after, before = (getattr(sides[side], place) for side in ("after", "before"))
+        differences = paired_bootstrap({None: after}, {None: before})
+        result[f"difference_{place}"] = {
+            name: [found.difference, found.low, found.high] for name, found in differences.items()
+        }
+    return result
+
+
+def _commit(revision: str) -> str | None:
+    """The commit to load a hub model at; a local one has the hash of its weights instead."""
+    return None if revision.startswith("sha256:") else revision
+
+
+def shown(name: str, corpus: dict[str, Any]) -> str:
+    """A corpus of the record in one line."""
+    before, after = (corpus[side]["best"]["micro_f1"] for side in ("before", "after"))
+    _, low, high = corpus["difference_best"]["micro_f1"]
+    return (
+        f"{name}: zero-shot micro F1 {before:.4f} before, {after:.4f} after, difference {100 * (after - before):+.2f} "
+        f"points [{100 * low:+.2f}, {100 * high:+.2f}], each at its best threshold on validation"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures what the command line names and prints a line for each corpus."""
+    config = parse(Config, argv)
+    output = transfer(config)
+    if output is None:
+        print("none")
+        return
+    corpora = read_json(output)["corpora"]
+    for name, corpus in corpora.items():
+        print(shown(name, corpus))
+
+
+if __name__ == "__main__":
+    run_script(main)

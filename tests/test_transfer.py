@@ -1,0 +1,130 @@
+"""What an adaptation destroys, measured: before and after, at two thresholds, and on the way between them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import LABELS, write_dataset
+
+import common.transfer
+import full_finetune.spec
+import glinerev.spec
+import ldsa.spec
+from common.checkpoint import load_checkpoint
+from common.data.dataset import make_sentence
+from common.data.spans import ScoredSpan, Span
+from common.errors import InputError
+from common.evaluation.zero_shot import answer, foreign_predictions
+from common.files import read_json
+
+FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
+QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another corpus."""
+    return write_dataset(tmp_path_factory.mktemp("datasets") / "other")
+
+
+def record_of(path, *more):
+    printed = common.transfer.transfer(common.transfer.parse(common.transfer.Config, [*more, *QUICK]))
+    assert printed == path or path is None
+    return read_json(printed)
+
+
+def test_an_untrained_adaptation_keeps_everything(trial, other):
+    """A whole interpolation towards the base is the base: not a score differs."""
+    made = trial(FT, "bi-bert", train={"epochs": 8, "patience": 0}, encoder_lr=3e-3, others_lr=1e-2)
+    _, run = made.train()
+    arguments = ["--checkpoint", str(run.path), "--dataset", str(other)]
+    none = record_of(None, *arguments, "--interpolate", "0")["corpora"]["other"]
+    assert none["before"] == none["after"]
+    assert none["difference_best"] == {"micro_f1": [0, 0, 0], "macro_f1": [0, 0, 0]}
+    adapted = record_of(None, *arguments)["corpora"]["other"]
+    assert adapted["before"] == none["before"]
+    assert adapted["after"] != adapted["before"]
+    difference, low, high = adapted["difference_best"]["micro_f1"]
+    assert low <= difference <= high
+    assert difference == pytest.approx(adapted["after"]["best"]["micro_f1"] - adapted["before"]["best"]["micro_f1"])
+
+
+@pytest.mark.parametrize(("spec", "base"), [(FT, "bi-bert"), (SP, "bi-bert")], ids=lambda item: str(item)[:20])
+def test_interpolation_goes_from_the_untrained_to_the_trained_weights(trial, spec, base):
+    made = trial(spec, base, train={"epochs": 1})
+    model, run = made.train()
+    weights = [
+        {
+            name: value.clone()
+            for name, value in load_checkpoint(spec, run.path, interpolate=share).model.named_parameters()
+        }
+        for share in (0.0, 0.25, 1.0)
+    ]
+    changed = 0
+    for name, parameter in model.named_parameters():
+        start, quarter, end = (side[name] for side in weights)
+        assert torch.equal(end, parameter)
+        assert torch.allclose(quarter, 0.75 * start + 0.25 * end, atol=1e-6)
+        changed += not torch.equal(start, end)
+    assert changed
+
+
+def test_what_is_done_is_kept_and_another_model_is_refused(trial, other, dataset_path, monkeypatch):
+    _, run = trial(FT, "bi-bert", train={"epochs": 1}).train()
+    arguments = ["--checkpoint", str(run.path), "--dataset", str(other)]
+    first = record_of(None, *arguments)
+    output = FT.savings.parent / "transfer" / f"{run.path.name}.json"
+    assert read_json(output) == first
+
+    def measured(approach, path, data, config, runtime):
+        assert data.name == dataset_path.name, "the other one is done"
+        return first["corpora"]["other"] | {"dataset_sha256": data.sha256}
+
+    monkeypatch.setattr(common.transfer, "_measured", measured)
+    both = record_of(output, *arguments, str(dataset_path))
+    assert list(both["corpora"]) == ["other", dataset_path.name]
+    with pytest.raises(InputError, match="is of another model or precision"):
+        record_of(None, *arguments, "--interpolate", "0.5", "--output", str(output))
+
+
+def test_an_approach_without_a_zero_shot_path_has_none(trial, other, capsys):
+    _, run = trial(TOKENS, "bi-bert", train={"epochs": 1}).train()
+    common.transfer.main(["--checkpoint", str(run.path), "--dataset", str(other), *QUICK])
+    assert capsys.readouterr().out == "none\n"
+
+
+class Scripted(torch.nn.Module):
+    """Finds what a table says, above its threshold."""
+
+    labels, threshold = LABELS, 0.5
+
+    def __init__(self, *found: ScoredSpan) -> None:
+        super().__init__()
+        self.found = found
+
+
+def test_scores_at_both_thresholds_by_hand(monkeypatch, data):
+    """One sentence a split: gold a protein; found with 0.4, and a false one with 0.3."""
+    right, wrong = ScoredSpan(Span(0, 0, "protein"), 0.4), ScoredSpan(Span(1, 1, "disease"), 0.3)
+
+    def found(model, split, runtime, accelerator, what):
+        return [[item for item in model.found if item.score > model.threshold] for _ in split.encoded]
+
+    monkeypatch.setattr("common.evaluation.zero_shot.predict_split", found)
+    monkeypatch.setattr(Scripted, "encode", lambda self, sentences: sentences, raising=False)
+
+    from conftest import RUNTIME
+
+    sentence = make_sentence(["IL-2", "binds"], [Span(0, 0, "protein")])
+    tiny = replace(data, validation=[sentence], test=[sentence, sentence])
+    scored = answer(Scripted(right, wrong), tiny, RUNTIME)
+    assert scored.threshold == pytest.approx(0.39)
+    found_scores = scored.scores()
+    assert found_scores["at_half"] == {"micro_f1": 0.0, "macro_f1": 0.0}
+    assert found_scores["best"] == {"micro_f1": 1.0, "macro_f1": 1.0}
+    foreign = Scripted(right, wrong)
+    foreign.threshold = 0.2
+    assert foreign_predictions(foreign, tiny.test, ["disease"], RUNTIME) == 100
+    assert foreign_predictions(foreign, tiny.test, [], RUNTIME) is None
+    assert json.dumps(found_scores)
