@@ -11,11 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import RuntimeConfig, parse, require, require_share
+from common.config import RuntimeConfig, differences, parse, require, require_share
 from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
 from common.data.labels import LabelSet
+from common.evaluation.transfer_record import TransferRecord
 from common.files import read_json, sha256_file, write_json
+from common.paths import now
 from common.registry import spec, untrained
+from common.schema import read_record
 from common.script import run_script
 from common.spec import ApproachSpec
 from common.training.records import WEIGHTS_FILE, find_checkpoint, labels_of, read_run
@@ -90,7 +93,7 @@ def transfer(config: Config) -> Path | None:
             logger.info("%s: done before", data.name)
             continue
         done[data.name] = _measured(approach, path, data, config, runtime)
-        write_json(output, of | {"provenance": provenance(), "corpora": done})
+        write_json(output, {"created": now(), "model": of, "provenance": provenance(), "corpora": done})
         logger.info("%s", shown(data.name, done[data.name]))
     logger.info("record: %s", output)
     return output
@@ -100,10 +103,9 @@ def _done(output: Path, of: dict[str, Any]) -> dict[str, Any]:
     """The corpora in an earlier record of the same model."""
     if not output.exists():
         return {}
-    there = read_json(output)
-    require(isinstance(there, dict), f"{output}: is no record of a transfer")
-    differing = [name for name, value in of.items() if there.get(name) != value]
-    require(not differing, f"{output}: is of another model or precision ({differing[0] if differing else ''} differs)")
+    there = read_record(output, TransferRecord)
+    changed = differences(there["model"], of)
+    require(not changed, f"{output}: is of another model: {'; '.join(changed)}")
     return dict(there["corpora"])
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import LABELS, write_dataset
 
+import common.tables.__main__
 import common.transfer
 import full_finetune.spec
 import glinerev.spec
@@ -14,9 +15,11 @@ import ldsa.spec
 from common.checkpoint import load_checkpoint
 from common.data.dataset import make_sentence
 from common.data.spans import ScoredSpan, Span
+from common.entry import run_test
 from common.errors import InputError
 from common.evaluation.zero_shot import answer, foreign_predictions
 from common.files import read_json
+from common.tables.transfers import kept
 
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
@@ -84,7 +87,7 @@ def test_what_is_done_is_kept_and_another_model_is_refused(trial, other, dataset
     monkeypatch.setattr(common.transfer, "_measured", measured)
     both = record_of(output, *arguments, str(dataset_path))
     assert list(both["corpora"]) == ["other", dataset_path.name]
-    with pytest.raises(InputError, match="is of another model or precision"):
+    with pytest.raises(InputError, match=r"is of another model: interpolate: 1\.0 != 0\.5"):
         record_of(None, *arguments, "--interpolate", "0.5", "--output", str(output))
 
 
@@ -128,3 +131,39 @@ def test_scores_at_both_thresholds_by_hand(monkeypatch, data):
     assert foreign_predictions(foreign, tiny.test, ["disease"], RUNTIME) == 100
     assert foreign_predictions(foreign, tiny.test, [], RUNTIME) is None
     assert json.dumps(found_scores)
+
+
+def test_the_table_and_the_figure_show_what_is_kept(trial, other, dataset_path, tmp_path):
+    """Of a model with a zero-shot path and of one without; half the way is a line of its own."""
+    for spec in (FT, TOKENS):
+        _, run = trial(spec, "bi-bert", train={"epochs": 1}).train()
+        arguments = ["--checkpoint", str(run.path), "--dataset", str(other), *QUICK]
+        common.transfer.main(arguments)
+        common.transfer.main([*arguments, "--interpolate", "0.5"])
+        run_test(spec, ["--dataset", str(dataset_path), "--checkpoint", str(run.path), *QUICK])
+    common.tables.__main__.main(["--output", str(tmp_path / "tables")])
+    page = (tmp_path / "tables" / "transfer.md").read_text("utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    assert lines[0] == "| approach | share of adapted weights | seeds | other |"
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| LDSA", "missing", "missing"], ["| Full-FT (bi)", "1", "1"], ["| Full-FT (bi)", "0.5", "1"],
+    ]  # fmt: skip
+    assert lines[2].endswith("| - |")
+    assert "→" in lines[3]
+    assert (tmp_path / "tables" / "transfer.csv").is_file()
+
+
+def corpus(before: float, after: float) -> dict:
+    def side(value: float) -> dict:
+        return {"best": {"micro_f1": value}}
+
+    return {"before": side(before), "after": side(after)}
+
+
+def test_what_is_kept_by_hand():
+    runs = [
+        {"corpora": {"a": corpus(0.4, 0.2), "b": corpus(0.6, 0.3)}},
+        {"corpora": {"a": corpus(0.4, 0.5), "b": corpus(0.6, 0.5)}},
+    ]
+    assert kept(runs) == pytest.approx((50 + 100) / 2)
+    assert kept([]) is None

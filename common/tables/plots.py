@@ -129,6 +129,19 @@ def few_shot_figure(panels: Mapping[str, Panel], ylabel: str = "macro F1") -> Fi
     return _figure(panels, "training sentences", ylabel, _draw_curves, {}) if panels else None
 
 
+@styled
+@plain
+def share_figure(panels: Mapping[str, Panel], xlabel: str, ylabel: str) -> Figure | None:
+    """F1 against a share in percent, one panel for each title; None without panels."""
+    return _figure(panels, xlabel, ylabel, _draw_shares, {}, log=False) if panels else None
+
+
+def _draw_shares(axes: Axes, panel: Panel) -> None:
+    axes.axvline(100, color="#BBBBBB", linewidth=1.0, zorder=1)
+    for series, points in panel.items():
+        _draw_points(axes, series, points, linestyle="none")
+
+
 def _xs(panel: Panel) -> list[float]:
     return sorted({point.x for points in panel.values() for point in points if point.x})
 
@@ -139,6 +152,8 @@ def _figure(
     ylabel: str,
     draw: Callable[[Axes, Panel], None],
     marks: Mapping[str, str],
+    *,
+    log: bool = True,
 ) -> Figure:
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -146,16 +161,18 @@ def _figure(
     figure = Figure(figsize=(width, PANEL_HEIGHT * rows + 0.9), layout="constrained")
     for index, (title, panel) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
-        axes.set(title=textwrap.fill(title, 52), xscale="log", xlabel=xlabel, ylabel=ylabel)
+        scale = "log" if log else "linear"
+        axes.set(title=textwrap.fill(title, 52), xscale=scale, xlabel=xlabel, ylabel=ylabel)
         axes.grid(which="minor", visible=False)
         xs = _xs(panel)
-        if xs[-1] < 2 * xs[0]:
+        if log and xs[-1] < 2 * xs[0]:
             # A point alone gives an axis no width, and close ones no tick.
             axes.set_xlim(xs[0] / 2, xs[-1] * 2)
         draw(axes, panel)
         # Room for the notes beside the points at the edge.
         axes.margins(x=0.12, y=0.1)
-        _count_axis(axes)
+        if log:
+            _count_axis(axes)
     series = sorted({series for panel in panels.values() for series in panel})
     used = {point.mark for panel in panels.values() for points in panel.values() for point in points}
     said = [f"{mark} {text}" for mark, text in marks.items() if mark in used]
@@ -225,7 +242,7 @@ def _draw_points(axes: Axes, series: Series, points: Sequence[Point], *, linesty
     # A percentile interval need not hold the score of the whole split.
     errors = [[max(0.0, error) for error in side] for side in errors]
     return axes.errorbar(
-        [point.x or math.nan for point in points],
+        [math.nan if point.x is None else point.x for point in points],
         [point.f1 for point in points],
         yerr=errors,
         linestyle=linestyle,

@@ -11,6 +11,7 @@ from common.tables.drawings import write_figures
 from common.tables.groups import benchmarks
 from common.tables.render import write_table
 from common.tables.results import own_places, read_results
+from common.tables.transfers import read_transfers, transfer_table
 
 TABLES = (
     documents.main_table,
@@ -43,9 +44,12 @@ def write_tables(
     """
     results = read_results(places or own_places(), dataset)
     found = benchmarks(results)
+    transfers = read_transfers(places)
+    if transfers:
+        write_table(transfer_table(found, transfers), folder)
     for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
         write_table(table, folder)
-    write_figures(found, folder)
+    write_figures(found, folder, transfers)
     glance = documents.glance(found)
     if readme is not None:
         put_between_markers(readme, "answer", documents.answer(found))

@@ -1,0 +1,74 @@
+"""What a file of ``common.transfer`` holds. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+from common.schema import Amount, Count, FileName, Seed, Share, Texts
+
+
+class _Base(TypedDict):
+    name: str
+    revision: str
+    kind: str
+
+
+class _TrainedOn(TypedDict):
+    name: FileName
+
+
+class ModelRecord(TypedDict):
+    """The adapted model."""
+
+    approach: str
+    variant: Texts
+    base_model: _Base
+    seed: Seed
+    trained_on: _TrainedOn
+    checkpoint: FileName
+    weights_sha256: str
+    interpolate: Share
+    precision: str
+
+
+class F1Record(TypedDict):
+    """F1 at one threshold."""
+
+    micro_f1: Share
+    macro_f1: Share
+
+
+class SideRecord(TypedDict):
+    """The untouched base or the adapted model on a corpus."""
+
+    at_half: F1Record
+    best: F1Record
+    threshold: Share
+
+
+class _Foreign(TypedDict):
+    before: Amount | None
+    after: Amount | None
+
+
+class CorpusRecord(TypedDict):
+    """One corpus; differences are after less before, with both ends of the 95 % interval."""
+
+    dataset_sha256: str
+    sentences: Count
+    types: list[str]
+    before: SideRecord
+    after: SideRecord
+    difference_at_half: dict[str, list[float]]
+    difference_best: dict[str, list[float]]
+    foreign_types: list[str]
+    predictions_per_100_sentences: _Foreign
+
+
+class TransferRecord(TypedDict):
+    """The file."""
+
+    created: str
+    model: ModelRecord
+    provenance: dict[str, Any]
+    corpora: dict[str, CorpusRecord]
