@@ -203,7 +203,7 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match=options[0]):
         planned(*options)
 
 

@@ -86,8 +86,8 @@ def transfer_table(found: Sequence[Benchmark], transfers: Transfers) -> Table:
 
 
 NOTES = (
-    "Untouched base → adapted model, asked for the corpus's own types; the whole test split, each at its best threshold "
-    "on the corpus's validation split. In brackets the 95 % interval of the difference in points, paired over "
+    "Untouched base → adapted model, asked for the corpus's own types; the whole test split, each at its best "
+    "threshold on the validation split. In brackets the 95 % interval of the difference in points, paired over "
     "sentences, where there is one run.",
     f"{NONE}: the approach finds only the types that it was trained on.",
 )
