@@ -110,6 +110,7 @@ def test_record_of_a_run(finished, gliner_folder):
         "parameters",
         "threshold",
         "history",
+        "untrained",
         "steps",
         "epochs",
         "train_seconds",

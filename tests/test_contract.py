@@ -290,7 +290,7 @@ def test_frozen_modules_have_no_dropout(made):
 
 
 def test_a_run_saves_and_counts_what_it_trained_and_loads_to_equal_predictions(row, made):
-    model, run = made.but(epochs=1).train()
+    model, run = made.but(epochs=1, select_by="loss").train()
     set_threshold(model, made.data.test)
     loaded = made.load(run)
     if hasattr(model, "threshold"):

@@ -170,7 +170,8 @@ def changed_parts(made) -> set[str]:
     ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
 def test_controls_train_what_they_say(trial, settings, parts, name):
-    made = trial(SPEC, "bi-bert", train={"epochs": 1}, prompt_encoder_lr=1e-2, **settings)
+    train = {"epochs": 1, "select_by": "loss"}
+    made = trial(SPEC, "bi-bert", train=train, prompt_encoder_lr=1e-2, **settings)
     assert changed_parts(made) == parts
     if name:
         assert variant_text(variant(made.config)) == name
