@@ -644,8 +644,17 @@ def test_features_are_written_the_same_with_and_without_reserving_room(trial, da
     assert torch.equal(stores[0].rows, stores[1].rows)
 
 
-@pytest.mark.parametrize("cut", [0, 10, -4])
-def test_a_feature_file_that_is_cut_is_computed_anew(trial, data, output, cut):
+def zeroed(content: bytes) -> bytes:
+    half = len(content) // 2
+    return bytes(half) + content[half:]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda content: b"", lambda content: content[:10], lambda content: content[:-4], zeroed],
+    ids=["empty", "a piece", "cut", "half of zeros"],
+)
+def test_a_feature_file_that_is_not_whole_is_computed_anew(trial, data, output, spoil):
     runtime = replace(RUNTIME, feature_cache="disk")
     model = trial(TOKENS, "bi-bert").model()
 
@@ -654,7 +663,7 @@ def test_a_feature_file_that_is_cut_is_computed_anew(trial, data, output, cut):
 
     whole = rows()
     (file,) = (output / "features").iterdir()
-    file.write_bytes(file.read_bytes()[:cut])
+    file.write_bytes(spoil(file.read_bytes()))
     mine, stale = file.parent / ".mine.tmp", file.parent / f".{'a' * 64}.float32.abcdefgh.tmp"
     mine.touch()
     stale.touch()

@@ -49,6 +49,7 @@ def commands() -> dict[str, list[str]]:
     found["common.predict"] = ["--checkpoint", NOWHERE, "--input", NOWHERE, "--output", f"{NOWHERE}.jsonl"]
     found["common.tables"] = ["--results", NOWHERE]
     found["common.compare"] = [NOWHERE, NOWHERE]
+    found["common.transfer"] = ["--checkpoint", NOWHERE, "--dataset", NOWHERE]
     found["common.benchmark"] = ["--readme", NOWHERE]
     found["optuna_plots"] = [NOWHERE]
     return found

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +131,8 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             # Processes that want the same features wait for the one that computes them.
             with _locked(path):
-                # A file that is cut is as good as none.
-                found = path.is_file() and path.stat().st_size == offsets[-1] * part.width * dtype.itemsize
+                # A file that is cut, or that a power loss left with zeros, is as good as none.
+                found = path.is_file() and _is_whole(path, offsets[-1] * part.width * dtype.itemsize)
                 if not found:
                     self._remove_leftovers()
                     self._write(path, model, split.encoded, part, offsets, accelerator, what)
@@ -157,11 +158,15 @@ class FeatureCache:
     ) -> None:  # fmt: skip
         """Computes features straight into a file named by their type, which appears when it is whole."""
         dtype = getattr(torch, path.suffix[1:])
+        size = offsets[-1] * part.width * dtype.itemsize
         with atomic_path(path) as temporary, temporary.open("r+b") as stream:
             if hasattr(os, "posix_fallocate"):
                 # A disk without room for it all says so now and not after an hour.
-                os.posix_fallocate(stream.fileno(), 0, max(1, offsets[-1] * part.width * dtype.itemsize))
+                os.posix_fallocate(stream.fileno(), 0, size + _CHECKSUM_BYTES)
             self._compute(_RowFile(stream, part.width, dtype), model, encoded, part, offsets, accelerator, what)
+            checksum = _checksum(stream, size)
+            stream.seek(size)
+            stream.write(checksum)
 
     def _remove_leftovers(self) -> None:
         """Removes what killed processes have left half written, as large as the features; who writes holds the lock."""
@@ -211,6 +216,28 @@ class _RowFile:
     def __setitem__(self, place: slice, values: Tensor) -> None:
         self.stream.seek(place.start * self.width * self.dtype.itemsize)
         self.stream.write(values.to(self.dtype).contiguous().numpy().tobytes())
+
+
+_CHECKSUM_BYTES = 4
+"""At the end of a file of features."""
+
+
+def _checksum(stream: IO[bytes], size: int) -> bytes:
+    """The CRC-32 of a file's first bytes."""
+    stream.seek(0)
+    value, left = 0, size
+    while left and (chunk := stream.read(min(left, 2**24))):
+        value, left = zlib.crc32(chunk, value), left - len(chunk)
+    return value.to_bytes(_CHECKSUM_BYTES, "little")
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether a file has the rows that were written to it."""
+    if path.stat().st_size != size + _CHECKSUM_BYTES:
+        return False
+    with path.open("rb") as stream:
+        # The checksum read leaves the place behind the rows, where the stored one is.
+        return _checksum(stream, size) == stream.read()
 
 
 @contextlib.contextmanager
