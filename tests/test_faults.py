@@ -49,7 +49,8 @@ from common.data.spans import Span
 from common.device import make_accelerator
 from common.entry import run_test
 from common.errors import InputError, Terminated
-from common.evaluation.metrics import count_spans, error_report, span_scores
+from common.evaluation.error_kinds import error_report
+from common.evaluation.metrics import count_spans, span_scores
 from common.evaluation.results import counts_path, read_counts, read_result, render
 from common.files import read_json, sha256_file, write_json
 from common.models.features import FeatureCache

@@ -13,12 +13,12 @@ from seqeval.metrics import classification_report, f1_score, precision_score, re
 from seqeval.scheme import IOB2
 
 from common.data.spans import Span, spans_to_tags
+from common.evaluation.error_kinds import error_report
 from common.evaluation.metrics import (
     Difference,
     SpanCounts,
     bootstrap_intervals,
     count_spans,
-    error_report,
     holm,
     interval_of,
     mean_over_drawn_seeds,

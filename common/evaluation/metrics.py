@@ -6,7 +6,6 @@ Legend: N sentences, C types.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -333,60 +332,6 @@ def best_threshold(
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     chosen = best[np.argmin(np.abs(thresholds[best] - default))]
     return float(thresholds[chosen]), float(f1[chosen])
-
-
-@dataclass(frozen=True)
-class ErrorReport:
-    """What became of the gold spans that no prediction matches, and of the predictions that match none."""
-
-    confusion: dict[str, dict[str, int]]
-    """Right boundaries, by gold type and predicted type; the diagonal holds the true positives."""
-    boundary: int
-    """Missed gold spans that overlap a wrong prediction of their type."""
-    type: int
-    """Missed gold spans predicted with the right boundaries and another type."""
-    boundary_and_type: int
-    """Missed gold spans that overlap only predictions of other types, with other boundaries."""
-    missed: int
-    """Missed gold spans that overlap no prediction."""
-    spurious: int
-    """Predictions that overlap no gold span."""
-
-
-def error_report(
-    gold: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Span]], types: Sequence[str]
-) -> ErrorReport:
-    """Sorts the errors of a split by kind.
-
-    Each missed gold span counts once, by the first kind that fits: type, boundary, boundary and type, missed.
-    """
-    confusion: dict[str, dict[str, int]] = {name: dict.fromkeys(types, 0) for name in types}
-    kinds: Counter[str] = Counter()
-    for gold_spans, predicted_spans in zip(gold, predicted, strict=True):
-        for span in gold_spans:
-            overlapping = [other for other in predicted_spans if other.start <= span.end and span.start <= other.end]
-            same_place = [other for other in overlapping if other[:2] == span[:2]]
-            for other in same_place:
-                confusion[span.label][other.label] += 1
-            if span in overlapping:
-                continue
-            if same_place:
-                kinds["type"] += 1
-            elif any(other.label == span.label for other in overlapping):
-                kinds["boundary"] += 1
-            else:
-                kinds["boundary_and_type" if overlapping else "missed"] += 1
-        for other in predicted_spans:
-            if not any(other.start <= span.end and span.start <= other.end for span in gold_spans):
-                kinds["spurious"] += 1
-    return ErrorReport(
-        confusion=confusion,
-        boundary=kinds["boundary"],
-        type=kinds["type"],
-        boundary_and_type=kinds["boundary_and_type"],
-        missed=kinds["missed"],
-        spurious=kinds["spurious"],
-    )
 
 
 def token_report(

@@ -20,13 +20,13 @@ from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.data.spans import ScoredSpan
 from common.device import prefetch
+from common.evaluation.error_kinds import error_report
 from common.evaluation.metrics import (
     METRICS,
     SpanCounts,
     best_threshold,
     bootstrap_intervals,
     count_spans,
-    error_report,
     span_scores,
     token_report,
 )

@@ -81,7 +81,7 @@ class Result:
     """Highest memory use by kind of memory."""
     checkpoint_bytes: Annotated[int | None, "training.checkpoint_bytes"] = None
     errors: dict[str, int] = field(default_factory=dict)
-    """Numbers of spans by kind of error, see :class:`common.evaluation.metrics.ErrorReport`."""
+    """Numbers of spans by kind of error, see :class:`common.evaluation.error_kinds.ErrorReport`."""
     machines: tuple[str, ...] = ()
     """What it was trained on, in order: several where a resumed run changed machines."""
 
