@@ -7,17 +7,28 @@ import logging
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from filelock import FileLock
 
-from common.data.dataset import Dataset, Sentence
-from common.data.spans import ScoredSpan
+from common.data.dataset import Dataset, Sentence, parse_span_record
+from common.data.spans import ScoredSpan, Span, check_flat, check_span
 from common.errors import InputError
-from common.evaluation.metrics import METRICS, SpanCounts
-from common.files import atomic_path, atomic_text, leftovers, read_json, unique_keys, write_json, write_text
+from common.evaluation.metrics import METRICS, SpanCounts, count_spans, span_scores
+from common.files import (
+    atomic_path,
+    atomic_text,
+    json_problem,
+    leftovers,
+    parse_json,
+    read_json,
+    unique_keys,
+    write_json,
+    write_text,
+)
 from common.markdown import escape_markdown
 from common.paths import now, timestamp
 from common.schema import Count, FileName, Seconds, Seed, Share, Texts, check
@@ -87,6 +98,17 @@ class _Training(TypedDict, total=False):
     earlier_provenance: list[_Start]
     checkpoint: str
     checkpoint_bytes: Count
+
+
+class _PredictionRecord(TypedDict):
+    predicted: list[list[Any]]
+
+
+class _Prediction(TypedDict):
+    start: Count
+    end: Count
+    type: str
+    score: Share
 
 
 class _Required(TypedDict):
@@ -200,11 +222,86 @@ def read_counts(result: Path) -> SpanCounts:
 
 
 def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:
-    return {
+    record: dict[str, Any] = {
         "tokenized_text": sentence.words,
         "ner": sentence.spans,
         "predicted": [(*item.span, round(item.score, 4)) for item in spans],
     }
+    return record | ({} if sentence.document is None else {"document": sentence.document})
+
+
+def read_predictions(path: Path) -> list[tuple[Sentence, list[ScoredSpan]]]:
+    """The sentences of a result with their gold spans, and the predictions of each, sorted.
+
+    Args:
+        path: The result's JSON file.
+
+    Raises:
+        InputError: If there are none beside the result, a record is bad, or their scores are not the result's.
+    """
+    result, beside = read_result(path), predictions_path(path)
+    types = types_of(result)
+    found = []
+    try:
+        with beside.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                try:
+                    found.append(_parse_prediction(line.decode("utf-8"), types))
+                except UnicodeDecodeError as error:
+                    raise InputError(f"{beside}: line {number}: not UTF-8 text (byte {error.start})") from error
+                except ValueError as error:
+                    raise InputError(f"{beside}: line {number}: {error}") from error
+    except FileNotFoundError:
+        raise InputError(
+            f"{beside}: no such file; it belongs beside {path.name} and holds the sentences, test again to make it"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{beside}: cannot be read: {error.strerror or error}") from error
+    wanted = result["speed"].get("sentences", len(found))
+    if not found or len(found) != wanted:
+        raise InputError(f"{beside}: holds {len(found)} sentences, {path.name} is of {wanted}; test again to make both")
+    counts = count_spans(
+        [sentence.spans for sentence, _ in found], [[item.span for item in spans] for _, spans in found], types
+    )
+    scores, stored = span_scores(counts), result["scores"]
+    # Not the macro means, which other versions took over other types.
+    rows = [("micro", scores.micro, stored["micro"])]
+    rows += [(name, scores.per_type[name], row) for name, row in stored.get("per_type", {}).items() if name in types]
+    for name, own, other in rows:
+        for measure, value in asdict(own).items():
+            if abs(value - (other.get(measure) or 0)) > 1e-6:
+                raise InputError(
+                    f"{beside}: is not of {path.name}: its {measure} of {name} is {value:.6f}, the result's "
+                    f"{other.get(measure)}; test again to make both"
+                )
+    return found
+
+
+def _parse_prediction(line: str, types: Sequence[str]) -> tuple[Sentence, list[ScoredSpan]]:
+    """One line of a file of predictions.
+
+    Raises:
+        ValueError: If it is something else; the message names the field and the value.
+    """
+    try:
+        record = parse_json(line, unique_keys)
+    except ValueError as error:
+        raise ValueError(json_problem(error, one_line=True)) from error
+    sentence = parse_span_record(record)
+    check(record, _PredictionRecord, "the record")
+    spans = []
+    for entry in record["predicted"]:
+        if len(entry) != 4:
+            raise ValueError(f"a prediction must be [start, end, type, score], got {entry!r}")
+        check(dict(zip(_Prediction.__annotations__, entry, strict=True)), _Prediction, f"prediction {entry!r}")
+        spans.append(ScoredSpan(Span(*entry[:3]), float(entry[3])))
+        check_span(spans[-1].span, len(sentence.words))
+    spans.sort()
+    check_flat([item.span for item in spans])
+    for span in (*sentence.spans, *(item.span for item in spans)):
+        if span.label not in types:
+            raise ValueError(f"unknown type {span.label!r}, the result has {list(types)}")
+    return sentence, spans
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -219,6 +316,11 @@ def read_result(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no result file, it lacks {missing}")
     check(result, ResultRecord, str(path))
     return result
+
+
+def types_of(result: Mapping[str, Any]) -> list[str]:
+    """The types of the label set that a result was scored on."""
+    return list(result.get("labels") or result["scores"].get("per_type", {}))
 
 
 def result_record(
