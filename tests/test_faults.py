@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 import common.benchmark.__main__
 import common.compare
 import common.device
+import common.errors_page
 import common.predict
 import dataset_generation.generate
 import full_finetune.spec
@@ -1179,6 +1180,7 @@ def test_bad_data_sets_corpora_results_and_texts_are_a_line_each(
         bad_result.parent.mkdir(exist_ok=True)
         write_bad(bad_result, kind)
         attempt(common.compare.main, [str(bad_result), str(result_json)], f"result {kind}")
+        attempt(common.errors_page.main, [str(bad_result)], f"page of a result {kind}")
         attempt(common.benchmark.__main__.main, ["--show", str(bad_result)], f"benchmark {kind}")
         attempt(optuna_plots.main, [str(bad_result)], f"studies {kind}")
     undecodable, not_empty = {"latin", "utf16"}, set(BAD_FILES) - {"empty"}

@@ -50,6 +50,7 @@ def commands() -> dict[str, list[str]]:
     found["common.tables"] = ["--results", NOWHERE]
     found["common.compare"] = [NOWHERE, NOWHERE]
     found["common.transfer"] = ["--checkpoint", NOWHERE, "--dataset", NOWHERE]
+    found["common.errors_page"] = [NOWHERE]
     found["common.benchmark"] = ["--readme", NOWHERE]
     found["optuna_plots"] = [NOWHERE]
     return found
