@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from _pickle import UnpicklingError
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
 import httpx
-from huggingface_hub import HfApi, is_offline_mode, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
+from common.hub import TEXT_FILES, snapshot, split_revision
 from common.models.base import Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES
 from common.schema import Rule, check
@@ -28,9 +29,10 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
     A base model is data: one that names code to be run is refused before anything of it is loaded.
 
     Args:
-        source: Hub id, folder of a saved GLiNER model, or ``demo-bi`` / ``demo-cross``.
+        source: Hub id, with ``@REVISION`` if another than the newest is wanted, folder of a saved GLiNER model, or
+            ``demo-bi`` / ``demo-cross``.
         kind: ``bi`` or ``cross``, the kind of encoder that the approach needs; whichever it has if None.
-        revision: Commit of a hub model; its newest if None.
+        revision: Commit of a hub model whose ``source`` names no revision.
 
     Raises:
         InputError: If it cannot be found, is of another kind, names code, or its weights are not exactly those of the
@@ -39,38 +41,45 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
     from gliner import GLiNER
     from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 
-    place = _locate(source)
-    commit = None if place.local else _hub_commit(source, revision)
-    folder = Path(place.location) if place.local else _hub_configuration(source, commit)
+    place = _locate(source, revision)
+    folder = place.files(TEXT_FILES)
+    if place.repository is not None:
+        # What is checked is what is loaded.
+        place = place._replace(revision=folder.name)
     _check_configuration(source, folder)
-    weights = _weights_file(folder) if place.local else None
-    if weights is not None and is_lfs_pointer(weights):
+    for name in _WEIGHTS:
+        folder = place.files((*TEXT_FILES, name))
+        if (folder / name).is_file():
+            break
+    weights = _weights_file(source, folder)
+    if is_lfs_pointer(weights):
         raise InputError(
             f"base model {source!r}: {weights.name} is a Git LFS pointer, not the weights; run: git lfs pull"
         )
+    _fetch_encoders(source, folder)
     try:
         with warnings.catch_warnings(), _no_code():
             warnings.simplefilter("ignore", FutureWarning)
             # A bi-encoder has no embeddings to resize, and gliner says so each time.
             warnings.filterwarnings("ignore", message="Resizing embeddings")
-            gliner = GLiNER.from_pretrained(
-                place.location, revision=commit, local_files_only=place.local, map_location="cpu"
-            )
+            gliner = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location="cpu")
     except _OF_BROKEN_FILES as error:
         # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same; a defect of
         # ours would look alike, so the whole error stays its cause.
-        raise _unavailable(source, error, folder if place.local else None) from error
+        raise _unavailable(source, error) from error
     kinds = {"bi": BiEncoderSpanGLiNER, "cross": UniEncoderSpanGLiNER}
     found = next((name for name, wanted in kinds.items() if type(gliner) is wanted), None)
     if found is None or kind not in (None, found):
         needed = " or a ".join(wanted.__name__ for name, wanted in kinds.items() if kind in (None, name))
         approaches = f"the {kind}-encoder approaches need" if kind else "needed is"
         raise InputError(f"base model {source!r} is a {type(gliner).__name__}; {approaches} a {needed}")
-    _check_weights(source, gliner, _weights_file(folder))
+    _check_weights(source, gliner, weights)
     gliner.float().eval()
     _limit_length(gliner)
-    stored_as = source if source in DEMO_BASES or not place.local else str(Path(source).resolve())
-    return Base(gliner, found, source, stored_as, commit or _weights_hash(place.location))
+    if place.repository is not None:
+        return Base(gliner, found, place.repository, place.repository, folder.name)
+    stored_as = source if source in DEMO_BASES else str(Path(source).resolve())
+    return Base(gliner, found, source, stored_as, _weights_hash(weights))
 
 
 def base_revision(source: str) -> str:
@@ -80,7 +89,21 @@ def base_revision(source: str) -> str:
         InputError: If there is no such base model.
     """
     place = _locate(source)
-    return _weights_hash(place.location) if place.local else _hub_commit(source, None)
+    if place.repository is not None:
+        return place.files([_CONFIGURATION_FILE]).name
+    return _weights_hash(_weights_file(source, place.files([])))
+
+
+def base_file(source: str, name: str) -> Path | None:
+    """A JSON file beside a base model's configuration, None if there is none of this name.
+
+    Raises:
+        InputError: If there is no such base model.
+    """
+    if source in DEMO_BASES:
+        return None
+    path = _locate(source).files(TEXT_FILES) / name
+    return path if path.is_file() else None
 
 
 GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
@@ -89,7 +112,7 @@ GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
 
 _OF_BROKEN_FILES = (
     OSError,
-    HfHubHTTPError,
+    httpx.HTTPError,
     StrictDataclassError,
     SafetensorError,
     UnpicklingError,
@@ -107,39 +130,53 @@ _OF_BROKEN_FILES = (
 """What gliner, transformers and torch raise of them."""
 
 
+_CONFIGURATION_FILE = "gliner_config.json"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Files that gliner loads weights from, the first that is there; one in pickle's format is read as tensors alone."""
+
+
 class _Place(NamedTuple):
-    location: str
-    """Hub id or folder."""
-    local: bool
+    folder: Path | None
+    """Where it is on this machine, None if it is on the hub."""
+    repository: str | None = None
+    """Its hub id."""
+    revision: str | None = None
+    """Branch, tag or commit; the newest commit if None."""
+
+    def files(self, names: Sequence[str]) -> Path:
+        """A folder in which the files of some patterns are, if the base model has them."""
+        if self.folder is not None:
+            return self.folder
+        assert self.repository is not None
+        try:
+            return snapshot(self.repository, names, self.revision)
+        except InputError as error:
+            raise _unavailable(self.repository, error) from error
 
 
-def _locate(source: str) -> _Place:
+def _locate(source: str, revision: str | None = None) -> _Place:
     """Where a base model is; a demo base is built if it is not there yet."""
     if source in DEMO_BASES:
         from common.demo_base import demo_base_dir
 
-        return _Place(str(demo_base_dir(source)), True)
+        return _Place(demo_base_dir(source))
     if Path(source).is_dir():
-        if not (Path(source) / "gliner_config.json").is_file():
-            raise InputError(f"base model folder {source!r} has no gliner_config.json, so it holds no GLiNER model")
-        return _Place(source, True)
-    if Path(source).is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
+        if not (Path(source) / _CONFIGURATION_FILE).is_file():
+            raise InputError(f"base model folder {source!r} has no {_CONFIGURATION_FILE}, so it holds no GLiNER model")
+        return _Place(Path(source))
+    repository, named = split_revision(source)
+    if Path(source).is_absolute() or source.startswith((".", "~")) or repository.count("/") != 1:
         raise InputError(
             f"base model {source!r} is neither a folder nor a hub id (owner/name) nor one of {sorted(DEMO_BASES)}"
         )
-    return _Place(source, False)
+    return _Place(None, repository, named or revision)
 
 
-def _unavailable(source: str, error: Exception, folder: Path | None = None) -> InputError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    if folder is not None and not (folder / "tokenizer_config.json").is_file():
-        return InputError(
-            f"base model {source!r} could not be loaded: the folder has no tokenizer (tokenizer_config.json), and "
-            f"the one that its configuration names is not available: {reason}"
-        )
+def _unavailable(source: str, error: Exception) -> InputError:
+    reason = " ".join(str(error).split()) or type(error).__name__
     return InputError(
-        f"base model {source!r} could not be loaded: {reason}. Without the hub, give a folder of a saved GLiNER model "
-        f"or one of {sorted(DEMO_BASES)} as --base-model"
+        f"base model {source!r} could not be loaded: {reason if isinstance(error, InputError) else reason[:300]}. "
+        f"Without the hub, give a folder of a saved GLiNER model or one of {sorted(DEMO_BASES)} as --base-model"
     )
 
 
@@ -155,20 +192,12 @@ class _Configuration(TypedDict, total=False):
     hidden_size: Annotated[int, Rule("between 1 and 100000", lambda value: 1 <= value <= 100_000)]
 
 
-def _hub_configuration(repository: str, commit: str | None) -> Path:
-    """The folder of a hub model, its configurations in it; gliner loads the rest into the same one."""
-    try:
-        return Path(snapshot_download(repository, revision=commit, allow_patterns="*.json"))
-    except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
-        raise _unavailable(repository, error) from error
-
-
 def _check_configuration(source: str, folder: Path) -> None:
     """Refuses configurations that name code, in the folder and those of its tokenizers."""
     for path in sorted([*folder.glob("*config.json"), *folder.glob("*/*config.json")]):
         try:
             values = read_json(path)
-            if path == folder / "gliner_config.json":
+            if path == folder / _CONFIGURATION_FILE:
                 check(values, _Configuration, str(path))
         except InputError as error:
             raise _unavailable(source, error) from error
@@ -178,6 +207,29 @@ def _check_configuration(source: str, folder: Path) -> None:
                 f"base model {source!r}: {path.relative_to(folder)} names code to be run, {named}; a base model is "
                 "data and none of its code is run"
             )
+
+
+def _fetch_encoders(source: str, folder: Path) -> None:
+    """Brings what many GLiNER models leave to their encoders' repositories, tokenizer and configuration, to the cache.
+
+    gliner finds it there, and asks the hub for nothing itself: transformers would ask for each file, with retries.
+    """
+    values = read_json(folder / _CONFIGURATION_FILE)
+    for encoder, configuration, tokenizer in (
+        (values.get("model_name"), values.get("encoder_config"), folder),
+        (values.get("labels_encoder"), values.get("labels_encoder_config"), folder / "labels_tokenizer"),
+    ):
+        if encoder is None or (configuration and (tokenizer / "tokenizer_config.json").is_file()):
+            continue
+        if Path(encoder).is_dir() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", encoder):
+            continue
+        try:
+            snapshot(encoder, TEXT_FILES)
+        except InputError as error:
+            lacks = "tokenizer (tokenizer_config.json)" if configuration else "configuration of its encoder"
+            raise _unavailable(
+                source, InputError(f"it has no {lacks}, and that of {encoder!r} is not available: {error}")
+            ) from error
 
 
 def _code_in(values: Any) -> str | None:
@@ -253,35 +305,15 @@ def _stored_tensors(gliner: Any, file: Path) -> dict[str, bool]:
     return {name: tensor.is_floating_point() for name, tensor in loaded.items()}
 
 
-def _hub_commit(repository: str, revision: str | None) -> str:
-    """The commit of a hub model: what the hub says, or what the cache has where the hub cannot be reached.
-
-    Raises:
-        InputError: If neither knows it.
-    """
-    cached = try_to_load_from_cache(repository, "gliner_config.json", revision=revision)
-    # .../snapshots/<commit>/gliner_config.json
-    known = Path(cached).parent.name if isinstance(cached, str) else None
-    if known is not None and (revision is not None or is_offline_mode()):
-        return known
-    try:
-        return str(HfApi().model_info(repository, revision=revision).sha)
-    except (OSError, HfHubHTTPError, httpx.HTTPError) as error:
-        if known is not None:
-            return known
-        raise _unavailable(repository, error) from error
-
-
-def _weights_file(folder: Path) -> Path:
-    """The file that gliner loads weights from; one in pickle's format is read as tensors alone."""
-    for name in ("model.safetensors", "pytorch_model.bin"):
+def _weights_file(source: str, folder: Path) -> Path:
+    for name in _WEIGHTS:
         if (folder / name).is_file():
             return folder / name
-    raise InputError(f"base model folder {str(folder)!r} has no weights file")
+    raise InputError(f"base model {source!r} has no weights file ({' or '.join(_WEIGHTS)})")
 
 
-def _weights_hash(folder: str) -> str:
-    return f"sha256:{sha256_file(_weights_file(Path(folder)))}"
+def _weights_hash(file: Path) -> str:
+    return f"sha256:{sha256_file(file)}"
 
 
 def _limit_length(gliner: Any) -> None:

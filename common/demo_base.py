@@ -32,6 +32,7 @@ from common.data.spans import Span
 from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
+from common.hub import TEXT_FILES, snapshot
 from common.models.published import DEMO_BASES, MINILM_ID, packaged_minilm
 from common.paths import output_root
 from dataset_generation.demo import pretraining_sentences
@@ -91,15 +92,11 @@ def encoder_dir() -> Path:
 
 
 def _encoder_from_hub() -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(MINILM_ID, allow_patterns=["*.json", "model.safetensors", "vocab.txt"]))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        return snapshot(MINILM_ID, [*TEXT_FILES, "model.safetensors"])
+    except InputError as error:
         raise InputError(
-            f"the demo bases need the encoder {MINILM_ID}, and the hub cannot be reached: "
-            "pip install -e .[demo] brings it"
+            f"the demo bases need the encoder {MINILM_ID}: {error}; or pip install -e .[demo], which brings it"
         ) from error
 
 

@@ -40,7 +40,7 @@ class Config(InputOptions):
     dataset: str | None = None
     """For latest: only runs on this data set."""
     model: str | None = None
-    """In place of a checkpoint: a plain GLiNER, a folder or a hub id."""
+    """In place of a checkpoint: a plain GLiNER, a folder or a hub id[@revision]."""
     labels: tuple[str, ...] = ()
     """Entity types to find, for a GLiNER and for approaches that can find others than those trained on."""
     base_model: str | None = None

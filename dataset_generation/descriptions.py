@@ -54,7 +54,13 @@ def make_label_set(types: Sequence[str], source: str, corpus: str) -> LabelSet:
 
 
 def _read_hub(types: Sequence[str]) -> dict[str, str]:
-    rows = load_hub_dataset(HUB_DESCRIPTIONS, "use --descriptions own, names or FILE")["train"]
+    tables = load_hub_dataset(HUB_DESCRIPTIONS, "use --descriptions own, names or FILE").tables
+    for table in tables.values():
+        if not {"entity_type", "description"} <= set(table.column_names):
+            raise InputError(
+                f"{HUB_DESCRIPTIONS}: needs the columns entity_type and description, found {table.column_names}"
+            )
+    rows = (row for table in tables.values() for row in table)
     pairs = {(normalise_type(row["entity_type"]), row["description"]): None for row in rows}
     # Only the types that are wanted must be unique: the collection has thousands of others.
     return _unique((pair for pair in pairs if pair[0] in types), HUB_DESCRIPTIONS)

@@ -28,6 +28,11 @@ _NAMES: dict[str, Split] = {
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d+)-of-(?P<total>\d+)\.[^.]+")
 
 
+def split_named(name: str) -> Split | None:
+    """The split that a folder or a table is called by, None if the name is no split's."""
+    return _NAMES.get(name.lower())
+
+
 @dataclass(frozen=True)
 class SourceFiles:
     """The files of a source."""
@@ -96,7 +101,7 @@ def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[
     for split, paths in found.items():
         _check_parts(folder, split, paths)
     for child in sorted(folder.iterdir()):
-        split = _NAMES.get(child.name.lower()) if child.is_dir() else None
+        split = split_named(child.name) if child.is_dir() else None
         if split is None:
             continue
         parts = _readable(child, options)

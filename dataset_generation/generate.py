@@ -66,7 +66,8 @@ class GenerateConfig(ReadOptions):
     dataset: str
     """jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr, or a name of your own for the corpus at --source."""
     source: str | None = None
-    """A folder of train/validation/test files, one file, hub (a benchmark's, if not given), or hub:OWNER/NAME."""
+    """A folder of train/validation/test files, one file, hub (a benchmark's, if not given), or
+    hub:OWNER/NAME[/CONFIGURATION][@REVISION]."""
     encoder: Literal["bi", "cross", "both"] = "both"
     """Kind of encoder to write files for; they differ in the sub-words of the token files."""
     descriptions: str = "own"
@@ -86,7 +87,8 @@ class GenerateConfig(ReadOptions):
     seed: int = 42
     """Seed of the shuffle and the samples."""
     tokenizer: str = "auto"
-    """Tokenizer of the token files: a hub id, a local folder, or auto, that of each encoder's default base model."""
+    """Tokenizer of the token files: a hub id[@REVISION], a local folder, or auto, that of each encoder's default base
+    model."""
     output_dir: Path | None = None
     """Parent folder of the data set; datasets/ below the output root if not given."""
 
@@ -296,6 +298,7 @@ def _write_files(
         "tokenizers": {
             encoder: {
                 "name": loaded.name,
+                "commit": loaded.commit,
                 "fallback": loaded.fallback,
                 "words_without_subword": without_subword[encoder],
             }

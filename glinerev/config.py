@@ -21,7 +21,7 @@ class Config:
     train: TrainConfig = TrainConfig(epochs=15, batch_size=16, patience=4)
     runtime: RuntimeConfig = RuntimeConfig()
     base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     labels: LabelText = "names"
     """What the label encoder reads for each type."""
     prompt_form: PromptForm = "residual"

@@ -20,7 +20,7 @@ class Config:
     focal: FocalConfig = FocalConfig()
     prompts: PromptConfig = PromptConfig(pooling="attention", prompt_length=64)
     base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
     projection_lr: float = 1e-3

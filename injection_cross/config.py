@@ -23,7 +23,7 @@ class Config:
     focal: FocalConfig = FocalConfig()
     prompts: PromptConfig = PromptConfig(pooling="conv1d", prompt_length=32)
     base_model: str = DEFAULT_BASE["cross"]
-    """Cross-encoder GLiNER: hub id, folder, or demo-cross."""
+    """Cross-encoder GLiNER: hub id[@revision], folder, or demo-cross."""
     level: Level = "token"
     """token: classify sub-words; span: classify all spans up to the base's maximum width."""
     learning_rate: float = 1e-3

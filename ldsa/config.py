@@ -18,7 +18,7 @@ class Config:
     runtime: RuntimeConfig = RuntimeConfig()
     token: TokenConfig = TokenConfig(temperature=0.02)
     base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     learning_rate: float = 3e-4
     """Peak learning rate of the label encoder and its projection."""
 

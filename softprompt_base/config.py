@@ -22,7 +22,7 @@ class Config:
     token: TokenConfig = TokenConfig()
     focal: FocalConfig = FocalConfig()
     base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     variant: LossVariant = "focal_cb"
     """Loss. v1: cross-entropy with inverse-frequency weights; focal: focal loss with them; focal_cb: focal loss with
     class-balanced weights."""

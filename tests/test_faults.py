@@ -239,7 +239,7 @@ def test_broken_weights_in_pickles_format(base, weights):
 def test_a_base_without_a_tokenizer_says_so(base):
     for path in base.glob("tokenizer*"):
         path.unlink()
-    assert "the folder has no tokenizer (tokenizer_config.json)" in refused(base)
+    assert "it has no tokenizer (tokenizer_config.json), and that of" in refused(base)
 
 
 def test_both_kinds_of_base_load_as_they_are(tmp_path):

@@ -9,6 +9,7 @@ from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
+import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ import pytest
 from conftest import REAL_DATA, needs_real_data
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
+import common.hub
 from common.data.dataset import SPLITS, Sentence, count_types, load_dataset, span_file, token_file
 from common.data.labels import LabelSet
 from common.data.spans import Span, spans_to_tags
@@ -162,20 +164,20 @@ def test_names_of_the_validation_file(tmp_path, name):
 
 
 def test_a_hub_dataset_with_class_ids(monkeypatch):
-    import datasets
-
     tags = tags_of("iob2")
     classes = datasets.ClassLabel(names=sorted({tag for row in tags for tag in row}))
     features = datasets.Features(tokens=[datasets.Value("string")], ner_tags=[classes], id=datasets.Value("string"))
     rows = {"tokens": WORDS, "ner_tags": [classes.str2int(row) for row in tags], "id": ["0", "1", "2"]}
     table = datasets.Dataset.from_dict(rows, features=features)
-    monkeypatch.setattr(sources, "load_hub_dataset", lambda *_: {"train": table, "test": table})
+    monkeypatch.setattr(
+        sources, "load_hub_dataset", lambda *_: hub.HubDataset({"train": table, "test": table}, "owner/name", "c0")
+    )
     corpus = sources.read_hub("owner/name")
     assert corpus.splits == {"train": EXPECTED, "test": EXPECTED}
-    assert corpus.origin == {"kind": "hub", "repository": "owner/name"}
+    assert corpus.origin == {"kind": "hub", "repository": "owner/name", "commit": "c0"}
     with pytest.raises(InputError, match=r"owner/name/train: record 0 \(counted from 0\): unknown type 'protein'"):
         sources.read_hub("owner/name", known_types=["dna"])
-    monkeypatch.setattr(sources, "load_hub_dataset", lambda *_: {"train": table})
+    monkeypatch.setattr(sources, "load_hub_dataset", lambda *_: hub.HubDataset({"train": table}, "owner/name", "c0"))
     with pytest.raises(InputError, match=r"owner/name: has no test split, found \['train'\]"):
         sources.read_hub("owner/name")
 
@@ -463,8 +465,8 @@ def test_descriptions_by_name_and_by_file(tmp_path, caplog):
 
 def test_descriptions_of_the_hub(monkeypatch):
     rows = [("Protein", "P."), ("Protein", "P."), ("lipid", "1"), ("lipid", "2"), ("DNA", "D."), ("DNA", "E.")]
-    table = [{"entity_type": name, "description": text} for name, text in rows]
-    monkeypatch.setattr(descriptions, "load_hub_dataset", lambda *_: {"train": table})
+    table = datasets.Dataset.from_list([{"entity_type": name, "description": text} for name, text in rows])
+    monkeypatch.setattr(descriptions, "load_hub_dataset", lambda *_: hub.HubDataset({"train": table}, "o/n", "c0"))
     assert descriptions.make_label_set(["protein"], "hub", "x").descriptions == ("P.",)
     with pytest.raises(InputError, match=r"Pile-NER.*'dna' has two descriptions: 'D\.' and 'E\.'"):
         descriptions.make_label_set(["dna"], "hub", "x")
@@ -496,7 +498,8 @@ def test_a_gliner_folder_without_a_tokenizer_names_its_text_encoder(tokenizer_di
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(common.hub, "PROBE_SECONDS", 0.5)
+    monkeypatch.setattr(common.hub, "_silent", {})
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     # Never in a cache, on any machine.

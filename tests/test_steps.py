@@ -224,27 +224,6 @@ def test_a_revision_is_known_without_loading_weights(trial, monkeypatch):
         base_revision("./nowhere")
 
 
-def test_a_hub_models_commit_is_asked_for_and_else_found_in_the_cache(monkeypatch, tmp_path):
-    commit, older = "a" * 40, "b" * 40
-    cached = str(tmp_path / "snapshots" / older / "gliner_config.json")
-    known = {None: cached}
-    monkeypatch.setattr("common.bases.try_to_load_from_cache", lambda *_, revision: known.get(revision))
-    monkeypatch.setattr("common.bases.is_offline_mode", lambda: False)
-    monkeypatch.setattr(
-        "common.bases.HfApi", lambda: SimpleNamespace(model_info=lambda *_, **__: SimpleNamespace(sha=commit))
-    )
-    assert base_revision("owner/name") == commit
-
-    def away(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setattr("common.bases.HfApi", lambda: SimpleNamespace(model_info=away))
-    assert base_revision("owner/name") == older
-    known.clear()
-    with pytest.raises(InputError, match="'owner/name' could not be loaded: no network"):
-        base_revision("owner/name")
-
-
 def feature_file(model, data, output) -> str:
     """Name of the file that a model's features of the test split go to."""
     before = set((output / "features").glob("*.float32"))

@@ -19,7 +19,7 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
     labels: LabelText = "names"
     """What the model reads for each type."""
     split: Literal["test", "validation"] = "test"

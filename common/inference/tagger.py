@@ -161,12 +161,12 @@ class Tagger:
 
 def _gliner(source: str, labels: LabelSet | None, threshold: float | None) -> tuple[Predictor, str]:
     """A GLiNER as it is and its name; an export of ours says itself what to ask it for, and how."""
-    from common.bases import load_base
+    from common.bases import base_file, load_base
     from common.checkpoint import ADAPTATION_FILE
     from common.models.span_model import SpanModel
 
-    file = Path(source) / ADAPTATION_FILE
-    known: Any = read_json(file) if file.is_file() else {"labels": {}}
+    file = base_file(source, ADAPTATION_FILE)
+    known: Any = {"labels": {}} if file is None else read_json(file)
     texts = known.get("labels") if isinstance(known, dict) else None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise InputError(f"{file}: labels must be an object of names and texts")

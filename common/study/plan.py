@@ -16,6 +16,7 @@ from common.config import Device, Precision, parse, require
 from common.data.dataset import dataset_dir
 from common.errors import InputError
 from common.files import read_json
+from common.hub import split_revision
 from common.models.published import DEFAULT_BASE
 from common.registry import cheapest_first, spec, trained
 from common.settings import parse_training
@@ -40,9 +41,9 @@ class StudyConfig:
     seeds: tuple[int, ...] = (42, 43, 44)
     """Every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
-    """Bi-encoder GLiNER: hub id, folder, or demo-bi."""
+    """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     cross_base_model: str = DEFAULT_BASE["cross"]
-    """Cross-encoder GLiNER: hub id, folder, or demo-cross."""
+    """Cross-encoder GLiNER: hub id[@revision], folder, or demo-cross."""
     other_base_models: tuple[str, ...] = ()
     """KIND=MODEL for other kinds of base model; the approach's own default if not given."""
     source: Path | None = None
@@ -156,7 +157,7 @@ class Cell:
     @property
     def base_name(self) -> str:
         """Hub id or folder name of the base model, as results have it."""
-        return Path(self.base_model).name if Path(self.base_model).is_dir() else self.base_model
+        return Path(self.base_model).name if Path(self.base_model).is_dir() else split_revision(self.base_model)[0]
 
     @property
     def title(self) -> str:

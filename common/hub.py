@@ -1,0 +1,150 @@
+"""The Hugging Face hub: a repository's files from it, or from its cache where it does not answer."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0
+"""How long the hub has to answer at all; the libraries' own retries take half a minute or more."""
+
+ANSWER_SECONDS = 30.0
+"""How long it has to say which commit a revision is."""
+
+TEXT_FILES = ("*.json", "*.txt", "*.model")
+"""Configurations and vocabularies, whatever the tokenizer."""
+
+SILENCE_SECONDS = 30.0
+"""For how long a hub that did not answer is not asked again."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_silent: dict[str, tuple[float, str]] = {}
+"""When an endpoint did not answer, and why."""
+
+
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The repository of ``OWNER/NAME@REVISION``, and its branch, tag or commit; None if none is named."""
+    repository, _, revision = source.partition("@")
+    return repository, revision or None
+
+
+def hub_problem() -> str | None:
+    """Why the hub cannot be asked, None if it answers."""
+    import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller
+    from huggingface_hub import constants, get_session
+
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    since, problem = _silent.get(constants.ENDPOINT, (0.0, ""))
+    if problem and time.monotonic() - since < SILENCE_SECONDS:
+        return problem
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        problem = f"{constants.ENDPOINT} does not answer ({_one_line(error)}; HF_ENDPOINT can name a mirror)"
+        _silent[constants.ENDPOINT] = time.monotonic(), problem
+        return problem
+    return None
+
+
+def snapshot(
+    repository: str, files: Sequence[str], revision: str | None = None, kind: Literal["model", "dataset"] = "model"
+) -> Path:
+    """The folder of a repository at one commit, the folder's name, with the files asked for.
+
+    What the cache has is not loaded again. If the hub does not answer, or refuses what it gave before, the cache's copy
+    is used, with a warning.
+
+    Args:
+        repository: ``owner/name``.
+        files: Patterns of the files that are wanted.
+        revision: Branch, tag or commit; the newest commit if None.
+        kind: Kind of repository.
+
+    Raises:
+        InputError: If neither the hub nor the cache has it; the message is what follows the repository's name.
+    """
+    import httpx
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    def load(*, local: bool) -> Path:
+        return Path(
+            snapshot_download(
+                repository, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=local
+            )
+        )
+
+    reason = hub_problem()
+    unreachable = reason is not None
+    if not unreachable:
+        try:
+            # snapshot_download would fall back to the cache without a word, and wait for an answer without end.
+            if revision is None or not _COMMIT.fullmatch(revision):
+                HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS)
+            return load(local=False)
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+                # A full disk and the like.
+                raise
+            reason = _reason(error, repository, revision)
+    try:
+        folder = load(local=True)
+    except (OSError, ValueError) as error:
+        absent = f", and the cache ({constants.HF_HUB_CACHE}) does not have it" if unreachable else ""
+        raise InputError(f"{reason}{absent}") from error
+    if not constants.is_offline_mode():
+        _warn(f"{repository}: {reason}; the copy in the cache is used, commit {folder.name}")
+    return folder
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Says it once."""
+    logger.warning("%s", message)
+
+
+def _reason(error: BaseException, repository: str, revision: str | None) -> str:
+    """What went wrong and what the user can do, from an error of huggingface_hub's."""
+    import httpx
+    from huggingface_hub import constants, errors
+
+    for cause in _causes(error):
+        if isinstance(cause, errors.GatedRepoError):
+            return (
+                f"it is gated: ask for access at {constants.ENDPOINT}/{repository}, then give your token, "
+                "HF_TOKEN=... or hf auth login"
+            )
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return (
+                f"{constants.ENDPOINT} has no such repository, or it is private: a token that may read it is given as "
+                "HF_TOKEN=... or by hf auth login"
+            )
+        if isinstance(cause, errors.RevisionNotFoundError):
+            return f"it has no revision {revision!r}"
+        if isinstance(cause, errors.HfHubHTTPError):
+            status = cause.response.status_code
+            refused = {401: "the token (HF_TOKEN) is not valid", 403: "the token (HF_TOKEN) has no permission"}
+            return f"{constants.ENDPOINT} answers {status}: {refused.get(status, 'try again later')}"
+        if isinstance(cause, httpx.HTTPError):
+            return f"the download broke off ({_one_line(cause)}); the same command goes on with it"
+    return _one_line(error)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came of, from the cause on."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
