@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
 from common.hub import TEXT_FILES, snapshot, split_revision
-from common.models.base import Base
+from common.models.base import NO_LIMIT, Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES
 from common.schema import Rule, check
 from common.spec import BaseSource
@@ -323,5 +323,5 @@ def _limit_length(gliner: Any) -> None:
         pairs.append((gliner.data_processor.labels_tokenizer, gliner.config.labels_encoder_config))
     for tokenizer, config in pairs:
         # DeBERTa-v2 has relative positions alone unless its input is biased by absolute ones.
-        if getattr(config, "position_biased_input", True):
-            tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+        limit = config.max_position_embeddings if getattr(config, "position_biased_input", True) else NO_LIMIT
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limit)

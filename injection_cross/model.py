@@ -17,7 +17,7 @@ from common.approach import TrainedPart
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, ScoredSpan
 from common.errors import InputError
-from common.models.base import Base
+from common.models.base import NO_LIMIT, Base
 from common.models.prompts import DescriptionPrompts, between_special_tokens
 from common.models.span_head import span_mask
 from common.models.text_model import EncodedWords, SpanScorer, WordBatch
@@ -63,8 +63,10 @@ class InjectedPrompts(nn.Module):
                 f"base model {base.source!r} and leave no room for text"
             )
         left = self.text_limit - 2
-        log = logger.warning if left < SHORT_TEXT else logger.info
-        log("%d prompt vectors (%d labels) leave %d of %d positions for text", n_labels * length, n_labels, left, limit)
+        if limit < NO_LIMIT:
+            log = logger.warning if left < SHORT_TEXT else logger.info
+            vectors = n_labels * length
+            log("%d prompt vectors (%d labels) leave %d of %d positions for text", vectors, n_labels, left, limit)
 
     @property
     def _embedding(self) -> nn.Embedding:

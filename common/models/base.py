@@ -25,6 +25,10 @@ PARTS = {
 """Where gliner keeps each part, as paths inside the core model."""
 
 
+NO_LIMIT = 2**31 - 1
+"""Sub-words that a tokenizer without a limit cuts at; its own word for that, 1e30, is more than it takes itself."""
+
+
 @dataclass(frozen=True)
 class Base:
     """A loaded GLiNER base model."""
