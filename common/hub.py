@@ -91,11 +91,12 @@ def snapshot(
             if revision is None or not _COMMIT.fullmatch(revision):
                 HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS)
             return load(local=False)
-        except (OSError, ValueError, httpx.HTTPError) as error:
+        # RuntimeError is hf_xet's.
+        except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
             if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
                 # A full disk and the like.
                 raise
-            reason = _reason(error, repository, revision)
+            reason = _reason(error, repository if kind == "model" else f"{kind}s/{repository}", revision)
     try:
         folder = load(local=True)
     except (OSError, ValueError) as error:
@@ -112,15 +113,15 @@ def _warn(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _reason(error: BaseException, repository: str, revision: str | None) -> str:
-    """What went wrong and what the user can do, from an error of huggingface_hub's."""
+def _reason(error: BaseException, page: str, revision: str | None) -> str:
+    """What went wrong and what the user can do, from an error of huggingface_hub's; ``page`` is the repository's."""
     import httpx
     from huggingface_hub import constants, errors
 
     for cause in _causes(error):
         if isinstance(cause, errors.GatedRepoError):
             return (
-                f"it is gated: ask for access at {constants.ENDPOINT}/{repository}, then give your token, "
+                f"it is gated: ask for access at {constants.ENDPOINT}/{page}, then give your token, "
                 "HF_TOKEN=... or hf auth login"
             )
         if isinstance(cause, errors.RepositoryNotFoundError):
@@ -134,8 +135,11 @@ def _reason(error: BaseException, repository: str, revision: str | None) -> str:
             status = cause.response.status_code
             refused = {401: "the token (HF_TOKEN) is not valid", 403: "the token (HF_TOKEN) has no permission"}
             return f"{constants.ENDPOINT} answers {status}: {refused.get(status, 'try again later')}"
+        if isinstance(cause, httpx.LocalProtocolError):
+            # Its message shows the header.
+            return "the token (HF_TOKEN) holds characters that no token has"
         if isinstance(cause, httpx.HTTPError):
-            return f"the download broke off ({_one_line(cause)}); the same command goes on with it"
+            return f"the download broke off ({_one_line(cause)}); the same command goes on, whole files are kept"
     return _one_line(error)
 
 

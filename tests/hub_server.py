@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-TOKEN = "hf_" + "s" * 34
-"""May read what is private and write."""
+TOKEN, STRANGER = "hf_" + "s" * 34, "hf_" + "x" * 34
+"""The first may read what is private, and write; the other may not. Any other token is not valid."""
 
 LARGE = (".safetensors", ".bin", ".parquet", ".model", ".npz", ".onnx")
 """Files that are stored as Git LFS objects."""
@@ -170,6 +170,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(url.path)
         self.hub.requests.append(Request(self.command, self.headers["Host"], path, self.headers.get("Authorization")))
         try:
+            if self.headers.get("Authorization") not in (None, f"Bearer {TOKEN}", f"Bearer {STRANGER}"):
+                raise Refusal(401, "", "Invalid credentials in Authorization header")
             for pattern, method, handle in _ROUTES:
                 match = re.fullmatch(pattern, path)
                 if match and self.command in method:

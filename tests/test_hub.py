@@ -18,9 +18,9 @@ import transformers
 from conftest import ENTITIES, HIDDEN, MAX_WIDTH, MAX_WORDS, TEXT_LIMIT, TEXT_WIDTH, WORDS, enlarge_head, save_gliner
 from gliner.config import UniEncoderSpanConfig
 from gliner.model import UniEncoderSpanGLiNER
-from hub_server import TOKEN, Hub
+from hub_server import STRANGER, TOKEN, Hub
 
-import common.benchmark.__main__
+import common.demo_base
 import common.hub
 import common.predict
 import injection_cross.test
@@ -223,7 +223,7 @@ def refused(main, argv: list[str], capsys: pytest.CaptureFixture) -> str:
         run_script(lambda: main(argv))
     output = capsys.readouterr()
     assert "Traceback" not in output.err
-    assert TOKEN not in output.err + output.out
+    assert not any(secret in output.err + output.out for secret in (TOKEN, STRANGER, "secret"))
     lines = [line for line in output.err.splitlines() if line.startswith("error: ")]
     assert output.err.splitlines()[-1:] == lines
     return lines[0]
@@ -454,14 +454,16 @@ def test_a_pushed_folder_is_loaded_as_it_was(hub, gliner_folder, monkeypatch):
 # -- what goes wrong --------------------------------------------------------------------------------------------------
 
 PRIVATE = "has no such repository, or it is private: a token that may read it is given as HF_TOKEN="
-GATED = "it is gated: ask for access at http://127.0.0.1:"
+GATED = "it is gated: ask for access at {endpoint}/{page}, then give your token, HF_TOKEN=..."
 FAULTS = {
     "missing": ({}, None, PRIVATE),
     "missing, with a token": ({}, TOKEN, PRIVATE),
     "private": ({"private": True}, None, PRIVATE),
-    "private, wrong token": ({"private": True}, "hf_" + "x" * 34, PRIVATE),
+    "private, wrong token": ({"private": True}, STRANGER, PRIVATE),
     "gated": ({"gated": True}, None, GATED),
-    "gated, no access": ({"gated": True}, "hf_" + "x" * 34, GATED),
+    "gated, no access": ({"gated": True}, STRANGER, GATED),
+    "a token that is none": ({"gated": False}, "hf_none", "answers 401: the token (HF_TOKEN) is not valid"),
+    "a token that cannot be sent": ({"gated": False}, "hf_\x0bsecret", "the token (HF_TOKEN) holds characters that no"),
     "moved to nowhere": ({"moved_to": "new/gone"}, None, PRIVATE),
     "moved in a circle": ({"moved_to": ""}, None, "redirect"),
     "short": ({"broken": "short"}, None, "Consistency check failed: file should be of size"),
@@ -482,7 +484,7 @@ def test_what_cannot_be_had_is_one_line(hub, fault, kind, monkeypatch, tmp_path,
     else:
         repository = hub.repositories[kind, name]
         for key, value in settings.items():
-            setattr(repository, key, value or name)
+            setattr(repository, key, name if value == "" else value)
     if token is not None:
         monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(time, "sleep", lambda _: None)
@@ -495,7 +497,8 @@ def test_what_cannot_be_had_is_one_line(hub, fault, kind, monkeypatch, tmp_path,
         line = refused(zeroshot_baseline.test.main, ["--dataset", str(dataset_path), *QUICK], capsys)
         assert line.startswith(f"error: base model '{name}' could not be loaded: ")
         assert "or one of ['demo-bi', 'demo-cross'] as --base-model" in line
-    assert message in line
+    page = f"datasets/{name}" if kind == "dataset" else name
+    assert message.format(endpoint=hub.endpoint, page=page) in line
 
 
 def test_a_download_that_breaks_off_goes_on_with_the_same_command(hub, dataset_path, monkeypatch, capsys):
@@ -536,6 +539,15 @@ def test_what_the_hub_refuses_now_the_cache_still_has(hub, caplog):
     assert load_base(name, "bi").revision == commit
     assert caplog.text.count("it is private") == 1
     assert f"the copy in the cache is used, commit {commit}" in caplog.text
+
+
+def test_without_hub_and_package_the_demo_bases_say_what_brings_their_encoder(hub, monkeypatch):
+    monkeypatch.setattr(common.demo_base, "packaged_minilm", lambda: None)
+    del hub.repositories["model", MINILM]
+    with pytest.raises(
+        InputError, match=rf"need the encoder {MINILM}: .*no such repository.*pip install -e \.\[demo\]"
+    ):
+        common.demo_base.encoder_dir()
 
 
 def test_a_copy_in_the_cache_that_is_not_whole_is_not_used(hub, monkeypatch):
