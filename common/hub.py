@@ -93,9 +93,6 @@ def snapshot(
             return load(local=False)
         # RuntimeError is hf_xet's.
         except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-            if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-                # A full disk and the like.
-                raise
             reason = _reason(error, repository if kind == "model" else f"{kind}s/{repository}", revision)
     try:
         folder = load(local=True)
@@ -119,6 +116,9 @@ def _reason(error: BaseException, page: str, revision: str | None) -> str:
     from huggingface_hub import constants, errors
 
     for cause in _causes(error):
+        if isinstance(cause, OSError) and cause.errno is not None and not isinstance(cause, ConnectionError):
+            place = cause.filename or constants.HF_HUB_CACHE
+            return f"the cache cannot be written: {place}: {cause.strerror}; HF_HOME can name another place for it"
         if isinstance(cause, errors.GatedRepoError):
             return (
                 f"it is gated: ask for access at {constants.ENDPOINT}/{page}, then give your token, "

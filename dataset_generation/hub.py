@@ -58,5 +58,7 @@ def load_hub_dataset(source: str, way_out: str) -> HubDataset:
     ) as error:
         # The error is often no more than that there was one.
         reason = " ".join(f"{error}: {error.__cause__ or ''}".replace(str(folder), repository).split()).strip(": ")
-        raise InputError(f"{repository} of the hub cannot be read: {reason[:400]}") from error
+        if configuration is None and "Config name is missing" in reason:
+            way_out = f"name one: {repository}/CONFIGURATION"
+        raise InputError(f"{repository} of the hub cannot be read: {reason[:400]}. Else {way_out}") from error
     return HubDataset(tables, repository, folder.name)
