@@ -115,8 +115,11 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
     changed = differences(_comparable(stored), _comparable(to_dict(config)))
     if record["dataset"]["sha256"] != data.sha256:
         changed.append("the data set's content")
-    if record["base_model"]["revision"] != base.revision:
-        changed.append("the base model's weights")
+    stored_base = record["base_model"]
+    if stored_base["revision"] != base.revision:
+        # What is on the hub moves on.
+        pinned = f" (--base-model {stored_base['name']}@{stored_base['revision']})" if _on_hub(stored_base) else ""
+        changed.append(f"the base model's weights{pinned}")
     if changed:
         raise InputError(f"--resume: run {path} was started differently: {'; '.join(changed)}")
     logger.info("resuming %s", path)
@@ -132,6 +135,11 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
     if main_process:
         run.tidy()
     return run
+
+
+def _on_hub(base_model: Mapping[str, Any]) -> bool:
+    """Whether a base model has a commit; a local one has the hash of its weights instead."""
+    return not base_model["revision"].startswith("sha256:")
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -200,8 +208,8 @@ def load_checkpoint(
     source = base_model or stored["source"]
     if base_model is None and Path(source).is_absolute() and not Path(source).is_dir():
         raise InputError(f"{path}: base model {source!r} is no longer there; say where it is with --base-model")
-    # A hub model is read at the commit that it had; a local one has the hash of its weights instead.
-    commit = None if stored["revision"].startswith("sha256:") else stored["revision"]
+    # A hub model is read at the commit that it had.
+    commit = stored["revision"] if _on_hub(stored) else None
     base = spec.load_base(config, source, commit)
     if base.revision != stored["revision"]:
         raise InputError(

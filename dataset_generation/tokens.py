@@ -107,7 +107,9 @@ def _read(folder: Path, source: str) -> Any:
 def _text_encoder(folder: Path) -> str | None:
     """The text encoder that a GLiNER names, None if it is not a GLiNER model."""
     path = folder / "gliner_config.json"
-    return read_json(path).get("model_name") if path.is_file() else None
+    values = read_json(path) if path.is_file() else None
+    name = values.get("model_name") if isinstance(values, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def token_records(sentences: Sequence[Sentence], labels: LabelSet, tokenizer: Any) -> Iterator[dict[str, list[Any]]]:

@@ -355,7 +355,8 @@ def test_the_default_base_of_each_kind_trains_and_is_found_again(hub, script, ki
     script.train.main(["--dataset", bc5cdr, *FIT])
     base = hub.repositories["model", DEFAULT_BASE[kind]]
     commit = base.refs["main"]
-    (record,) = (read_json(path) for path in (output / script.__name__).rglob("run.json"))
+    (run,) = (output / script.__name__).rglob("run.json")
+    record = read_json(run)
     assert record["base_model"] == {
         "name": base.name, "revision": commit, "kind": kind, "source": base.name,
     }  # fmt: skip
@@ -372,6 +373,9 @@ def test_the_default_base_of_each_kind_trains_and_is_found_again(hub, script, ki
         assert found_by(again) == found_by(first)
         assert read_json(again)["base_model"]["revision"] == commit
         hub.start()
+    write_json(run, record | {"status": "interrupted"})
+    with pytest.raises(InputError, match=rf"the base model's weights \(--base-model {base.name}@{commit}\)"):
+        script.train.main(["--dataset", bc5cdr, *FIT, "--resume", "latest"])
 
 
 def test_a_base_at_a_revision(hub, bc5cdr):
