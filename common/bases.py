@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
-from common.hub import TEXT_FILES, snapshot, split_revision
+from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
 from common.models.base import NO_LIMIT, Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES
 from common.schema import Rule, check
@@ -90,7 +90,7 @@ def base_revision(source: str) -> str:
     """
     place = _locate(source)
     if place.repository is not None:
-        return place.files([_CONFIGURATION_FILE]).name
+        return place.commit()
     return _weights_hash(_weights_file(source, place.files([])))
 
 
@@ -150,6 +150,14 @@ class _Place(NamedTuple):
         assert self.repository is not None
         try:
             return snapshot(self.repository, names, self.revision)
+        except InputError as error:
+            raise _unavailable(self.repository, error) from error
+
+    def commit(self) -> str:
+        """The commit of a base model of the hub, as it would be loaded now."""
+        assert self.repository is not None
+        try:
+            return commit_of(self.repository, self.revision)
         except InputError as error:
             raise _unavailable(self.repository, error) from error
 

@@ -6,13 +6,16 @@ import functools
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+Kind = Literal["model", "dataset"]
+"""Kind of repository."""
 
 PROBE_SECONDS = 5.0
 """How long the hub has to answer at all; the libraries' own retries take half a minute or more."""
@@ -56,9 +59,7 @@ def hub_problem() -> str | None:
     return None
 
 
-def snapshot(
-    repository: str, files: Sequence[str], revision: str | None = None, kind: Literal["model", "dataset"] = "model"
-) -> Path:
+def snapshot(repository: str, files: Sequence[str], revision: str | None = None, kind: Kind = "model") -> Path:
     """The folder of a repository at one commit, the folder's name, with the files asked for.
 
     What the cache has is not loaded again. If the hub does not answer, or refuses what it gave before, the cache's copy
@@ -73,35 +74,67 @@ def snapshot(
     Raises:
         InputError: If neither the hub nor the cache has it; the message is what follows the repository's name.
     """
-    import httpx
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    def load(*, local: bool) -> Path:
-        return Path(
-            snapshot_download(
-                repository, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=local
-            )
+    def load(*, local: bool) -> str:
+        if not local:
+            # snapshot_download would fall back to the cache without a word, and wait for an answer without end.
+            _ask(repository, revision, kind)
+        return snapshot_download(
+            repository, repo_type=kind, revision=revision, allow_patterns=list(files), local_files_only=local
         )
+
+    return Path(_hub_or_cache(load, repository, revision, kind))
+
+
+def commit_of(repository: str, revision: str | None = None, kind: Kind = "model") -> str:
+    """The commit that :func:`snapshot` would load now; nothing is loaded.
+
+    Raises:
+        InputError: As :func:`snapshot`.
+    """
+    from huggingface_hub import snapshot_download
+
+    def find(*, local: bool) -> str:
+        if not local:
+            return _ask(repository, revision, kind)
+        return snapshot_download(
+            repository, repo_type=kind, revision=revision, allow_patterns=[], local_files_only=True
+        )
+
+    return Path(_hub_or_cache(find, repository, revision, kind)).name
+
+
+def _ask(repository: str, revision: str | None, kind: Kind) -> str:
+    """Asks the hub for the commit of a revision that is none."""
+    from huggingface_hub import HfApi
+
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    return str(HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS).sha)
+
+
+def _hub_or_cache(load: Callable[..., str], repository: str, revision: str | None, kind: Kind) -> str:
+    """What ``load(local=False)`` gets from the hub, or else ``load(local=True)`` from the cache."""
+    import httpx
+    from huggingface_hub import constants
 
     reason = hub_problem()
     unreachable = reason is not None
     if not unreachable:
         try:
-            # snapshot_download would fall back to the cache without a word, and wait for an answer without end.
-            if revision is None or not _COMMIT.fullmatch(revision):
-                HfApi().repo_info(repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS)
             return load(local=False)
         # RuntimeError is hf_xet's.
         except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
             reason = _reason(error, repository if kind == "model" else f"{kind}s/{repository}", revision)
     try:
-        folder = load(local=True)
+        found = load(local=True)
     except (OSError, ValueError) as error:
         absent = f", and the cache ({constants.HF_HUB_CACHE}) does not have it" if unreachable else ""
         raise InputError(f"{reason}{absent}") from error
     if not constants.is_offline_mode():
-        _warn(f"{repository}: {reason}; the copy in the cache is used, commit {folder.name}")
-    return folder
+        _warn(f"{repository}: {reason}; the copy in the cache is used, commit {Path(found).name}")
+    return found
 
 
 @functools.cache

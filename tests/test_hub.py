@@ -373,6 +373,8 @@ def test_the_default_base_of_each_kind_trains_and_is_found_again(hub, script, ki
         assert found_by(again) == found_by(first)
         assert read_json(again)["base_model"]["revision"] == commit
         hub.start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    common.hub._silent.clear()
     write_json(run, record | {"status": "interrupted"})
     with pytest.raises(InputError, match=rf"the base model's weights \(--base-model {base.name}@{commit}\)"):
         script.train.main(["--dataset", bc5cdr, *FIT, "--resume", "latest"])
@@ -534,6 +536,18 @@ def test_an_encoder_that_cannot_be_had_is_named(hub):
     del hub.repositories["model", MINILM]
     with pytest.raises(InputError, match=rf"it has no tokenizer .*'{MINILM}' is not available: .*no such repository"):
         load_base(DEFAULT_BASE["bi"], "bi")
+
+
+@GONE
+def test_the_commit_of_a_base_is_asked_for_and_else_the_one_in_the_cache(hub, how, monkeypatch):
+    base = hub.repositories["model", DEFAULT_BASE["bi"]]
+    commit = load_base(base.name, "bi").revision
+    base.commit(base.commits[commit] | {"README.md": b"# Newer"})
+    assert base_revision(base.name) == base.refs["main"] != commit
+    gone(hub, how, monkeypatch)
+    assert base_revision(base.name) == load_base(base.name, "bi").revision == commit
+    with pytest.raises(InputError, match=r"base model 'no/base' could not be loaded: .*the cache .* does not have it"):
+        base_revision("no/base")
 
 
 def test_what_the_hub_refuses_now_the_cache_still_has(hub, caplog):
