@@ -1,10 +1,9 @@
-"""Checkpoints: runs are started and resumed, trained models built again or written as a plain GLiNER."""
+"""Checkpoints: runs are started and resumed, trained models built again."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +19,17 @@ from common.data.dataset import Dataset
 from common.data.labels import LabelSet
 from common.device import provenance, seed_everything
 from common.errors import InputError
-from common.files import write_json
 from common.paths import new_run_dir, now
-from common.spec import ApproachSpec, variant_text
+from common.spec import ApproachSpec
 from common.training.records import FORMAT_VERSION, VALIDATED, labels_of, read_run, runs_of
-from common.training.run_folder import Run, refusals_of, tidy_runs
+from common.training.run_folder import Run, tidy_runs
 
 logger = logging.getLogger(__name__)
 
 C = TypeVar("C")
 
 ADAPTATION_FILE = "adaptation.json"
+"""In an exported folder: what to ask the model, and with which thresholds."""
 
 
 def start_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel, savings: Path | None = None) -> Run:
@@ -179,7 +178,7 @@ def load_checkpoint(
         spec: The approach.
         path: The run folder.
         base_model: Where the base model is now, if not where it was in training.
-        threshold: Least probability of a predicted span; the checkpoint's own if None.
+        threshold: Least probability of a predicted span of any type; the checkpoint's own thresholds if None.
         labels: Other entity types than those trained on, for an approach that keeps its zero-shot path.
         interpolate: Share of the trained weights; the rest is what they were before training.
 
@@ -199,7 +198,7 @@ def load_checkpoint(
         )
     if record["status"] not in ("finished", "interrupted"):
         logger.warning(
-            "%s is unfinished (status %s): its weights are those of epoch %d, and its threshold was not chosen",
+            "%s is unfinished (status %s): its weights and thresholds are those of epoch %d",
             path, record["status"], record["best"]["epoch"],
         )  # fmt: skip
     config = spec.stored_config(record["config"], str(path))
@@ -229,40 +228,8 @@ def load_checkpoint(
     model.eval()
     if threshold is not None and not hasattr(model, "threshold"):
         raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")
-    threshold = record.get("threshold") if threshold is None else threshold
     if threshold is not None:
         model.threshold = threshold
+    elif record.get("threshold") is not None:
+        model.threshold, model.type_thresholds = record["threshold"], record.get("type_thresholds", {})
     return Checkpoint(path, record, config, base, labels, model)
-
-
-def save_plain(checkpoint: Checkpoint[C], output: Path) -> None:
-    """Writes a checkpoint's model as a GLiNER folder, with ``adaptation.json`` that says what to ask it and how.
-
-    Raises:
-        InputError: If ``output`` exists and is no empty folder.
-    """
-    output = output.resolve()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"--output {output}: exists and is no empty folder")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    texts, threshold = checkpoint.model.label_texts, checkpoint.model.threshold
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", suffix=".tmp") as folder:
-        temporary = Path(folder) / "plain"
-        with refusals_of(output):
-            checkpoint.base.gliner.save_pretrained(temporary, safe_serialization=True)
-        write_json(
-            temporary / ADAPTATION_FILE,
-            {
-                "approach": checkpoint.record["approach"],
-                "variant": variant_text(checkpoint.record["variant"]),
-                "base_model": {name: checkpoint.record["base_model"][name] for name in ("name", "revision")},
-                "dataset": checkpoint.record["dataset"],
-                "labels": dict(zip(checkpoint.labels.names, texts, strict=True)),
-                "threshold": threshold,
-            },
-        )
-        # Windows replaces no folder.
-        if output.exists():
-            output.rmdir()
-        temporary.rename(output)
-    logger.info("plain GLiNER: %s; ask it for %s with threshold=%.2f", output, texts, threshold)

@@ -20,10 +20,10 @@ import tyro
 from common.errors import InputError
 from common.paths import OUTPUT_VARIABLE
 
-BEHAVIOUR_VERSION = 2
+BEHAVIOUR_VERSION = 3
 """Raised whenever the same settings, data and base model mean another computation than before: what a study has of the
 version before is then done again. Other random draws of the same distribution are another seed, no other computation.
-Records of runs and results without one are of version 1."""
+Records of runs and results without one are of version 1; :func:`behaviour_of` says what each version has changed."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -33,6 +33,17 @@ Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Metric = Literal["macro_f1", "micro_f1"]
 """Scores over spans by which something is chosen; :data:`common.evaluation.metrics.METRICS` computes them."""
 SelectBy = Literal[Metric, "loss"]
+Thresholds = Literal["global", "per-type"]
+
+
+def behaviour_of(settings: Mapping[str, Any], version: int = BEHAVIOUR_VERSION) -> int:
+    """The newest behaviour version that computes with some settings what ``version`` did.
+
+    2: the untrained model is scored, equal scores go to the longer trained weights, undefined types are in no mean.
+    3: epoch and threshold are chosen together, which changes nothing where no threshold is chosen.
+    """
+    chooses = settings.get("threshold", 0.5) is None
+    return 3 if version == 2 and not chooses else version
 
 
 def require(condition: bool, message: str) -> None:
@@ -123,6 +134,9 @@ class TrainConfig:
     """Optimizer steps without a better score that must also have passed: epochs of few sentences are short."""
     select_by: SelectBy = "macro_f1"
     """Validation score by which the best weights are chosen."""
+    thresholds: Thresholds = "global"
+    """The thresholds chosen with the best weights, where none is given: one for all entity types, or one for each type
+    that has enough validation entities."""
     seed: int = 42
     """Seed of new weights, batch order and dropout."""
     track: tuple[Tracker, ...] = ()
@@ -153,7 +167,7 @@ class TestConfig:
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; the checkpoint's own if not given."""
+    """Minimum probability of a predicted span of any type; the checkpoint's own thresholds if not given."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common.config import Device, Precision, RuntimeConfig, parse, require
 from common.errors import InputError
@@ -46,7 +47,7 @@ class Config(InputOptions):
     base_model: str | None = None
     """Where the checkpoint's base model is now, if it is no longer where it was in training."""
     threshold: float | None = None
-    """Least probability of an entity; the checkpoint's own if not given."""
+    """Least probability of an entity of any type; the checkpoint's own thresholds if not given."""
     device: Device = "auto"
     """auto is the GPU if there is one."""
     precision: Precision = "auto"
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tagger = Tagger.load(
         source, labels=config.labels, threshold=config.threshold, base_model=config.base_model, runtime=runtime
     )
-    settings = {"model": tagger.name, "threshold": tagger.threshold, "labels": list(tagger.labels), "format": form}
+    settings: dict[str, Any] = {"model": tagger.name, "threshold": tagger.threshold}
+    settings |= {"labels": list(tagger.labels), "format": form}
+    settings |= {"type_thresholds": tagger.type_thresholds} if tagger.type_thresholds else {}
     n_documents, n_entities = write_tagged(documents, tagger.tag_documents, config.output, form, settings)
     logger.info("%d documents, %d entities by %s: %s", n_documents, n_entities, tagger.name, config.output)
 

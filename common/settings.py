@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.config import from_dict, merge, parse, require, take_option, upgrade
+from common.config import TrainConfig, from_dict, merge, parse, require, take_option, upgrade
 from common.data.dataset import LABEL2ID_FILE, dataset_dir
 from common.data.spans import OUTSIDE
 from common.errors import InputError
@@ -56,7 +56,11 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
         "--config FILE: settings as JSON, as a sweep writes them; the command line wins.\n"
         "--resume latest|RUN: resume an unfinished run; repeat its other options."
     )
-    return parse(spec.config, arguments, default=default, description=description), resume
+    config: Any = parse(spec.config, arguments, default=default, description=description)
+    if config.train.thresholds != TrainConfig.thresholds:
+        require(hasattr(config, "threshold"), f"--thresholds: {spec.title} takes the best class and has no threshold")
+        require(config.threshold is None, f"--thresholds: nothing is chosen, --threshold gives {config.threshold}")
+    return config, resume
 
 
 def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:

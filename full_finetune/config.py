@@ -34,7 +34,7 @@ class Config:
     focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split after training."""
+    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
 
     def __post_init__(self) -> None:
         if not self.base_model:

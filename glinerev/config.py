@@ -47,7 +47,7 @@ class Config:
     subword_pooling: SubwordPooling = "mean"
     """How sub-words become a word's representation; base: as in the base model's training. An export keeps it."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split after training."""
+    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
 
     def __post_init__(self) -> None:
         require(

@@ -109,6 +109,7 @@ def test_record_of_a_run(finished, gliner_folder):
         "best",
         "parameters",
         "threshold",
+        "type_thresholds",
         "history",
         "untrained",
         "steps",
@@ -150,7 +151,7 @@ def test_record_of_a_run(finished, gliner_folder):
         "sentences_per_second",
         "validation",
     }
-    assert set(entry["validation"]) == {"macro_f1", "micro_f1", "seconds"}
+    assert set(entry["validation"]) == {"macro_f1", "micro_f1", "threshold", "seconds"}
     assert record["train_seconds"] == record["seconds_per_epoch"] == entry["train_seconds"] > 0
     assert record["peak_memory_mb"]["cpu"] > 50
 

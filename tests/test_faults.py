@@ -347,6 +347,8 @@ ODD_FIELDS = [
     (("threshold",), -1, "threshold must be between 0 and 1, got -1"),
     (("threshold",), "x", "threshold must be a number or null, got 'x'"),
     (("threshold",), HUGE, "threshold must be a"),
+    (("type_thresholds",), {"protein": 2}, "type_thresholds.protein must be between 0 and 1, got 2"),
+    (("type_thresholds",), 0.5, "type_thresholds must be an object, got 0.5"),
     (("best",), None, "best must be an object, got None"),
     (("best", "epoch"), "1", "best.epoch must be a whole number, got '1'"),
     (("parameters", "total"), -5, "parameters.total must be at least 0, got -5"),
@@ -809,7 +811,7 @@ def test_a_signal_is_one_line_and_a_status(number, status, word, capsys):
 @pytest.mark.parametrize(
     "place",
     [
-        "common.training.recorder.choose_threshold",
+        "common.training.recorder.best_threshold",
         "common.training.recorder.predict_split",
         "common.training.loop.make_optimizer",
         "common.checkpoint.provenance",

@@ -11,7 +11,6 @@ import torch
 from conftest import RUNTIME, SIZES
 from test_training import Killed, assert_same_run, trained_digest
 
-import common.training.recorder
 from common.approach import count_parameters, parameter_count
 from common.bases import base_revision
 from common.device import make_accelerator, prefetch
@@ -159,16 +158,18 @@ def test_checkpointed_layers_that_are_frozen_keep_their_dropout_off(trial):
 # -- lock and status --------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_this_processs_until_its_threshold_is_chosen(trial, monkeypatch):
+def test_a_run_is_this_processs_until_its_best_weights_are_back(trial, monkeypatch):
     made = trial(SP, "bi-bert", train={"epochs": 1})
     run, seen = made.start(), []
+    load = Run.load_weights_into
 
-    def choose(*_):
+    def look(self, parameters):
         with pytest.raises(InputError, match="is being trained by another process"):
             Run(run.path, {}).claim()
         seen.append(read_json(run.path / RUN_FILE)["status"])
+        load(self, parameters)
 
-    monkeypatch.setattr(common.training.recorder, "choose_threshold", choose)
+    monkeypatch.setattr(Run, "load_weights_into", look)
     made.fit(made.model(), run)
     assert seen == ["running"]
     Run(run.path, {}).claim()
@@ -178,7 +179,7 @@ def test_a_run_is_this_processs_until_its_threshold_is_chosen(trial, monkeypatch
     ("error", "status"),
     [(KeyboardInterrupt, "interrupted"), (RuntimeError, "failed"), (MemoryError, "failed"), (TrainingError, "failed")],
 )
-@pytest.mark.parametrize("when", ["preparing", "training", "choosing"])
+@pytest.mark.parametrize("when", ["preparing", "training", "finishing"])
 def test_whatever_ends_a_training_its_status_is_true(trial, monkeypatch, error, status, when):
     made = trial(SP, "bi-bert", train={"epochs": 1})
     run = made.start()
@@ -188,8 +189,8 @@ def test_whatever_ends_a_training_its_status_is_true(trial, monkeypatch, error, 
 
     if when == "preparing":
         monkeypatch.setattr(FeatureCache, "encode", end)
-    if when == "choosing":
-        monkeypatch.setattr(common.training.recorder, "choose_threshold", end)
+    if when == "finishing":
+        monkeypatch.setattr(Run, "load_weights_into", end)
     with pytest.raises(error):
         made.fit(made.model(), run, on_validation=end if when == "training" else None)
     assert read_json(run.path / RUN_FILE)["status"] == status

@@ -25,10 +25,10 @@ from common.approach import freeze_all_but
 from common.config import DataConfig, TrainConfig
 from common.data.batching import evaluation_batches, training_batches
 from common.data.dataset import load_dataset, make_sentence
-from common.data.spans import ScoredSpan, Span
+from common.data.spans import Span
 from common.device import make_accelerator, precision_name, resolve_precision
 from common.errors import InputError, TrainingError
-from common.evaluation.metrics import best_threshold, count_spans, span_scores
+from common.evaluation.metrics import count_spans, span_scores
 from common.evaluation.predict_split import flat
 from common.files import read_json, write_json
 from common.models.features import FeatureCache
@@ -272,7 +272,7 @@ def figures(run) -> list[tuple]:
 def assert_same_run(resumed, whole) -> None:
     assert (resumed.path / WEIGHTS_FILE).read_bytes() == (whole.path / WEIGHTS_FILE).read_bytes()
     assert figures(resumed) == figures(whole)
-    for key in ("best", "steps", "parameters", "status", "threshold", "unreachable_gold"):
+    for key in ("best", "steps", "parameters", "status", "threshold", "type_thresholds", "unreachable_gold"):
         assert resumed.record[key] == whole.record[key], key
     assert {path.name for path in resumed.path.iterdir()} == {path.name for path in whole.path.iterdir()}
 
@@ -577,59 +577,6 @@ def test_a_tracker_that_is_not_installed(trial, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--track wandb needs the package wandb: pip install wandb"):
         trial(SP, "bi-bert", train={"track": ("wandb",)}).train()
-
-
-# -- the threshold ----------------------------------------------------------------------------------------------------
-
-
-def test_best_threshold_by_brute_force():
-    generator = random.Random(0)
-    gold = [[Span(index, index, generator.choice(LABELS.names)) for index in range(4)] for _ in range(30)]
-    predicted = [
-        [
-            ScoredSpan(
-                Span(span.start, span.end, generator.choice([span.label, span.label, "disease"])), generator.random()
-            )
-            for span in spans
-        ]
-        for spans in gold
-    ]
-    for by in ("macro_f1", "micro_f1"):
-        scores = {}
-        for step in range(1, 100):
-            kept = [[item.span for item in spans if item.score > step / 100] for spans in predicted]
-            found = span_scores(count_spans(gold, kept, LABELS.names))
-            scores[step / 100] = (found.macro if by == "macro_f1" else found.micro).f1
-        threshold, score = best_threshold(gold, predicted, LABELS.names, by=by)
-        assert score == pytest.approx(max(scores.values()))
-        assert scores[threshold] == pytest.approx(score)
-
-
-def test_the_default_threshold_wins_ties():
-    gold = [[Span(0, 0, "protein")]]
-    predicted = [[ScoredSpan(Span(0, 0, "protein"), 0.9), ScoredSpan(Span(2, 2, "protein"), 0.3)]]
-    # Anything from 0.3 to 0.89 is right.
-    assert best_threshold(gold, predicted, ("protein",), by="micro_f1") == (0.5, 1.0)
-    assert best_threshold(gold, predicted, ("protein",), by="micro_f1", default=0.1) == (0.3, 1.0)
-
-
-def test_the_threshold_is_chosen_on_validation_unless_given(trial):
-    rates = {"encoder_lr": 5e-3, "others_lr": 5e-3}
-    made = trial(FT, "bi-bert", train={"epochs": 10, "batch_size": 4}, base_settings={"dropout": 0.0}, **rates)
-    model, run = made.train()
-    assert run.record["threshold"] == model.threshold
-    assert made.load(run).threshold == model.threshold
-    gold = [sentence.spans for sentence in made.data.validation]
-    scores = {}
-    for step in range(1, 100):
-        model.threshold = step / 100
-        found = flat(predictions(model, made.data.validation))
-        scores[step / 100] = span_scores(count_spans(gold, found, LABELS.names)).macro.f1
-    assert scores[run.record["threshold"]] == max(scores.values())
-    assert max(scores.values()) > min(scores.values())
-
-    given_model, given = trial(SP, "bi-bert", train={"epochs": 1}, threshold=0.37).train()
-    assert given.record["threshold"] == given_model.threshold == 0.37
 
 
 # -- device and precision ---------------------------------------------------------------------------------------------

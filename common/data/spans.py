@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -156,3 +156,8 @@ class ScoredSpan(NamedTuple):
 
     span: Span
     score: float
+
+
+def above(spans: Iterable[ScoredSpan], threshold: float, type_thresholds: Mapping[str, float]) -> list[ScoredSpan]:
+    """The spans whose score is above the threshold of their type: ``threshold`` for a type that has none of its own."""
+    return [item for item in spans if item.score > type_thresholds.get(item.span.label, threshold)]

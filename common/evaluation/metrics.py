@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.config import Metric
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
-from common.data.spans import ScoredSpan, Span
+from common.data.spans import Span
 
 N_RESAMPLES = 1000
 """Bootstrap resamples of the interval in a result file."""
@@ -289,49 +289,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     factors = np.arange(len(p_values), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(factors * np.asarray(p_values)[order]), 1.0)
     return corrected.tolist()
-
-
-def best_threshold(
-    gold: Sequence[Sequence[Span]],
-    predicted: Sequence[Sequence[ScoredSpan]],
-    types: Sequence[str],
-    *,
-    by: Metric,
-    default: float = 0.5,
-) -> tuple[float, float]:
-    """The probability threshold with the highest F1, of those with two decimals.
-
-    Greedy flat decoding takes spans in the order of their scores, so the predictions at a threshold are those at a
-    lower one less the spans below it.
-
-    Args:
-        gold: Gold spans of each sentence.
-        predicted: Predictions of the same sentences at a low threshold.
-        types: The label set's types.
-        by: Which F1.
-        default: Taken among equals if it is one of them; else the one next to it is.
-
-    Returns:
-        The threshold and its F1.
-    """
-    thresholds = np.arange(1, 100) / 100
-    column = {name: index for index, name in enumerate(types)}
-    counts = np.zeros((2, len(types), len(thresholds)))
-    for gold_spans, spans in zip(gold, predicted, strict=True):
-        gold_set = set(gold_spans)
-        for item in spans:
-            kept = item.score > thresholds
-            counts[1, column[item.span.label]] += kept
-            if item.span in gold_set:
-                counts[0, column[item.span.label]] += kept
-    support = np.zeros((len(types), 1))
-    for spans_of_sentence in gold:
-        for span in set(spans_of_sentence):
-            support[column[span.label]] += 1
-    f1 = METRICS[by].of_counts(counts[0].T, counts[1].T, np.broadcast_to(support.T, counts[0].T.shape))
-    best = np.flatnonzero(f1 >= f1.max() - 1e-12)
-    chosen = best[np.argmin(np.abs(thresholds[best] - default))]
-    return float(thresholds[chosen]), float(f1[chosen])
 
 
 def token_report(

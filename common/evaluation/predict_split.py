@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from common.approach import Predictor
-from common.config import Metric, RuntimeConfig
+from common.config import RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.data.spans import ScoredSpan
@@ -24,7 +24,6 @@ from common.evaluation.error_kinds import error_report
 from common.evaluation.metrics import (
     METRICS,
     SpanCounts,
-    best_threshold,
     bootstrap_intervals,
     count_spans,
     span_scores,
@@ -66,21 +65,6 @@ def split_loss(model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelera
             total += float(model(batch)) * len(batch)
     totals = gather_object([total]) if accelerator.num_processes > 1 else [total]
     return sum(totals) / len(split.encoded)
-
-
-LOWEST_THRESHOLD = 0.01
-"""Predictions down to here are kept when the threshold is chosen."""
-
-
-def choose_threshold(
-    model: Any, split: EncodedSplit, runtime: RuntimeConfig, accelerator: Accelerator, by: Metric
-) -> None:
-    """Sets a model's threshold to the one with the best F1 on a split; its own stays if none is better."""
-    default, model.threshold = model.threshold, LOWEST_THRESHOLD
-    predictions = predict_split(model, split, runtime, accelerator, "threshold")
-    gold = [item.sentence.spans for item in split.encoded]
-    model.threshold, score = best_threshold(gold, predictions, model.labels.names, by=by, default=default)
-    logger.info("threshold %.2f: validation %s %.4f", model.threshold, by, score)
 
 
 def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:

@@ -18,6 +18,7 @@ from common.data.dataset import Dataset, Sentence, parse_span_record
 from common.data.spans import ScoredSpan, Span, check_flat, check_span
 from common.errors import InputError
 from common.evaluation.metrics import METRICS, SpanCounts, count_spans, span_scores
+from common.evaluation.thresholds import thresholds_text
 from common.files import (
     atomic_path,
     atomic_text,
@@ -131,6 +132,7 @@ class ResultRecord(_Required, total=False):
     training: _Training | None
     split: str
     threshold: Share | None
+    type_thresholds: dict[str, Share]
     precision: str
     labels: list[str]
     intervals: dict[str, list[float]]
@@ -365,8 +367,8 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [
         shown(f"# {result['approach']} ({variant_text(result['variant'])}) on {result['dataset']}"),
         "",
-        f"Base model {shown(base['name'])}, seed {result['seed']}, {result['split']} split, "
-        f"threshold {result['threshold']}.",
+        f"Base model {shown(base['name'])}, seed {result['seed']}, {result['split']} split, threshold "
+        f"{shown(thresholds_text(result['threshold'], result.get('type_thresholds', {})))}.",
         "",
         "| type | precision | recall | F1 | support |",
         "| --- | ---: | ---: | ---: | ---: |",

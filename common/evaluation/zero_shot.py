@@ -9,10 +9,11 @@ from typing import Any
 from common.approach import Predictor
 from common.config import RuntimeConfig
 from common.data.dataset import Dataset, Sentence
-from common.data.spans import ScoredSpan
+from common.data.spans import ScoredSpan, above
 from common.device import make_accelerator
-from common.evaluation.metrics import METRICS, SpanCounts, best_threshold, count_spans, span_scores
-from common.evaluation.predict_split import LOWEST_THRESHOLD, flat, predict_split
+from common.evaluation.metrics import METRICS, SpanCounts, count_spans, span_scores
+from common.evaluation.predict_split import flat, predict_split
+from common.evaluation.thresholds import GRID, best_threshold
 from common.models.features import EncodedSplit
 
 HALF = 0.5
@@ -38,17 +39,13 @@ class Answer:
 
 
 def _predictions(
-    model: Any, sentences: Sequence[Sentence], runtime: RuntimeConfig, what: str, threshold: float
+    model: Any, sentences: Sequence[Sentence], runtime: RuntimeConfig, what: str, threshold: float | None
 ) -> list[list[ScoredSpan]]:
     accelerator = make_accelerator(runtime)
     model.to(accelerator.device)
-    model.threshold = threshold
+    if threshold is not None:
+        model.threshold, model.type_thresholds = threshold, {}
     return predict_split(model, EncodedSplit(model.encode(sentences)), runtime, accelerator, what)
-
-
-def _above(predictions: Sequence[Sequence[ScoredSpan]], threshold: float) -> list[list[ScoredSpan]]:
-    """Greedy decoding takes spans in the order of their scores: those at a threshold are those at a lower one, cut."""
-    return [[item for item in spans if item.score > threshold] for spans in predictions]
 
 
 def answer(model: Predictor, data: Dataset, runtime: RuntimeConfig) -> Answer:
@@ -57,11 +54,13 @@ def answer(model: Predictor, data: Dataset, runtime: RuntimeConfig) -> Answer:
     The threshold is chosen on all validation sentences, the counts are of all test sentences.
     """
     types = data.labels.names
-    validation = _predictions(model, data.validation, runtime, "validation", LOWEST_THRESHOLD)
+    validation = _predictions(model, data.validation, runtime, "validation", float(GRID[0]))
     threshold, _ = best_threshold([item.spans for item in data.validation], validation, types, by="micro_f1")
-    test = _predictions(model, data.test, runtime, "test", LOWEST_THRESHOLD)
+    test = _predictions(model, data.test, runtime, "test", float(GRID[0]))
     gold = [item.spans for item in data.test]
-    at_half, best = (count_spans(gold, flat(_above(test, value)), types) for value in (HALF, threshold))
+    at_half, best = (
+        count_spans(gold, flat([above(spans, value, {}) for spans in test]), types) for value in (HALF, threshold)
+    )
     return Answer(at_half, best, threshold)
 
 
@@ -70,10 +69,10 @@ def foreign_predictions(
 ) -> float | None:
     """Spans of some types that a model finds, for each 100 sentences of a corpus that does not annotate them.
 
-    At the model's own threshold. None without types.
+    At the model's own thresholds. None without types.
     """
     if not types:
         return None
-    predictions = _predictions(model, sentences, runtime, "foreign types", model.threshold)
+    predictions = _predictions(model, sentences, runtime, "foreign types", None)
     found = sum(item.span.label in types for spans in predictions for item in spans)
     return 100 * found / len(sentences)

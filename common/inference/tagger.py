@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
 
 from tqdm.auto import tqdm
 
@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.files import read_json
 from common.inference.documents import Document
 from common.registry import spec
+from common.schema import Share, Texts, read_record
 from common.training.records import RUN_FILE
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Tagger:
             source: A run folder of any approach, or a plain GLiNER.
             labels: Entity types to find; those trained on if none, which a GLiNER that was not exported here does not
                 know.
-            threshold: Least probability of an entity; the model's own if None.
+            threshold: Least probability of an entity of any type; the model's own thresholds if None.
             base_model: Where a run's base model is now, if not where it was in training.
             runtime: Device, precision and batch size.
 
@@ -122,6 +123,11 @@ class Tagger:
     def threshold(self) -> float | None:
         """Least probability of an entity; None for a model that takes the best class of each word."""
         return getattr(self.model, "threshold", None)
+
+    @property
+    def type_thresholds(self) -> dict[str, float]:
+        """Least probabilities of entities of types that have their own."""
+        return dict(getattr(self.model, "type_thresholds", {}))
 
     def tag(self, texts: Iterable[str]) -> list[list[Entity]]:
         """The entities of each text.
@@ -159,6 +165,14 @@ class Tagger:
         return join(windows, predictions, [len(words) for words in sentences])
 
 
+class _Adaptation(TypedDict):
+    """What of :data:`common.checkpoint.ADAPTATION_FILE` is read; earlier exports have no thresholds by label text."""
+
+    labels: Texts
+    threshold: NotRequired[Share | None]
+    thresholds: NotRequired[dict[str, Share]]
+
+
 def _gliner(source: str, labels: LabelSet | None, threshold: float | None) -> tuple[Predictor, str]:
     """A GLiNER as it is and its name; an export of ours says itself what to ask it for, and how."""
     from common.bases import base_file, load_base
@@ -166,18 +180,19 @@ def _gliner(source: str, labels: LabelSet | None, threshold: float | None) -> tu
     from common.models.span_model import SpanModel
 
     file = base_file(source, ADAPTATION_FILE)
-    known: Any = {"labels": {}} if file is None else read_json(file)
-    texts = known.get("labels") if isinstance(known, dict) else None
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise InputError(f"{file}: labels must be an object of names and texts")
-    if threshold is None and known.get("threshold") is not None:
-        threshold = known["threshold"]
-        require(isinstance(threshold, int | float), f"{file}: threshold must be a number, got {threshold!r}")
+    known = {"labels": {}} if file is None else read_record(file, _Adaptation)
+    texts = known["labels"]
     if labels is None:
         require(bool(texts), f"--labels is missing: {source} does not say which entity types to find")
         labels = _label_set(list(texts))
     base = load_base(source, None)
-    return SpanModel(base, labels, [texts.get(name, name) for name in labels.names], threshold=threshold), base.name
+    given = known.get("threshold") if threshold is None else threshold
+    model = SpanModel(base, labels, [texts.get(name, name) for name in labels.names], threshold=given)
+    if threshold is None:
+        own = known.get("thresholds", {})
+        named = zip(labels.names, model.label_texts, strict=True)
+        model.type_thresholds = {name: own[text] for name, text in named if own.get(text, given) != given}
+    return model, base.name
 
 
 def _sentences(documents: Iterable[Document]) -> Iterator[tuple[Document, Sequence[Word] | None]]:

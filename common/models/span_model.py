@@ -6,7 +6,7 @@ Legend: B sentences, S sub-words, W words, K maximum width, C entity types, D hi
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from common.approach import FrozenPart
 from common.data.labels import LabelSet
-from common.data.spans import ScoredSpan
+from common.data.spans import ScoredSpan, above
 from common.errors import InputError
 from common.models.base import Base
 from common.models.dropout import fast_dropout, mlp
@@ -42,7 +42,8 @@ class SpanModel(SpanScorer):
         label_texts: What the model reads for each type, in the same order.
         focal_gamma: Focusing exponent of the loss; 0 is plain cross-entropy.
         focal_alpha: Weight of the positives; None weighs positives and negatives alike.
-        threshold: Minimum probability of a predicted span; None means that training chooses it on the validation split.
+        threshold: Minimum probability of a predicted span; None means that training chooses it on the validation split,
+            and ``type_thresholds`` for single types too if it is asked to.
         word_dropout: Dropout on the word representations that the span head reads, in training. A frozen encoder has
             none of its own, and a head overfits to representations that never change.
 
@@ -69,6 +70,7 @@ class SpanModel(SpanScorer):
         self.focal_gamma, self.focal_alpha = focal_gamma, focal_alpha
         self.tunes_threshold = threshold is None
         self.threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+        self.type_thresholds: Mapping[str, float] = {}
         self.word_dropout = word_dropout
         self._shared_labels: Tensor | None = None
         if base.kind == "bi":
@@ -118,13 +120,18 @@ class SpanModel(SpanScorer):
 
     @torch.no_grad()
     def predict(self, batch: WordBatch) -> list[list[ScoredSpan]]:
-        """Flat spans above the threshold, decoded by gliner's own decoder.
+        """Flat spans above the threshold, or their type's own threshold, decoded by gliner's own decoder.
 
         Raises:
             RuntimeError: If the model is in training mode, where dropout would change the scores.
         """
         self._check_evaluation_mode()
-        return self._decode(batch, self.logits(batch), self.threshold)
+        return self.decode(batch, self.logits(batch))
+
+    def decode(self, batch: WordBatch, logits: Tensor) -> list[list[ScoredSpan]]:
+        """The spans that :meth:`predict` finds with some scores before the sigmoid, shape ``(B, W, K, C)``."""
+        found = self._decode(batch, logits, min([self.threshold, *self.type_thresholds.values()]))
+        return [above(spans, self.threshold, self.type_thresholds) for spans in found]
 
     def logits(self, batch: WordBatch) -> Tensor:
         """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence count."""

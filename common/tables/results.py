@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config import Metric, require, to_dict, upgrade
+from common.config import Metric, behaviour_of, require, to_dict, upgrade
 from common.errors import InputError
 from common.evaluation.results import counts_path
 from common.files import read_json
@@ -52,6 +52,8 @@ class Result:
     packages: Annotated[dict[str, str], "training.provenance.packages", "provenance.packages"] = field(
         default_factory=dict
     )
+    behaviour: Annotated[int, "training.provenance.behaviour", "provenance.behaviour"] = 1
+    """Version of the code's behaviour, see :data:`common.config.BEHAVIOUR_VERSION`."""
     per_type: Annotated[dict[str, dict[str, float]], "scores.per_type"] = field(default_factory=dict)
     intervals: Annotated[dict[str, tuple[float, float]], "intervals"] = field(default_factory=dict)
     word_macro_f1: Annotated[float | None, "token_report.macro.f1"] = None
@@ -131,6 +133,7 @@ class Result:
         if isinstance(config.get("train"), dict):
             config["train"] = {name: v for name, v in config["train"].items() if name not in ("seed", "track")}
         what = [self.approach, variant_text(self.variant), self.dataset, self.split, self.precision]
+        what.append(str(behaviour_of(self.settings, self.behaviour)))
         sizes = [self.n_train, self.n_validation, self.n_test]
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 

@@ -15,10 +15,19 @@ from accelerate import Accelerator
 from common.approach import count_parameters, parameter_count
 from common.config import Metric, RuntimeConfig, TrainConfig
 from common.data.dataset import Dataset, Sentence
+from common.data.spans import ScoredSpan, above
 from common.device import peak_memory_mb, precision_name, reset_peak_memory
 from common.errors import TrainingError
 from common.evaluation.metrics import METRICS, count_spans, span_scores
-from common.evaluation.predict_split import choose_threshold, flat, predict_split, split_loss, unreachable_gold
+from common.evaluation.predict_split import flat, predict_split, split_loss, unreachable_gold
+from common.evaluation.thresholds import (
+    GRID,
+    LEAST_GOLD,
+    at_edge,
+    best_threshold,
+    best_type_thresholds,
+    thresholds_text,
+)
 from common.models.features import EncodedSplit, FeatureCache
 from common.paths import now
 from common.training.run_folder import Run
@@ -45,6 +54,10 @@ class Progress:
     """The step of that one."""
     untrained: dict[str, float] | None = None
     """Validation scores before the first step."""
+    threshold: float | None = None
+    """That of the best validation; None if none is chosen."""
+    type_thresholds: dict[str, float] = field(default_factory=dict)
+    """Those of single types of the best validation."""
     seconds: float = 0.0
     """Training time so far, evaluation not in it."""
     with_gradient: int | None = None
@@ -95,6 +108,9 @@ class Recorder:
         self.feature_seconds = 0.0
         self.validation_split = self.encode(data.validation, "validation")
         self.progress = Progress()
+        self.chooses = bool(getattr(model, "tunes_threshold", False))
+        # Of the last validation: the threshold for all types, and those of single ones.
+        self.chosen: tuple[float | None, dict[str, float]] = (None, {})
         # A gradient can be zero in the first step only: a layer behind a map that starts at zero.
         self.without_gradient = dict(self.trained)
         run.record["precision"] = precision_name(accelerator)
@@ -147,9 +163,9 @@ class Recorder:
         self.progress.with_gradient = max(self.progress.with_gradient or 0, found)
 
     def validate(self) -> dict[str, float]:
-        """Scores of the validation split."""
+        """Scores of the validation split, at its best thresholds if the model's are to be chosen."""
         start = time.perf_counter()
-        predictions = predict_split(self.model, self.validation_split, self.runtime, self.accelerator, "validation")
+        predictions = self._predict()
         gold = [sentence.spans for sentence in self.data.validation]
         scores = span_scores(count_spans(gold, flat(predictions), self.data.labels.names))
         result: dict[str, float] = {name: metric.of(scores) for name, metric in METRICS.items()}
@@ -157,7 +173,26 @@ class Recorder:
             result["loss"] = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
             if not math.isfinite(result["loss"]):
                 raise TrainingError(f"the validation loss is {result['loss']} after {self.progress.step} steps")
+        if self.chosen[0] is not None:
+            result["threshold"] = self.chosen[0]
         return result | {"seconds": time.perf_counter() - start}
+
+    def _predict(self) -> list[list[ScoredSpan]]:
+        """The predictions of the validation split; where thresholds are chosen, at the best ones, now in ``chosen``."""
+        if not self.chooses:
+            return predict_split(self.model, self.validation_split, self.runtime, self.accelerator, "validation")
+        # One prediction serves all thresholds: see common.evaluation.thresholds.
+        default, self.model.threshold = self.model.threshold, float(GRID[0])
+        predictions = predict_split(self.model, self.validation_split, self.runtime, self.accelerator, "validation")
+        self.model.threshold = default
+        gold, types = [sentence.spans for sentence in self.data.validation], self.data.labels.names
+        by: Metric = "micro_f1" if self.config.select_by == "micro_f1" else "macro_f1"
+        threshold = best_threshold(gold, predictions, types, by=by, default=default)[0]
+        own = {}
+        if self.config.thresholds == "per-type":
+            own = best_type_thresholds(gold, predictions, types, by=by, threshold=threshold)
+        self.chosen = threshold, own
+        return [above(spans, threshold, own) for spans in predictions]
 
     def score_untrained(self) -> None:
         """Validates before the first step: an adaptation that makes the model no better must not win unnoticed."""
@@ -167,10 +202,10 @@ class Recorder:
             self._take_if_best(0, scores)
             self.progress.untrained = scores
             self.run.update(untrained=scores)
-            logger.info("before training: validation %s", _shown(scores))
+            logger.info("before training: validation %s", _shown(scores, self.chosen))
 
     def _take_if_best(self, epoch: int, scores: Mapping[str, float]) -> bool:
-        """Keeps the weights unless earlier ones were better; among equals the longer trained ones stay."""
+        """Keeps weights and thresholds unless earlier ones were better; of equals the longer trained ones stay."""
         progress = self.progress
         score = scores[self.config.select_by] * (-1 if self.config.select_by == "loss" else 1)
         if score > progress.best_score:
@@ -178,6 +213,7 @@ class Recorder:
         best = score >= progress.best_score
         if best:
             progress.best_epoch, progress.best_score = epoch, score
+            progress.threshold, progress.type_thresholds = self.chosen
             self.run.save_weights(self.trained)
         return best
 
@@ -194,7 +230,8 @@ class Recorder:
         progress = self.progress
         progress.seconds += entry["train_seconds"]
         validation = self.validate()
-        entry = entry | {"validation": validation}
+        own = self.chosen[1]
+        entry = entry | {"validation": validation} | ({"type_thresholds": own} if own else {})
         progress.waited += 1
         best = self._take_if_best(entry["epoch"], validation)
         progress.history.append(entry)
@@ -202,7 +239,7 @@ class Recorder:
         at = f"epoch {entry['epoch']}" + (f", step {progress.step}" if self.config.eval_every else "")
         logger.info(
             "%s: loss %.4f, validation %s, %.1f s + %.1f s%s",
-            at, entry["train_loss"], _shown(validation),
+            at, entry["train_loss"], _shown(validation, self.chosen),
             entry["train_seconds"], validation["seconds"], ", best so far" if best else "",
         )  # fmt: skip
         return entry
@@ -214,7 +251,7 @@ class Recorder:
         return bool(config.patience) and progress.waited >= config.patience and steps >= config.patience_steps
 
     def finish(self) -> None:
-        """Puts the best weights back into the model, chooses its threshold and closes the record."""
+        """Puts the best weights and their thresholds into the model and closes the record."""
         if not self.progress.best_epoch:
             logger.warning("no epoch was as good as the untrained model, whose weights the checkpoint therefore holds")
         if self.out_of_patience():
@@ -222,15 +259,35 @@ class Recorder:
         self.accelerator.wait_for_everyone()
         self.run.load_weights_into(self.trained)
         self.model.eval()
-        if getattr(self.model, "tunes_threshold", False):
-            by: Metric = "micro_f1" if self.config.select_by == "micro_f1" else "macro_f1"
-            choose_threshold(self.model, self.validation_split, self.runtime, self.accelerator, by)
+        if self.chooses:
+            self._set_thresholds()
         self.run.update(**self.report("finished"))
         self.run.drop_state()
         logger.info(
             "best epoch %d, %s %.4f; checkpoint: %s",
             self.progress.best_epoch, self.config.select_by, self.run.record["best"]["score"], self.run.path,
         )  # fmt: skip
+
+    def _set_thresholds(self) -> None:
+        progress = self.progress
+        if progress.threshold is None:
+            logger.warning(
+                "epoch %d was chosen by an earlier version, at threshold %g; its threshold is chosen now",
+                progress.best_epoch, self.model.threshold,
+            )  # fmt: skip
+            self._predict()
+            progress.threshold, progress.type_thresholds = self.chosen
+        threshold, own = progress.threshold, progress.type_thresholds
+        assert threshold is not None
+        self.model.threshold, self.model.type_thresholds = threshold, own
+        common = [name for name in self.data.labels.names if name not in own]
+        if self.config.thresholds == "per-type" and common:
+            logger.info(
+                "threshold %g for all types is that of %s, which have fewer than %d validation entities",
+                threshold, ", ".join(common), LEAST_GOLD,
+            )  # fmt: skip
+        for text in at_edge(threshold, own):
+            logger.warning("threshold %s is at the edge of the grid: the best one may lie outside", text)
 
     def report(self, status: str) -> dict[str, Any]:
         """What the run's record says of the training."""
@@ -246,7 +303,8 @@ class Recorder:
                 "score": -best if best is not None and self.config.select_by == "loss" else best,
             },
             "parameters": {"total": total, "trainable": trainable, "with_gradient": progress.with_gradient},
-            "threshold": getattr(self.model, "threshold", None),
+            "threshold": progress.threshold if self.chooses else getattr(self.model, "threshold", None),
+            "type_thresholds": progress.type_thresholds,
             "untrained": progress.untrained,
             "history": progress.history,
             "steps": progress.step,
@@ -260,8 +318,9 @@ class Recorder:
         }
 
 
-def _shown(scores: Mapping[str, float]) -> str:
-    return f"macro-F1 {scores['macro_f1']:.4f}, micro-F1 {scores['micro_f1']:.4f}"
+def _shown(scores: Mapping[str, float], chosen: tuple[float | None, dict[str, float]]) -> str:
+    at = "" if chosen[0] is None else f" at threshold {thresholds_text(*chosen)}"
+    return f"macro-F1 {scores['macro_f1']:.4f}, micro-F1 {scores['micro_f1']:.4f}{at}"
 
 
 def _finite(value: float) -> float | None:

@@ -80,6 +80,7 @@ class HistoryEntry(TypedDict):
     train_loss: float
     train_seconds: Seconds
     validation: dict[str, float]
+    type_thresholds: NotRequired[dict[str, Share]]
 
 
 class _Started(TypedDict):
@@ -112,6 +113,7 @@ class RunRecord(_Started, total=False):
     parameters: ParametersRecord
     threshold: Share | None
     untrained: dict[str, float] | None
+    type_thresholds: dict[str, Share]
     history: list[HistoryEntry]
     steps: Count
     epochs: Count
@@ -130,7 +132,10 @@ VALIDATED = (
 
 
 class ProgressRecord(TypedDict):
-    """Where a training stands; format 1 has no ``batch`` and no ``waited``, and its history stands beside."""
+    """Where a training stands.
+
+    Format 1 has no ``batch``, no ``waited`` and no thresholds, and its history stands beside.
+    """
 
     epoch: Count
     batch: NotRequired[Count]
@@ -140,6 +145,8 @@ class ProgressRecord(TypedDict):
     waited: NotRequired[Count]
     waited_since: NotRequired[Count]
     untrained: NotRequired[dict[str, float] | None]
+    threshold: NotRequired[Share | None]
+    type_thresholds: NotRequired[dict[str, Share]]
     seconds: Seconds
     with_gradient: Count | None
     history: NotRequired[list[HistoryEntry]]
