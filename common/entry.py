@@ -16,9 +16,10 @@ from common.data.dataset import Dataset, Split, existing_dataset_dir, load_datas
 from common.errors import InputError
 from common.settings import parse_training
 from common.spec import ApproachSpec
-from common.training.records import WEIGHTS_FILE, find_checkpoint
+from common.training.records import WEIGHTS_FILE, find_checkpoint, read_run
 
 if TYPE_CHECKING:
+    from common.checkpoint import Checkpoint
     from common.training.run_folder import Run
 
 logger = logging.getLogger(__name__)
@@ -102,11 +103,7 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
 
     checkpoint = load_checkpoint(spec, path, config.base_model, threshold=config.threshold)
     record = checkpoint.record
-    if data.labels.names != checkpoint.labels.names:
-        raise InputError(
-            f"{checkpoint.path}: was trained on the types {list(checkpoint.labels.names)}, "
-            f"data set {data.name!r} has {list(data.labels.names)}"
-        )
+    check_types(checkpoint, data)
     return score(
         spec.test_results,
         checkpoint.model,
@@ -135,6 +132,15 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
         split=config.split,
         runtime=as_trained(config.runtime, record["precision"]),
     )
+
+
+def check_types(checkpoint: Checkpoint[Any], data: Dataset) -> None:
+    """Raises ``InputError`` if a data set has other entity types than a checkpoint was trained on."""
+    if data.labels.names != checkpoint.labels.names:
+        raise InputError(
+            f"{checkpoint.path}: was trained on the types {list(checkpoint.labels.names)}, "
+            f"data set {data.name!r} has {list(data.labels.names)}"
+        )
 
 
 def score(
@@ -166,6 +172,7 @@ def score(
     record |= {
         "split": split,
         "threshold": getattr(model, "threshold", None),
+        "type_thresholds": dict(getattr(model, "type_thresholds", {})),
         "precision": precision_name(accelerator),
     }
     # Every process has all predictions; one writes.
@@ -178,16 +185,79 @@ def score(
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export of a checkpoint as a plain GLiNER folder."""
+    """Export of a checkpoint as a plain GLiNER folder with a model card."""
 
     output: Path
     """Folder to write; must be new or empty."""
     checkpoint: str = "latest"
     """A run folder, or latest: the newest finished or interrupted run."""
     dataset: str | None = None
-    """For latest: only runs on this data set."""
+    """For latest: only runs on this data set. For --onnx: where it is now, if not where it was in training."""
     base_model: str | None = None
     """Where the base model is now, if it is no longer where it was in training."""
+    onnx: bool = False
+    """Also write model.onnx, and a report that compares it with the model on the test split."""
+    result: Path | None = None
+    """Result file with the figures of the model card; the checkpoint's newest of the test split if not given."""
+    data_license: str | None = None
+    """Licence of the training data, for the model card."""
+    push_to_hub: str | None = None
+    """Repository of the Hugging Face hub (owner/name) to upload the folder to."""
+    private: bool = False
+    """Make a new repository private."""
+
+
+def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any], None] | None = None) -> Path:
+    """Writes a GLiNER folder that ``GLiNER.from_pretrained`` loads without any code of ours, and returns it.
+
+    It has the adapted model's scores for the labels that it was trained on, and for all others.
+
+    Args:
+        spec: The approach; one whose adapted model is a GLiNER.
+        config: What to export and where to.
+        merge: Turns what the approach has added to the base into weights of the base.
+
+    Raises:
+        InputError: If ``output`` has files already, the checkpoint cannot be loaded, a package, a token or the hub is
+            missing, or the result is of something else.
+    """
+    from common.export.checks import check_free, check_onnx, check_push
+
+    check_free(config.output)
+    path = find_checkpoint(spec, config.checkpoint, config.dataset and Path(config.dataset).name)
+    data = None
+    if config.push_to_hub is not None:
+        check_push(config.push_to_hub)
+    if config.onnx:
+        check_onnx()
+        data = load_dataset(config.dataset or read_run(path, spec)["config"]["data"]["dataset"])
+
+    from common.checkpoint import load_checkpoint
+    from common.export.card import result_for
+    from common.export.plain import save_plain
+    from common.export.push import push
+
+    loaded = load_checkpoint(spec, path, config.base_model)
+    if data is not None:
+        check_types(loaded, data)
+        if data.sha256 != loaded.record["dataset"].get("sha256"):
+            logger.warning(
+                "data set %s is not the one of the training: the graph is compared on it all the same", data.name
+            )
+    result = result_for(spec, loaded, config.result)
+    if merge is not None:
+        merge(loaded.base)
+    save_plain(
+        loaded,
+        config.output,
+        name=config.push_to_hub or config.output.resolve().name,
+        result=result,
+        data_license=config.data_license,
+        test_sentences=None if data is None else data.test,
+    )
+    if config.push_to_hub is not None:
+        push(config.output, config.push_to_hub, config.private)
+    return config.output
 
 
 def export_plain(
@@ -197,33 +267,12 @@ def export_plain(
     base_model: str | None = None,
     merge: Callable[[Any], None] | None = None,
 ) -> None:
-    """Writes a GLiNER folder that ``GLiNER.from_pretrained`` loads without any code of ours.
-
-    It has the adapted model's scores for the labels that it was trained on, and for all others.
-
-    Args:
-        spec: The approach; one whose adapted model is a GLiNER.
-        checkpoint: A run folder.
-        output: Folder to write.
-        base_model: Where the base model is now, if not where it was in training.
-        merge: Turns what the approach has added to the base into weights of the base.
-
-    Raises:
-        InputError: If ``output`` has files already or the checkpoint cannot be loaded.
-    """
-    from common.checkpoint import load_checkpoint, save_plain
-
-    loaded = load_checkpoint(spec, checkpoint, base_model)
-    if merge is not None:
-        merge(loaded.base)
-    save_plain(loaded, output)
+    """:func:`export` of a run folder to ``output``, with the base model at ``base_model``."""
+    export(spec, ExportConfig(output, str(checkpoint), base_model=base_model), merge)
 
 
 def run_export(
     spec: ApproachSpec[C], argv: Sequence[str] | None = None, merge: Callable[[Any], None] | None = None
 ) -> Path:
-    """Exports what the command line names and returns the folder; for the arguments see :func:`export_plain`."""
-    config = parse(ExportConfig, argv)
-    path = find_checkpoint(spec, config.checkpoint, config.dataset)
-    export_plain(spec, path, config.output, config.base_model, merge)
-    return config.output
+    """Exports what the command line names and returns the folder; for the arguments see :func:`export`."""
+    return export(spec, parse(ExportConfig, argv), merge)

@@ -126,7 +126,7 @@ def _hub_or_cache(load: Callable[..., str], repository: str, revision: str | Non
             return load(local=False)
         # RuntimeError is hf_xet's.
         except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
-            reason = _reason(error, repository if kind == "model" else f"{kind}s/{repository}", revision)
+            reason = refusal(error, repository if kind == "model" else f"{kind}s/{repository}", revision)
     try:
         found = load(local=True)
     except (OSError, ValueError) as error:
@@ -143,8 +143,15 @@ def _warn(message: str) -> None:
     logger.warning("%s", message)
 
 
-def _reason(error: BaseException, page: str, revision: str | None) -> str:
-    """What went wrong and what the user can do, from an error of huggingface_hub's; ``page`` is the repository's."""
+def refusal(error: BaseException, page: str, revision: str | None = None, *, upload: bool = False) -> str:
+    """What went wrong and what the user can do, without a word of the token.
+
+    Args:
+        error: An error of huggingface_hub's.
+        page: The repository's.
+        revision: What was asked for.
+        upload: Whether something was sent, not loaded.
+    """
     import httpx
     from huggingface_hub import constants, errors
 
@@ -172,6 +179,8 @@ def _reason(error: BaseException, page: str, revision: str | None) -> str:
             # Its message shows the header.
             return "the token (HF_TOKEN) holds characters that no token has"
         if isinstance(cause, httpx.HTTPError):
+            if upload:
+                return f"the upload broke off ({_one_line(cause)})"
             return f"the download broke off ({_one_line(cause)}); the same command goes on, whole files are kept"
     return _one_line(error)
 

@@ -316,7 +316,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
             },
         ),
         ("glinerev.test", {"--dataset", "--checkpoint", "--split", "--threshold", "--eval-batch-size"}),
-        ("glinerev.export", {"--output", "--checkpoint", "--dataset"}),
+        ("glinerev.export", {"--output", "--checkpoint", "--dataset", "--onnx", "--push-to-hub", "--data-license"}),
         ("full_finetune.export", {"--output", "--checkpoint", "--dataset"}),
         (
             "full_finetune.train",
@@ -514,6 +514,19 @@ WRONG = [
     ),
     (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
     (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
+    (EXPORT, "--checkpoint {trained} --output {empty}/new --push-to-hub a/b/c", r"--push-to-hub 'a/b/c': .*a/b/c"),
+    (EXPORT, "--checkpoint {trained} --output {empty}/new --result {empty}/no", r"no: no such file"),
+    # thresholds
+    (
+        "ldsa.train",
+        f"{ON_TINY} --thresholds per-type",
+        r"--thresholds: LDSA takes the best class and has no threshold",
+    ),
+    (
+        SP_TRAIN,
+        f"{ON_TINY} --thresholds per-type --threshold 0.3",
+        r"--thresholds: nothing is chosen, --threshold .*0\.3",
+    ),
 ]
 
 

@@ -320,7 +320,7 @@ def test_an_export_has_the_files_and_tensors_of_its_base_and_none_of_ours(traine
     assert contents(output) == contents(base)
     assert not any("prompt_encoder" in name for name in contents(output))
     names = {path.name for path in output.iterdir()}
-    assert names == {path.name for path in made.base_folder().iterdir()} | {"adaptation.json"}
+    assert names == {path.name for path in made.base_folder().iterdir()} | {"adaptation.json", "README.md"}
     about = read_json(output / "adaptation.json")
     assert about["threshold"] == run.record["threshold"]
     assert list(about["labels"]) == run.record["labels"]["names"]
