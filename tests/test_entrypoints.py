@@ -515,7 +515,7 @@ WRONG = [
     (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
     (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
     (EXPORT, "--checkpoint {trained} --output {empty}/new --push-to-hub a/b/c", r"--push-to-hub 'a/b/c': .*a/b/c"),
-    (EXPORT, "--checkpoint {trained} --output {empty}/new --result {empty}/no", r"no: no such file"),
+    (EXPORT, "--checkpoint {trained} --output {empty}/new --result nowhere.json", r"nowhere.json: no such file"),
     # thresholds
     (
         "ldsa.train",
