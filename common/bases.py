@@ -14,11 +14,12 @@ import httpx
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
+from common.config import require
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
 from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
 from common.models.base import NO_LIMIT, Base
-from common.models.published import DEFAULT_BASE, DEMO_BASES
+from common.models.published import DEFAULT_BASE, DEMO_BASES, DEMO_ENCODER, MINILM_ID, NEW_BASE, base_name
 from common.schema import Rule, check
 from common.spec import BaseSource
 
@@ -30,7 +31,8 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
 
     Args:
         source: Hub id, with ``@REVISION`` if another than the newest is wanted, folder of a saved GLiNER model, or
-            ``demo-bi`` / ``demo-cross``.
+            ``demo-bi`` / ``demo-cross``, or ``new:ENCODER`` for a fresh one on an encoder: hub id, folder, or
+            ``demo-minilm``.
         kind: ``bi`` or ``cross``, the kind of encoder that the approach needs; whichever it has if None.
         revision: Commit of a hub model whose ``source`` names no revision.
 
@@ -41,21 +43,10 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
     from gliner import GLiNER
     from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 
+    if source.startswith(NEW_BASE):
+        return _new_base(source, kind, revision)
     place = _locate(source, revision)
-    folder = place.files(TEXT_FILES)
-    if place.repository is not None:
-        # What is checked is what is loaded.
-        place = place._replace(revision=folder.name)
-    _check_configuration(source, folder)
-    for name in _WEIGHTS:
-        folder = place.files((*TEXT_FILES, name))
-        if (folder / name).is_file():
-            break
-    weights = _weights_file(source, folder)
-    if is_lfs_pointer(weights):
-        raise InputError(
-            f"base model {source!r}: {weights.name} is a Git LFS pointer, not the weights; run: git lfs pull"
-        )
+    folder, weights = _fetched(source, place)
     _fetch_encoders(source, folder)
     try:
         with warnings.catch_warnings(), _no_code():
@@ -88,7 +79,7 @@ def base_revision(source: str) -> str:
     Raises:
         InputError: If there is no such base model.
     """
-    place = _locate(source)
+    place = _encoder_place(source) if source.startswith(NEW_BASE) else _locate(source)
     if place.repository is not None:
         return place.commit()
     return _weights_hash(_weights_file(source, place.files([])))
@@ -180,11 +171,85 @@ def _locate(source: str, revision: str | None = None) -> _Place:
     return _Place(None, repository, named or revision)
 
 
+_NEW_SEED = 0
+"""Of all weights of a fresh GLiNER that are not of its encoder: with it they are the same on every machine."""
+
+
+def _new_base(source: str, kind: str | None, revision: str | None) -> Base:
+    """A fresh GLiNER; its revision is that of the encoder."""
+    import torch
+
+    from common.models.fresh import fresh_gliner
+
+    require(kind is not None, f"base model {source!r}: is new, so nothing says whether it is bi or cross")
+    place, found = _encoder_place(source, revision), str(kind)
+    folder, weights = _fetched(source, place)
+    # A bi-encoder has a BiLSTM and never calls it.
+    settings = {"num_rnn_layers": 0} if found == "bi" else {}
+    name = MINILM_ID if source == NEW_BASE + DEMO_ENCODER else base_name(source).removeprefix(NEW_BASE)
+    try:
+        with _no_code(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_NEW_SEED)
+            gliner: Any = fresh_gliner(found, folder, name, **settings)
+    except _OF_BROKEN_FILES as error:
+        raise _unavailable(source, error) from error
+    gliner.float().eval()
+    _limit_length(gliner)
+    if place.repository is not None:
+        location = NEW_BASE + place.repository
+        return Base(gliner, found, location, location, folder.name)
+    encoder = source.removeprefix(NEW_BASE)
+    kept = encoder if encoder == DEMO_ENCODER else str(Path(encoder).resolve())
+    return Base(gliner, found, source, NEW_BASE + kept, _weights_hash(weights))
+
+
+def _encoder_place(source: str, revision: str | None = None) -> _Place:
+    """Where the encoder of a fresh GLiNER is."""
+    encoder = source.removeprefix(NEW_BASE)
+    if encoder == DEMO_ENCODER:
+        from common.demo_base import encoder_dir
+
+        return _Place(encoder_dir())
+    if encoder and Path(encoder).is_dir():
+        require(
+            not (Path(encoder) / _CONFIGURATION_FILE).is_file(),
+            f"base model {source!r}: the folder holds a GLiNER, not an encoder; give it without {NEW_BASE}",
+        )
+        return _Place(Path(encoder))
+    repository, named = split_revision(encoder)
+    if Path(encoder).is_absolute() or encoder.startswith((".", "~")) or repository.count("/") != 1:
+        raise InputError(
+            f"base model {source!r}: the encoder is neither a folder nor a hub id (owner/name) nor {DEMO_ENCODER}"
+        )
+    return _Place(None, repository, named or revision)
+
+
+def _fetched(source: str, place: _Place) -> tuple[Path, Path]:
+    """The folder of a base model, or of an encoder, and its file of weights; what is checked is what is loaded."""
+    folder = place.files(TEXT_FILES)
+    if place.repository is not None:
+        place = place._replace(revision=folder.name)
+    _check_configuration(source, folder)
+    for name in _WEIGHTS:
+        folder = place.files((*TEXT_FILES, name))
+        if (folder / name).is_file():
+            break
+    weights = _weights_file(source, folder)
+    if is_lfs_pointer(weights):
+        raise InputError(
+            f"base model {source!r}: {weights.name} is a Git LFS pointer, not the weights; run: git lfs pull"
+        )
+    return folder, weights
+
+
 def _unavailable(source: str, error: Exception) -> InputError:
     reason = " ".join(str(error).split()) or type(error).__name__
+    ways = f"a folder of a saved GLiNER model or one of {sorted(DEMO_BASES)} as --base-model"
+    if source.startswith(NEW_BASE):
+        ways = f"a folder of an encoder or {DEMO_ENCODER} behind {NEW_BASE}"
     return InputError(
         f"base model {source!r} could not be loaded: {reason if isinstance(error, InputError) else reason[:300]}. "
-        f"Without the hub, give a folder of a saved GLiNER model or one of {sorted(DEMO_BASES)} as --base-model"
+        f"Without the hub, give {ways}"
     )
 
 

@@ -17,6 +17,7 @@ from common.approach import BaseModel, freeze_all_but
 from common.config import differences, to_dict
 from common.data.dataset import Dataset
 from common.data.labels import LabelSet
+from common.data.mixture import mixture_variant
 from common.device import provenance, seed_everything
 from common.errors import InputError
 from common.paths import new_run_dir, now
@@ -57,7 +58,7 @@ def _begin(run: Run, spec: ApproachSpec[C], config: Any, data: Dataset, base: Ba
         status="running",
         created=now(),
         approach=spec.name,
-        variant=dict(spec.variant(config)),
+        variant=dict(spec.variant(config)) | mixture_variant(data, config.data),
         base_model=base_record(base) | {"source": base.location},
         dataset=dataset_record(data),
         labels={
@@ -77,14 +78,17 @@ def base_record(base: BaseModel) -> dict[str, str]:
 
 
 def dataset_record(data: Dataset) -> dict[str, Any]:
-    """Name, content hash and sizes of a data set."""
-    return {
+    """Name, content hash and sizes of a data set; of a mixture those of its data sets too."""
+    record: dict[str, Any] = {
         "name": data.name,
         "sha256": data.sha256,
         "train": len(data.train),
         "validation": len(data.validation),
         "test": len(data.test),
     }
+    if len(data.parts) == 1:
+        return record
+    return record | {"members": [dataset_record(part) | {"types": list(part.labels.names)} for part in data.parts]}
 
 
 def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseModel, which: str) -> Run:

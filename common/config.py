@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import os
 import sys
@@ -30,6 +31,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 Schedule = Literal["linear", "cosine", "constant"]
 Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
 Tracker = Literal["tensorboard", "wandb", "mlflow"]
+Sampling = Literal["size", "equal"]
 Metric = Literal["macro_f1", "micro_f1"]
 """Scores over spans by which something is chosen; :data:`common.evaluation.metrics.METRICS` computes them."""
 SelectBy = Literal[Metric, "loss"]
@@ -66,14 +68,29 @@ def require_rate(name: str, value: float) -> None:
 class DataConfig:
     """Which data to train on."""
 
-    dataset: str
-    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    dataset: tuple[str, ...]
+    """Names of generated data sets (folders of datasets/) or paths of such folders; several are a mixture, in which
+    each sentence is asked for the types of its own data set alone."""
     train_size: int | None = None
-    """Training sentences, a seeded sample; all if not given."""
+    """Training sentences of each data set, a seeded sample; all if not given."""
     validation_size: int | None = None
-    """Validation sentences, a seeded sample; all if not given."""
+    """Validation sentences of each data set, a seeded sample; all if not given."""
+    map: tuple[str, ...] = ()
+    """TYPE=NAME: joint names of types in a mixture; types of one name are one type."""
+    sampling: Sampling = "size"
+    """What an epoch of a mixture is: every sentence once, or as many sentences, the same number of each data set."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.dataset, str):
+            object.__setattr__(self, "dataset", (self.dataset,))
+        require(bool(self.dataset), "--dataset needs a data set")
+        require(
+            len(self.dataset) > 1 or (not self.map and self.sampling == "size"),
+            "--map and --sampling are for several data sets, see --dataset",
+        )
+        for text in self.map:
+            source, _, name = text.partition("=")
+            require(bool(source.strip() and name.strip()), f"--map: expected TYPE=NAME, got {text!r}")
         for name in ("train_size", "validation_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
@@ -158,10 +175,10 @@ class TrainConfig:
 class TestConfig:
     """Test of a trained checkpoint."""
 
-    dataset: str
-    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    dataset: tuple[str, ...]
+    """Names of generated data sets (folders of datasets/) or paths of such folders; each gets a result of its own."""
     checkpoint: str = "latest"
-    """A run folder, or latest: the newest finished or interrupted run on this data set."""
+    """A run folder, or latest: the newest finished or interrupted run on this data set, or this mixture of them."""
     base_model: str | None = None
     """Where the base model is now, if it has moved since training; its weights must be the same."""
     split: Literal["test", "validation"] = "test"
@@ -171,6 +188,7 @@ class TestConfig:
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
+        require(bool(self.dataset), "--dataset needs a data set")
         if self.threshold is not None:
             require_share("threshold", self.threshold)
 
@@ -190,7 +208,10 @@ def to_dict(config: Any) -> dict[str, Any]:
 def upgrade(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings stored by an earlier version, under their current names; new settings keep their defaults."""
     upgraded = dict(values)
-    train = upgraded.get("train")
+    train, data = upgraded.get("train"), upgraded.get("data")
+    if isinstance(data, dict) and isinstance(data.get("dataset"), str):
+        # Earlier versions knew one data set; a settings file may name one so.
+        upgraded["data"] = data | {"dataset": [data["dataset"]]}
     if isinstance(train, dict) and "tensorboard" in train:
         rest = {name: value for name, value in train.items() if name != "tensorboard"}
         upgraded["train"] = rest | {"track": ["tensorboard"] if train["tensorboard"] else []}
@@ -325,6 +346,17 @@ def take_output_root(argv: Sequence[str]) -> list[str]:
         require(root != "", "--output-root needs a folder")
         os.environ[OUTPUT_VARIABLE] = os.path.abspath(root)
     return arguments
+
+
+def values_of(argv: Sequence[str], option: str) -> tuple[str, ...]:
+    """The values of the last use of an option that takes several, up to the next option; the arguments stay."""
+    values: tuple[str, ...] = ()
+    places = [*(place for place, argument in enumerate(argv) if argument.startswith("-")), len(argv)]
+    for place, end in itertools.pairwise(places):
+        name, separator, first = argv[place].partition("=")
+        if name == option:
+            values = (*((first,) if separator else ()), *argv[place + 1 : end])
+    return values
 
 
 def take_option(argv: Sequence[str], option: str) -> tuple[str | None, list[str]]:

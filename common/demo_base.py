@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
-from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup
 
 from common.approach import TrainedPart
 from common.data.dataset import Sentence
@@ -33,6 +31,7 @@ from common.device import seed_everything
 from common.errors import InputError
 from common.files import sha256_file
 from common.hub import TEXT_FILES, snapshot
+from common.models import fresh
 from common.models.published import DEMO_BASES, MINILM_ID, packaged_minilm
 from common.paths import output_root
 from dataset_generation.demo import pretraining_sentences
@@ -45,7 +44,6 @@ logger = logging.getLogger(__name__)
 ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the encoder's weights file."""
 
-MAX_WIDTH = 12
 DROPOUT = 0.1
 
 TYPES_ASKED = 16
@@ -120,8 +118,8 @@ def demo_base_dir(name: str) -> Path:
 def _fingerprint(name: str) -> str:
     """Changes with the data, the settings and the code that the base is made from."""
     sentences = repr(pretraining_sentences(Pretraining.copies))
-    code = Path(__file__).read_text(encoding="utf-8")
-    return hashlib.sha256(json.dumps([name, sentences, code]).encode()).hexdigest()[:12]
+    code = [Path(str(file)).read_text(encoding="utf-8") for file in (__file__, fresh.__file__)]
+    return hashlib.sha256(json.dumps([name, sentences, *code]).encode()).hexdigest()[:12]
 
 
 def _build(kind: str, target: Path) -> None:
@@ -129,38 +127,18 @@ def _build(kind: str, target: Path) -> None:
 
     settings = Pretraining()
     seed_everything(settings.seed)
-    gliner = _untrained(kind, str(encoder_dir()))
+    gliner: Any = _untrained(kind)
     _compare_in_the_encoders_space(gliner.model, settings)
     _pretrain(Base(gliner, kind, f"demo-{kind}", f"demo-{kind}", "untrained"), settings)
-    # The encoders were loaded from a folder of this machine; the saved model names where they come from.
-    gliner.config.model_name = MINILM_ID
-    gliner.config.encoder_config._name_or_path = MINILM_ID
-    if kind == "bi":
-        gliner.config.labels_encoder = MINILM_ID
-        gliner.config.labels_encoder_config._name_or_path = MINILM_ID
     gliner.save_pretrained(target, safe_serialization=True)
 
 
-def _untrained(kind: str, folder: str) -> BiEncoderSpanGLiNER | UniEncoderSpanGLiNER:
+def _untrained(kind: str) -> Any:
     """A GLiNER with MiniLM encoders and a random span head; a BiLSTM would hide the encoders' space from the head."""
-    shape = {
-        "max_width": MAX_WIDTH,
-        "hidden_size": 384,
-        "dropout": DROPOUT,
-        "model_name": folder,
-        "num_rnn_layers": 0,
-        "subtoken_pooling": "mean",
-    }
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if kind == "bi":
-        config = BiEncoderSpanConfig(**shape, labels_encoder=folder)
-        return BiEncoderSpanGLiNER(config, tokenizer=tokenizer, backbone_from_pretrained=True)
+    settings: dict[str, Any] = {"dropout": DROPOUT, "num_rnn_layers": 0, "subtoken_pooling": "mean"}
     # A type is read off its name's first sub-word: the marker before it is a new token, which means nothing to MiniLM.
-    config = UniEncoderSpanConfig(**shape, embed_ent_token=False)
-    gliner = UniEncoderSpanGLiNER(config, tokenizer=tokenizer, backbone_from_pretrained=True)
-    tokenizer.add_tokens([gliner.config.ent_token, gliner.config.sep_token], special_tokens=True)
-    gliner.resize_embeddings()
-    return gliner
+    settings |= {"embed_ent_token": False} if kind == "cross" else {}
+    return fresh.fresh_gliner(kind, encoder_dir(), MINILM_ID, **settings)
 
 
 @torch.no_grad()

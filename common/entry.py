@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from common.config import RuntimeConfig, TestConfig, parse
 from common.data.dataset import Dataset, Split, existing_dataset_dir, load_dataset
+from common.data.mixture import Asked, as_asked, joint_names, load_training, mixture_name
 from common.errors import InputError
 from common.settings import parse_training
 from common.spec import ApproachSpec
@@ -42,16 +43,16 @@ class Training(Generic[C]):
         self.spec = spec
         self.config: Any
         self.config, self.resume = parse_training(spec, argv)
-        existing_dataset_dir(self.config.data.dataset)
+        for name in self.config.data.dataset:
+            existing_dataset_dir(name)
 
     def data(self) -> Dataset:
-        """The data set, its training and validation sentences limited to the sizes asked for.
+        """The data set or mixture, its training and validation sentences limited to the sizes asked for.
 
         Raises:
-            InputError: If a record is bad or a size is larger than the split.
+            InputError: If a record is bad, a size is larger than the split or types cannot be joined.
         """
-        data = self.config.data
-        return load_dataset(data.dataset).limited(data.train_size, data.validation_size, self.config.train.seed)
+        return load_training(self.config.data, self.config.train.seed)
 
     def model(self, data: Dataset) -> Any:
         """The base model with what the approach adds to it, its trained parts declared.
@@ -91,24 +92,27 @@ class Training(Generic[C]):
 
 
 def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
-    """Scores a checkpoint from the command line and returns the path of the result file."""
+    """Scores a checkpoint from the command line.
+
+    Returns:
+        The path of the result file, of several data sets that of the last.
+    """
     config = parse(TestConfig, argv, description=f"Test of a trained {spec.title} checkpoint.")
-    name = existing_dataset_dir(config.dataset).name
-    path = find_checkpoint(spec, config.checkpoint, name)
-    data = load_dataset(config.dataset)
+    names = [existing_dataset_dir(name).name for name in config.dataset]
+    path = find_checkpoint(spec, config.checkpoint, mixture_name(names))
+    datasets = [load_dataset(name) for name in config.dataset]
 
     from common.checkpoint import load_checkpoint
     from common.device import as_trained, provenance
-    from common.evaluation.results import result_record
+    from common.evaluation.results import mean_report, result_record
 
     checkpoint = load_checkpoint(spec, path, config.base_model, threshold=config.threshold)
     record = checkpoint.record
-    check_types(checkpoint, data)
-    return score(
-        spec.test_results,
-        checkpoint.model,
-        data,
-        result_record(
+    # All are looked at before the first is scored.
+    tests = [_asked(data, checkpoint) for data in datasets]
+    results = []
+    for data, asked in tests:
+        tested = result_record(
             approach=spec.name,
             variant=record["variant"],
             data=data,
@@ -128,10 +132,29 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,
             },
-        ),
-        split=config.split,
-        runtime=as_trained(config.runtime, record["precision"]),
-    )
+        )
+        runtime = as_trained(config.runtime, record["precision"])
+        results.append(
+            score(spec.test_results, checkpoint.model, data, tested, split=config.split, runtime=runtime, asked=asked)
+        )
+    if len(results) > 1:
+        print(mean_report(results))
+    return results[-1]
+
+
+def _asked(data: Dataset, checkpoint: Checkpoint[Any]) -> tuple[Dataset, Asked | None]:
+    """The data set, and what the model is asked for on it if it was trained on a mixture.
+
+    Raises:
+        InputError: If the model was trained on other types.
+    """
+    config: Any = checkpoint.config
+    if len(config.data.dataset) > 1 and (
+        found := as_asked(data, joint_names(config.data.map), checkpoint.labels.names)
+    ):
+        return found
+    check_types(checkpoint, data)
+    return data, None
 
 
 def check_types(checkpoint: Checkpoint[Any], data: Dataset) -> None:
@@ -144,7 +167,14 @@ def check_types(checkpoint: Checkpoint[Any], data: Dataset) -> None:
 
 
 def score(
-    folder: Path, model: Any, data: Dataset, record: dict[str, Any], *, split: Split, runtime: RuntimeConfig
+    folder: Path,
+    model: Any,
+    data: Dataset,
+    record: dict[str, Any],
+    *,
+    split: Split,
+    runtime: RuntimeConfig,
+    asked: Asked | None = None,
 ) -> Path:
     """Scores a model on a split, writes the result and prints its report.
 
@@ -155,6 +185,7 @@ def score(
         record: What the result says of the model, from :func:`common.evaluation.results.result_record`.
         split: Split to score.
         runtime: Device, precision and batch size.
+        asked: What a model of a mixture is asked for.
 
     Returns:
         The path of the result's JSON file.
@@ -168,7 +199,7 @@ def score(
     accelerator = make_accelerator(runtime)
     model.to(accelerator.device)
     sentences = data.split(split)
-    evaluation = evaluate(model, sentences, runtime, accelerator)
+    evaluation = evaluate(model, sentences, runtime, accelerator, asked)
     record |= {
         "split": split,
         "threshold": getattr(model, "threshold", None),

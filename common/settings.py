@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from common.config import TrainConfig, from_dict, merge, parse, require, take_option, upgrade
+from common.config import TrainConfig, from_dict, merge, parse, require, take_option, upgrade, values_of
 from common.data.dataset import LABEL2ID_FILE, dataset_dir
 from common.data.spans import OUTSIDE
 from common.errors import InputError
@@ -41,22 +41,30 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
     given = _settings(read_json(Path(file), unique_keys), file) if file is not None else {}
     data = given.get("data", {})
     require(isinstance(data, dict), f"{file}: data must be an object, got {data!r}")
-    named = data.get("dataset")
-    require(named is None or isinstance(named, str), f"{file}: data.dataset must be a text, got {named!r}")
-    dataset = take_option(arguments, "--dataset")[0] or named
-    settings = merge(dataset_defaults(spec, dataset), given) if dataset else given
+    named = data.get("dataset", [])
+    require(
+        isinstance(named, list) and all(isinstance(name, str) for name in named),
+        f"{file}: data.dataset must be a text or a list of texts, got {named!r}",
+    )
+    datasets = values_of(arguments, "--dataset") or tuple(named)
+    # Settings were found for one corpus, not for a mixture.
+    settings = merge(dataset_defaults(spec, datasets[0]), given) if len(datasets) == 1 else given
     default: C | None = None
     if settings:
-        if dataset is None:
+        if not datasets:
             raise InputError("--dataset is missing")
-        where = file or f"{spec.name}/configs/{Path(dataset).name}.json"
-        default = from_dict(spec.config, merge(settings, {"data": {"dataset": dataset}}), where)
+        where = file or f"{spec.name}/configs/{Path(datasets[0]).name}.json"
+        default = from_dict(spec.config, merge(settings, {"data": {"dataset": list(datasets)}}), where)
     description = (
         f"{(spec.config.__doc__ or '').splitlines()[0]}\n\n"
         "--config FILE: settings as JSON, as a sweep writes them; the command line wins.\n"
         "--resume latest|RUN: resume an unfinished run; repeat its other options."
     )
     config: Any = parse(spec.config, arguments, default=default, description=description)
+    require(
+        spec.mixtures or len(config.data.dataset) == 1,
+        f"--dataset: {spec.title} is trained on one data set, got {' '.join(config.data.dataset)}",
+    )
     if config.train.thresholds != TrainConfig.thresholds:
         require(hasattr(config, "threshold"), f"--thresholds: {spec.title} takes the best class and has no threshold")
         require(config.threshold is None, f"--thresholds: nothing is chosen, --threshold gives {config.threshold}")

@@ -87,6 +87,9 @@ class ApproachSpec(Generic[C]):
     """Whether a study's few-shot cells include it by default."""
     stores_features: bool = False
     """Whether it trains on stored outputs of a frozen text encoder by default."""
+    mixtures: bool = False
+    """Whether it can be trained on several data sets at once: neither its loss nor its predictions of a sentence have
+    other types than ``Sentence.types``."""
     keeps_zero_shot: bool = False
     """Whether the adapted model can be asked for types that it was not trained on."""
     renamed: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +128,7 @@ class ApproachSpec(Generic[C]):
 
     def plain_config(self, kind: str) -> C:
         """The default configuration with a kind of base model, for any data set."""
-        arguments: dict[str, Any] = {"data": DataConfig("any")} if self.trains else {"dataset": "any"}
+        arguments: dict[str, Any] = {"data": DataConfig(("any",))} if self.trains else {"dataset": "any"}
         if len(self.kinds) > 1:
             arguments["encoder"] = kind
         return self.config(**arguments)

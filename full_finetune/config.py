@@ -20,7 +20,8 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, demo-bi / demo-cross, or new:ENCODER for a fresh one on an encoder (hub
+    id[@revision], folder or demo-minilm); the published small one of its kind if not given."""
     trainer: Literal["common", "gliner"] = "common"
     """common: the loop of all approaches; gliner: gliner's own Trainer, for comparison (it cannot resume)."""
     labels: LabelText = "names"

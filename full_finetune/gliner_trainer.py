@@ -81,7 +81,7 @@ class _EpochEnd(TrainerCallback):
 def fit_with_gliner(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     """Trains ``model`` by gliner's Trainer and keeps its best epoch; the same arguments and record as our loop.
 
-    Each sentence carries the full list of label texts, so that no type is sampled away.
+    Each sentence carries the texts of all types that it is asked for, so that none is sampled away.
 
     Raises:
         TrainingError: If the loss is not finite.
@@ -96,6 +96,8 @@ def _fit(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
     for name in ("max_steps", "eval_every", "optimizer", "gradient_checkpointing", "track"):
         if getattr(train, name) != getattr(TrainConfig, name):
             raise InputError(f"--{name.replace('_', '-')} needs --trainer common")
+    if config.data.sampling != "size":
+        raise InputError("--sampling needs --trainer common")
     seed_everything(train.seed)
     accelerator = make_accelerator(config.runtime)
     freeze_all_but(model, model.parts)
@@ -108,7 +110,7 @@ def _fit(model: SpanModel, data: Dataset, config: Config, run: Run) -> Run:
         {
             "tokenized_text": list(sentence.words),
             "ner": [[span.start, span.end, texts[span.label]] for span in sentence.spans],
-            label_key: list(model.label_texts),
+            label_key: [texts[name] for name in data.labels.names if name in (sentence.types or data.labels.names)],
         }
         for sentence in data.train
     ]

@@ -24,5 +24,6 @@ SPEC = ApproachSpec(
     variant_settings=frozenset({"encoder", "trainer", "labels", "focal_gamma", "focal_alpha"}),
     cost=6,
     few_shot=True,
+    mixtures=True,
     keeps_zero_shot=True,
 )

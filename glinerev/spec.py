@@ -37,5 +37,6 @@ SPEC = ApproachSpec(
     cost=4,
     few_shot=True,
     stores_features=True,
+    mixtures=True,
     keeps_zero_shot=True,
 )

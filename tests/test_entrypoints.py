@@ -640,7 +640,7 @@ def test_later_settings_win(defaults):
     assert (config.prompt_encoder_lr, config.downstream_lr, config.rest_lr) == (0.5, 0.25, 0.125)
     assert (config.train.epochs, config.train.seed) == (5, 25)
     assert config.train.batch_size == Config(data=config.data).train.batch_size
-    assert config.data.dataset == "tiny"
+    assert config.data.dataset == ("tiny",)
     assert resume == "latest"
 
 
@@ -655,7 +655,7 @@ def test_the_data_set_may_come_from_the_file_and_brings_its_defaults(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"data": {"dataset": "tiny"}, "rest_lr": 0.25})
     config, _ = parse_training(SPEC, ["--config", str(file)])
-    assert (config.data.dataset, config.rest_lr, config.downstream_lr) == ("tiny", 0.25, 0.5)
+    assert (config.data.dataset, config.rest_lr, config.downstream_lr) == (("tiny",), 0.25, 0.5)
 
 
 def test_a_data_set_without_defaults_has_those_of_the_code(defaults):

@@ -509,11 +509,11 @@ def test_settings_files_are_checked(tmp_path, dataset_path, settings):
     assert found.startswith(str(file))
 
 
-@pytest.mark.parametrize("dataset", [5, ["tiny"], True])
+@pytest.mark.parametrize("dataset", [5, ["tiny", 5], True, {"tiny": 1}])
 def test_the_data_set_of_a_settings_file_is_a_text(tmp_path, dataset):
     write_json(tmp_path / "s.json", {"data": {"dataset": dataset}})
     found = message_of(lambda: parse_training(SP, ["--config", str(tmp_path / "s.json")]))
-    assert f"data.dataset must be a text, got {dataset!r}" in found
+    assert f"data.dataset must be a text or a list of texts, got {dataset!r}" in found
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

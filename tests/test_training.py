@@ -418,7 +418,7 @@ def test_data_and_base_that_moved_are_the_same_run(trial, dataset_path, tmp_path
     moved.config = replace(
         made.config, data=DataConfig(str(tmp_path / "moved" / "tiny")), base_model=str(tmp_path / "moved" / "base")
     )
-    moved.data = load_dataset(moved.config.data.dataset)
+    moved.data = load_dataset(moved.config.data.dataset[0])
     assert_same_run(moved.resume(path)[1], whole)
 
 

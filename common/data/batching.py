@@ -9,8 +9,10 @@ _BUCKET = 50
 """Number of batches sorted by length together; small enough that batches stay random, large enough to pad little."""
 
 
-def training_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch: every index once, batches of similar lengths, in random order.
+def training_batches(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, drawn: Sequence[int] | None = None
+) -> list[list[int]]:
+    """The batches of one epoch: batches of similar lengths, in random order.
 
     They depend on nothing but the arguments, so a resumed run sees the batches of an uninterrupted one.
 
@@ -19,9 +21,10 @@ def training_batches(lengths: Sequence[int], batch_size: int, *, seed: int, epoc
         batch_size: Sentences in a batch; the last one of a bucket may be smaller.
         seed: Seed of the run.
         epoch: Number of the epoch.
+        drawn: The indices of the epoch; every index once if not given.
     """
     generator = random.Random(f"{seed}/{epoch}")
-    order = list(range(len(lengths)))
+    order = list(range(len(lengths)) if drawn is None else drawn)
     generator.shuffle(order)
     batches = []
     for first in range(0, len(order), batch_size * _BUCKET):

@@ -47,6 +47,8 @@ class Sentence:
     spans: tuple[Span, ...]
     document: str | None = field(default=None, compare=False)
     """The document that it is from, if the corpus names one."""
+    types: tuple[str, ...] | None = field(default=None, compare=False)
+    """The entity types that it is annotated with, if they are not all of the label set."""
 
 
 def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | None = None) -> Sentence:
@@ -180,6 +182,15 @@ class Dataset:
     test: list[Sentence]
     sha256: str
     """Hash of the content, the same for the files of bi- and cross-encoders."""
+
+    @property
+    def parts(self) -> tuple[Dataset, ...]:
+        """The data sets that are scored apart: of a mixture, all of it."""
+        return (self,)
+
+    def drawn(self, seed: int, epoch: int) -> list[int]:  # noqa: ARG002 - a mixture's depends on them
+        """The training sentences that an epoch goes through, by their number; as many in each epoch."""
+        return list(range(len(self.train)))
 
     def split(self, name: Split) -> list[Sentence]:
         """The sentences of one split."""

@@ -18,6 +18,7 @@ from common.approach import Predictor
 from common.config import RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
+from common.data.mixture import Asked
 from common.data.spans import ScoredSpan
 from common.device import prefetch
 from common.evaluation.error_kinds import error_report
@@ -72,15 +73,23 @@ def flat(predictions: Sequence[Sequence[ScoredSpan]]) -> list[list]:
     return [[item.span for item in spans] for spans in predictions]
 
 
-def unreachable_gold(model: Predictor, encoded: Sequence[Any]) -> dict[str, Any]:
-    """Gold spans that the model cannot predict: by reason, as a share of all, and the F1 that they leave possible."""
+def unreachable_gold(model: Predictor, encoded: Sequence[Any], types: Sequence[str] | None = None) -> dict[str, Any]:
+    """Gold spans that the model cannot predict: by reason, as a share of all, and the F1 that they leave possible.
+
+    Args:
+        model: The model.
+        encoded: The sentences.
+        types: Those that an F1 is over; all of the model if not given.
+    """
     reasons: Counter[str] = Counter()
     for item in encoded:
         reasons.update(model.unreachable(item))
     n_gold = sum(len(item.sentence.spans) for item in encoded)
     lost = sum(reasons.values())
     best = count_spans(
-        [item.sentence.spans for item in encoded], [model.oracle(item) for item in encoded], model.labels.names
+        [item.sentence.spans for item in encoded],
+        [model.oracle(item) for item in encoded],
+        model.labels.names if types is None else types,
     )
     ceiling = span_scores(best)
     return {
@@ -103,34 +112,49 @@ class Evaluation:
 
 
 def evaluate(
-    model: Predictor, sentences: Sequence[Sentence], runtime: RuntimeConfig, accelerator: Accelerator
+    model: Predictor,
+    sentences: Sequence[Sentence],
+    runtime: RuntimeConfig,
+    accelerator: Accelerator,
+    asked: Asked | None = None,
 ) -> Evaluation:
     """Predicts and scores sentences.
 
     The time is that of tokenising and predicting all of them, after a few warm-up batches and without scoring.
+
+    Args:
+        model: The model.
+        sentences: The sentences.
+        runtime: Batch size.
+        accelerator: Device and precision.
+        asked: Which of the model's types they are annotated with, if not with all.
     """
     model.eval()  # type: ignore[attr-defined]
-    warm_up = EncodedSplit(model.encode(sentences[: _WARM_UP_BATCHES * runtime.eval_batch_size]))
+    labels = model.labels if asked is None else asked.labels
+    given = sentences if asked is None else [asked.to_model(sentence) for sentence in sentences]
+    warm_up = EncodedSplit(model.encode(given[: _WARM_UP_BATCHES * runtime.eval_batch_size]))
     predict_split(model, warm_up, runtime, accelerator, "warm-up")
     _synchronise(accelerator)
     start = time.perf_counter()
-    split = EncodedSplit(model.encode(sentences))
+    split = EncodedSplit(model.encode(given))
     predictions = predict_split(model, split, runtime, accelerator)
     _synchronise(accelerator)
     seconds = time.perf_counter() - start
+    if asked is not None:
+        predictions = asked.from_model(predictions)
 
     gold = [sentence.spans for sentence in sentences]
     found = flat(predictions)
-    counts = count_spans(gold, found, model.labels.names)
+    counts = count_spans(gold, found, labels.names)
     return Evaluation(
         predictions=predictions,
         counts=counts,
         report={
             "scores": span_scores(counts).as_dict(),
             "intervals": {name: list(interval) for name, interval in bootstrap_intervals(counts).items()},
-            "errors": asdict(error_report(gold, found, model.labels.names)),
-            "token_report": token_report(sentences, found, model.labels),
-            "unreachable_gold": unreachable_gold(model, split.encoded),
+            "errors": asdict(error_report(gold, found, labels.names)),
+            "token_report": token_report(sentences, found, labels),
+            "unreachable_gold": unreachable_gold(model, split.encoded, None if asked is None else asked.types),
             "speed": {
                 "sentences": len(sentences),
                 "seconds": seconds,

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -135,6 +136,8 @@ class ResultRecord(_Required, total=False):
     type_thresholds: dict[str, Share]
     precision: str
     labels: list[str]
+    mixture: FileName
+    """Name of the mixture that the model was trained on; its data sets are in ``training``."""
     intervals: dict[str, list[float]]
 
 
@@ -340,8 +343,10 @@ def result_record(
     """The part of a result that says what was tested; no path of the machine is in it."""
     public = dict(config)
     public["base_model"] = base["name"]
+    trained_on = (more.get("training") or {}).get("dataset", {})
+    members = [member["name"] for member in trained_on.get("members", ())]
     if "data" in public:
-        public["data"] = public["data"] | {"dataset": data.name}
+        public["data"] = public["data"] | {"dataset": members or [data.name]}
     else:
         public["dataset"] = data.name
     return {
@@ -350,6 +355,7 @@ def result_record(
         "variant": dict(variant),
         "dataset": data.name,
         "dataset_sha256": data.sha256,
+        **({"mixture": trained_on["name"]} if members else {}),
         "base_model": {key: base[key] for key in ("name", "revision", "kind")},
         "seed": seed,
         "labels": list(data.labels.names),
@@ -367,6 +373,7 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [
         shown(f"# {result['approach']} ({variant_text(result['variant'])}) on {result['dataset']}"),
         "",
+        *([f"Trained on the mixture {shown(result['mixture'])}.", ""] if "mixture" in result else []),
         f"Base model {shown(base['name'])}, seed {result['seed']}, {result['split']} split, threshold "
         f"{shown(thresholds_text(result['threshold'], result.get('type_thresholds', {})))}.",
         "",
@@ -419,6 +426,17 @@ def render(result: Mapping[str, Any]) -> str:
         for name, row in errors["confusion"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def mean_report(results: Sequence[Path]) -> str:
+    """Micro and macro F1 of each of several results, and their means, as a Markdown table."""
+    lines = ["| data set | micro F1 | macro F1 |", "| --- | ---: | ---: |"]
+    rows = []
+    for path in results:
+        result = read_result(path)
+        rows.append((result["dataset"], result["scores"]["micro"]["f1"], result["scores"]["macro"]["f1"]))
+    rows.append(("**mean**", fmean(row[1] for row in rows), fmean(row[2] for row in rows)))
+    return "\n".join([*lines, *(f"| {name} | {micro:.4f} | {macro:.4f} |" for name, micro, macro in rows)])
 
 
 def _interval(interval: Sequence[float]) -> str:

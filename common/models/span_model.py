@@ -15,6 +15,7 @@ from gliner.modeling.utils import extract_word_embeddings
 from torch import Tensor
 
 from common.approach import FrozenPart
+from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, above
 from common.errors import InputError
@@ -33,8 +34,9 @@ DEFAULT_THRESHOLD = 0.5
 class SpanModel(SpanScorer):
     """A GLiNER model asked for a closed set of entity types; ``forward`` is its loss.
 
-    The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types, averaged
-    over the sentences of the batch. gliner sums over the batch too, so its loss depends on the batch size.
+    The loss is the sum of the binary (focal) cross-entropy over all spans inside the sentence and all types that the
+    sentence is asked for, averaged over the sentences of the batch. gliner sums over the batch too, so its loss depends
+    on the batch size.
 
     Args:
         base: The base model; it is used in place, not copied.
@@ -79,27 +81,40 @@ class SpanModel(SpanScorer):
             )
             self.register_buffer("label_input_ids", tokens["input_ids"], persistent=False)
             self.register_buffer("label_attention_mask", tokens["attention_mask"], persistent=False)
-            self._n_prompt_words = 0
         else:
-            self._n_prompt_words = self._check_prompt()
+            self._check_prompt()
+        self._prompt_lengths: dict[tuple[str, ...] | None, int] = {}
         if not self._factors:
             logger.info("span mode %r is scored by gliner's own layer, not in factored form", base.config.span_mode)
         self.eval()
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
-        """By gliner's own processor, which puts a cross-encoder's label texts before the words."""
-        prompt = {text: index for index, text in enumerate(self.label_texts, start=1)}
-        processor = self.base.gliner.data_processor
-        return processor.tokenize_inputs(list(map(list, words)), None if self.base.kind == "bi" else prompt)
+    def _tokenise(self, words: Sequence[Sequence[str]], sentences: Sequence[Sentence]) -> Any:
+        """By gliner's own processor, which puts the texts of a sentence's types before its words in a cross-encoder."""
+        prompts = None if self.base.kind == "bi" else [self._texts(sentence.types) for sentence in sentences]
+        return self.base.gliner.data_processor.tokenize_inputs(list(map(list, words)), prompts)
 
-    def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
+    def _texts(self, types: tuple[str, ...] | None) -> list[str]:
+        """The texts of some types, all if None, in the order of the label set."""
+        texts = zip(self.labels.names, self.label_texts, strict=True)
+        return [text for name, text in texts if types is None or name in types]
+
+    def _prompt_length(self, types: tuple[str, ...] | None) -> int:
+        """The length in words of what stands before a sentence that is asked for some types."""
+        if self.base.kind == "bi":
+            return 0
+        if types not in self._prompt_lengths:
+            _, lengths = self.base.gliner.data_processor.prepare_inputs([["word"]], [self._texts(types)])
+            self._prompt_lengths[types] = int(lengths[0])
+        return self._prompt_lengths[types]
+
+    def _word_index(self, word_ids: Sequence[int | None], sentence: Sentence) -> list[int]:
         """The 1-based word of each sub-word, 0 for none and for sub-words that pooling leaves out.
 
         gliner's own mask counts the words that it encounters, so a word without any sub-word shifts all later ones.
         """
-        n_prompt, pooling = self._n_prompt_words, self.base.config.subtoken_pooling
+        n_prompt, pooling = self._prompt_length(sentence.types), self.base.config.subtoken_pooling
         index = [0 if word is None else max(0, word - n_prompt + 1) for word in word_ids]
         if pooling == "first":
             return [0 if index[i - 1 : i] == [word] else word for i, word in enumerate(index)]
@@ -113,6 +128,8 @@ class SpanModel(SpanScorer):
         """The loss of a batch, a scalar in float32."""
         logits = self.logits(batch)
         mask = span_mask(batch.n_words, logits.shape[1], self.max_width)
+        if batch.types is not None:
+            mask = mask[..., None] & batch.types[:, None, None]
         targets = torch.zeros_like(logits, dtype=torch.float32)
         targets[tuple(batch.targets.T)] = 1.0
         losses = binary_focal_loss(logits[mask], targets[mask], gamma=self.focal_gamma, alpha=self.focal_alpha)
@@ -134,7 +151,21 @@ class SpanModel(SpanScorer):
         return [above(spans, self.threshold, self.type_thresholds) for spans in found]
 
     def logits(self, batch: WordBatch) -> Tensor:
-        """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence count."""
+        """Scores before the sigmoid, shape ``(B, W, K, C)``; only spans inside their sentence count.
+
+        Types that a sentence is not asked for have ``-inf`` and no gradient.
+        """
+        logits = self._scores(batch)
+        if batch.types is None:
+            return logits
+        if self.base.kind == "cross":
+            # A sentence's n-th column is the n-th type that it is asked for.
+            columns = (batch.types.cumsum(dim=1) - 1).clamp(min=0)
+            logits = logits.gather(-1, columns[:, None, None].expand(*logits.shape[:-1], -1))
+        return logits.masked_fill(~batch.types[:, None, None], float("-inf"))
+
+    def _scores(self, batch: WordBatch) -> Tensor:
+        """Scores of all types; of a cross-encoder, those of the types that each sentence is asked for."""
         core = self.core
         words_mask = torch.arange(int(batch.n_words.max()), device=batch.n_words.device) < batch.n_words[:, None]
         if self.base.kind == "bi":
@@ -144,9 +175,8 @@ class SpanModel(SpanScorer):
             words = words.to(labels.dtype)
             if self.base.has("cross fuser"):
                 labels = labels.expand(len(batch), -1, -1)
-                words, labels = core.features_enhancement(
-                    words, labels, text_mask=words_mask, labels_mask=torch.ones_like(labels[..., 0])
-                )
+                asked = torch.ones_like(labels[..., 0]) if batch.types is None else batch.types.to(labels.dtype)
+                words, labels = core.features_enhancement(words, labels, text_mask=words_mask, labels_mask=asked)
         else:
             representations = core.get_representations(
                 **batch.inputs, text_lengths=batch.n_words[:, None], word_lengths=batch.n_words.tolist()
@@ -198,15 +228,14 @@ class SpanModel(SpanScorer):
     def _factors(self) -> bool:
         return type(self.core.span_rep_layer.span_rep_layer) is SpanMarkerV0
 
-    def _check_prompt(self) -> int:
-        """The length in words of a cross-encoder's prompt of label texts, which must leave room for the sentence."""
+    def _check_prompt(self) -> None:
+        """A cross-encoder's prompt of all label texts must leave room for the sentence."""
         processor = self.base.gliner.data_processor
         limit = processor.transformer_tokenizer.model_max_length
-        prompt, lengths = processor.prepare_inputs([["word"]], dict.fromkeys(self.label_texts))
+        prompt, _ = processor.prepare_inputs([["word"]], [self.label_texts])
         needed = len(processor.transformer_tokenizer(prompt, is_split_into_words=True)["input_ids"][0])
         if needed >= limit:
             raise InputError(
                 f"the {len(self.label_texts)} label texts take {needed} sub-words, the base model {self.base.source!r} "
                 f"reads {limit}: use shorter texts (--labels names)"
             )
-        return int(lengths[0])

@@ -63,6 +63,8 @@ class WordBatch(TensorBatch):
     """Words of each sentence, int64, shape ``(B,)``."""
     targets: Tensor
     """Training targets, in the approach's own layout."""
+    types: Tensor | None = None
+    """Which types each sentence is asked for, bool, shape ``(B, C)``; None if all are asked for all."""
     features: Tensor | None = None
     """Stored output of the frozen text encoder for these sentences, if there is any; shape ``(B, W or S, D)``."""
 
@@ -91,8 +93,8 @@ class TextModel(nn.Module):
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
 
-    def _tokenise(self, words: Sequence[Sequence[str]]) -> Any:
-        """A ``BatchEncoding`` of sentences, truncated to the limit; words are tokenised as they are."""
+    def _tokenise(self, words: Sequence[Sequence[str]], sentences: Sequence[Sentence]) -> Any:  # noqa: ARG002
+        """A ``BatchEncoding`` of the words of sentences, truncated to the limit; words are tokenised as they are."""
         return self._tokenizer(
             [list(sentence) for sentence in words],
             is_split_into_words=True,
@@ -102,7 +104,7 @@ class TextModel(nn.Module):
             padding="longest",
         )
 
-    def _word_index(self, word_ids: Sequence[int | None]) -> list[int]:
+    def _word_index(self, word_ids: Sequence[int | None], sentence: Sentence) -> list[int]:  # noqa: ARG002
         """The 1-based word of each sub-word, 0 for none."""
         return [0 if word is None else word + 1 for word in word_ids]
 
@@ -126,10 +128,10 @@ class TextModel(nn.Module):
         for first in range(0, len(sentences), _TOKENISE_AT_ONCE):
             chunk = sentences[first : first + _TOKENISE_AT_ONCE]
             words = [sentence.words[: self.base.config.max_len] for sentence in chunk]
-            tokens = self._tokenise(words)
+            tokens = self._tokenise(words, chunk)
             for row, sentence in enumerate(chunk):
                 attended = tokens["attention_mask"][row].bool()
-                word_index = torch.tensor(self._word_index(tokens.word_ids(row)))[attended]
+                word_index = torch.tensor(self._word_index(tokens.word_ids(row), sentence))[attended]
                 # Words behind the truncation are not read. A word without any sub-word counts as read.
                 cut = len(word_index) >= self.limit
                 n_words = max(1, int(word_index.max()) if cut else len(words[row]))
@@ -151,7 +153,16 @@ class TextModel(nn.Module):
             },
             n_words=torch.tensor([e.n_words for e in encoded]),
             targets=self._collate_targets(encoded),
+            types=self._asked(encoded),
         )
+
+    def _asked(self, encoded: Sequence[EncodedWords]) -> Tensor | None:
+        """Which types each sentence is asked for."""
+        types = [item.sentence.types for item in encoded]
+        if all(names is None for names in types):
+            return None
+        own = [self.labels.names if names is None else names for names in types]
+        return torch.tensor([[name in names for name in self.labels.names] for names in own])
 
     def begin_training(self, encoded: Sequence[EncodedWords]) -> None:
         """Does nothing: by default the loss needs no statistics of the training sentences."""

@@ -45,7 +45,9 @@ def identity_of(record: Mapping[str, Any], where: str) -> Identity:
     sha256 = data["sha256"] if isinstance(data, Mapping) else record["dataset_sha256"]
     training = record.get("training") or {}
     provenance = training.get("provenance") or record["provenance"]
-    return identity(approach, config, sha256, record["base_model"], provenance.get("behaviour", 1))
+    found = identity(approach, config, sha256, record["base_model"], provenance.get("behaviour", 1))
+    # A result on one data set says itself that its model was trained on several; a run has their common hash.
+    return found | ({"mixture": training["dataset"]["sha256"]} if "mixture" in record else {})
 
 
 def changes(found: Identity, wanted: Identity) -> list[str]:

@@ -16,8 +16,7 @@ from common.config import Device, Precision, parse, require
 from common.data.dataset import dataset_dir
 from common.errors import InputError
 from common.files import read_json
-from common.hub import split_revision
-from common.models.published import DEFAULT_BASE
+from common.models.published import DEFAULT_BASE, base_name
 from common.registry import cheapest_first, spec, trained
 from common.settings import parse_training
 
@@ -157,7 +156,7 @@ class Cell:
     @property
     def base_name(self) -> str:
         """Hub id or folder name of the base model, as results have it."""
-        return Path(self.base_model).name if Path(self.base_model).is_dir() else split_revision(self.base_model)[0]
+        return base_name(self.base_model)
 
     @property
     def title(self) -> str:

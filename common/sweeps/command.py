@@ -58,7 +58,8 @@ def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Seque
     training, resume = parse_training(spec, rest)
     if resume:
         raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
-    existing_dataset_dir(training.data.dataset)
+    for name in training.data.dataset:
+        existing_dataset_dir(name)
 
     import optuna
 

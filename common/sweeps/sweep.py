@@ -22,7 +22,7 @@ from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from common.config import behaviour_of, differences, merge, to_dict
-from common.data.dataset import load_dataset
+from common.data.mixture import load_training
 from common.errors import InputError
 from common.files import write_json
 from common.paths import output_root
@@ -55,7 +55,7 @@ class Sweep:
 
     def __init__(self, spec: ApproachSpec[Any], space: Space, config: TuneConfig, training: Any) -> None:
         self.spec, self.space, self.config, self.training = spec, space, config, training
-        data = load_dataset(training.data.dataset)
+        data = load_training(training.data, training.train.seed)
         self.name = config.study or f"{data.name}_{config.space}"
         self.folder = output_root() / spec.name / "optuna"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class Sweep:
 
         Data, base model, runtime, the length of training and what chooses its best weights are left to train.py.
         """
-        plain = parse_training(self.spec, ["--dataset", self.training.data.dataset])[0]
+        plain = parse_training(self.spec, ["--dataset", *self.training.data.dataset])[0]
         settings = _other(to_dict(self.training), to_dict(plain))
         for name in ("data", "base_model", "runtime"):
             settings.pop(name, None)
@@ -230,6 +230,6 @@ def public(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without paths of the machine and without what changes no score."""
     kept = dict(config)
     kept["base_model"] = Path(config["base_model"]).name
-    kept["data"] = config["data"] | {"dataset": Path(config["data"]["dataset"]).name}
+    kept["data"] = config["data"] | {"dataset": [Path(name).name for name in config["data"]["dataset"]]}
     kept.pop("runtime")
     return kept

@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial
 
 from common.checkpoint import start_run
 from common.config import from_dict, merge, to_dict
-from common.data.dataset import load_dataset
+from common.data.mixture import load_training
 from common.device import make_accelerator, provenance, seed_everything
 from common.errors import InputError, TrainingError
 from common.models.features import FeatureCache
@@ -49,9 +49,7 @@ class Worker:
     def __init__(self, sweep: Sweep, number: int = 0) -> None:
         self.sweep, self.study = sweep, sweep.study
         training = sweep.training
-        self.data = load_dataset(training.data.dataset).limited(
-            training.data.train_size, training.data.validation_size, training.train.seed
-        )
+        self.data = load_training(training.data, training.train.seed)
         self.cache = FeatureCache(training.runtime)
         # The workers of one command share a folder for temporary files: one at a time counts trials and starts one.
         self.starting = FileLock(Path(tempfile.gettempdir()) / f"{sweep.name}.lock")

@@ -317,14 +317,16 @@ def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
     for entry in benchmark.entries:
         for variant in benchmark.variants(entry):
             if variant != variant_text(entry.variant) and (entry, variant) not in told:
-                yield _pair(benchmark, "other variant", entry, variant)
+                mixed = benchmark.variants(entry)[variant].first.mixture
+                yield _pair(benchmark, "trained on a mixture" if mixed else "other variant", entry, variant)
 
 
 def _pair(benchmark: Benchmark, control: str, entry: Entry, variant: str) -> Pair:
     group, default = benchmark.variants(entry).get(variant), entry.group
     if group is not None:
         # A control is compared with the default on the same base and sentences.
-        same = variant_text(entry.variant), group.first.base, group.first.n_train
+        n_train = benchmark.size if group.first.mixture else group.first.n_train
+        same = variant_text(entry.variant), group.first.base, n_train
         default = benchmark.pick(g for g in benchmark.of(entry) if (g.variant, g.first.base, g.first.n_train) == same)
     return control, entry, variant, group, default
 
@@ -349,7 +351,9 @@ def _control_row(benchmark: Benchmark, pair: Pair) -> Row:
 def _control_notes(benchmark: Benchmark, pair: Pair) -> list[str]:
     _, entry, variant, group, default = pair
     notes = []
-    if group is not None and not benchmark.is_whole(group):
+    if group is not None and group.first.mixture:
+        notes.append(f"{entry.label}, {variant}: trained on {group.first.n_train:,} sentences of all its data sets.")
+    elif group is not None and not benchmark.is_whole(group):
         notes.append(f"{entry.label}, {variant}: trained on {_part(benchmark, group)}, and so is its default.")
     if group is not None and default is not None:
         told = (*(entry.spec.variant_settings if entry.spec else ()), "runtime.", "data.", "train.seed", "train.track")

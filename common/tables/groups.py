@@ -215,7 +215,8 @@ class Benchmark:
 
     def is_whole(self, group: Group) -> bool:
         """Whether a group was trained on all training sentences, or not at all."""
-        return group.first.n_train in (None, self.size)
+        first = group.first
+        return first.train_size is None if first.mixture else first.n_train in (None, self.size)
 
     def estimate(self, group: Group, metric: Metric) -> Estimate:
         """F1 of a group with its 95 % interval."""
@@ -312,7 +313,8 @@ def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
 
 
 def _size(groups: Sequence[Group]) -> int | None:
-    trained = [(result.n_train, result.train_size) for group in groups for result in group.results if result.n_train]
+    results = [result for group in groups for result in group.results if result.mixture is None]
+    trained = [(result.n_train, result.train_size) for result in results if result.n_train]
     size = max((n for n, _ in trained), default=None)
     return size if (size, None) in trained else None
 

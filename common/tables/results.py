@@ -41,6 +41,8 @@ class Result:
     config: Annotated[dict[str, Any], "config"]
     micro_f1: Annotated[float, "scores.micro.f1"]
     macro_f1: Annotated[float, "scores.macro.f1"]
+    mixture: Annotated[str | None, "mixture"] = None
+    """Name of the mixture of data sets that it was trained on; None if on this one."""
     dataset_sha256: Annotated[str | None, "dataset_sha256"] = None
     split: Annotated[str, "split"] = "test"
     base: Annotated[str, "base_model.name"] = MISSING
@@ -132,6 +134,8 @@ class Result:
         config = {name: value for name, value in self.settings.items() if name not in ("runtime", "data")}
         if isinstance(config.get("train"), dict):
             config["train"] = {name: v for name, v in config["train"].items() if name not in ("seed", "track")}
+        if self.mixture is not None:
+            config["data"] = {name: v for name, v in self.settings["data"].items() if name in ("dataset", "map")}
         what = [self.approach, variant_text(self.variant), self.dataset, self.split, self.precision]
         what.append(str(behaviour_of(self.settings, self.behaviour)))
         sizes = [self.n_train, self.n_validation, self.n_test]

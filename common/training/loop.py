@@ -56,7 +56,7 @@ class _Loop:
         self.approach = model
         self.recorder = Recorder(model, data, config, runtime, self.accelerator, run, cache)
         self.trained = self.recorder.trained
-        self.train_split = self.recorder.encode(data.train, "train")
+        self.train_split, self.drawn = self.recorder.encode(data.train, "train"), data.drawn
         self.recorder.report_unreachable("train", self.train_split)
         model.begin_training(self.train_split.encoded)
         groups = optimizer_groups(model, model.parts, config.weight_decay)
@@ -78,7 +78,10 @@ class _Loop:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         """This process's batches of an epoch; every process gets the same number, the first ones filling up."""
-        batches = training_batches(self.train_split.lengths, self.config.batch_size, seed=self.config.seed, epoch=epoch)
+        seed = self.config.seed
+        batches = training_batches(
+            self.train_split.lengths, self.config.batch_size, seed=seed, epoch=epoch, drawn=self.drawn(seed, epoch)
+        )
         processes = self.accelerator.num_processes
         batches += itertools.islice(itertools.cycle(batches), -len(batches) % processes)
         return batches[self.accelerator.process_index :: processes]

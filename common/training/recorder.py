@@ -7,6 +7,8 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,7 +20,7 @@ from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan, above
 from common.device import peak_memory_mb, precision_name, reset_peak_memory
 from common.errors import TrainingError
-from common.evaluation.metrics import METRICS, count_spans, span_scores
+from common.evaluation.metrics import METRICS, SpanScores, count_spans, span_scores
 from common.evaluation.predict_split import flat, predict_split, split_loss, unreachable_gold
 from common.evaluation.thresholds import (
     GRID,
@@ -163,12 +165,18 @@ class Recorder:
         self.progress.with_gradient = max(self.progress.with_gradient or 0, found)
 
     def validate(self) -> dict[str, float]:
-        """Scores of the validation split, at its best thresholds if the model's are to be chosen."""
+        """Scores of the validation split, at its best thresholds if the model's are to be chosen.
+
+        Of a mixture they are means over its data sets, and beside them stand the scores of each.
+        """
         start = time.perf_counter()
-        predictions = self._predict()
-        gold = [sentence.spans for sentence in self.data.validation]
-        scores = span_scores(count_spans(gold, flat(predictions), self.data.labels.names))
-        result: dict[str, float] = {name: metric.of(scores) for name, metric in METRICS.items()}
+        found, scores = iter(flat(self._predict())), dict[str, SpanScores]()
+        for part in self.data.parts:
+            gold = [sentence.spans for sentence in part.validation]
+            scores[part.name] = span_scores(count_spans(gold, list(islice(found, len(gold))), part.labels.names))
+        result: dict[str, float] = {name: fmean(map(metric.of, scores.values())) for name, metric in METRICS.items()}
+        if len(scores) > 1:
+            result |= {f"{part}/{name}": m.of(scores[part]) for part in scores for name, m in METRICS.items()}
         if self.config.select_by == "loss":
             result["loss"] = split_loss(self.model, self.validation_split, self.runtime, self.accelerator)
             if not math.isfinite(result["loss"]):

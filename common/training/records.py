@@ -37,14 +37,22 @@ class BaseRecord(TypedDict):
     kind: str
 
 
+class MemberRecord(TypedDict):
+    """A data set of a mixture."""
+
+    name: FileName
+    types: list[str]
+
+
 class DatasetRecord(TypedDict):
-    """The data set of a run."""
+    """The data set of a run, or the mixture."""
 
     name: FileName
     sha256: NotRequired[str]
     train: NotRequired[Count]
     validation: NotRequired[Count]
     test: NotRequired[Count]
+    members: NotRequired[list[MemberRecord]]
 
 
 class LabelsRecord(TypedDict):

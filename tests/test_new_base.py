@@ -1,0 +1,133 @@
+"""``new:ENCODER``: a fresh GLiNER on an encoder, the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+import full_finetune.export
+import full_finetune.test
+import full_finetune.train
+from common.bases import base_revision, load_base
+from common.checkpoint import load_checkpoint
+from common.data.dataset import load_dataset
+from common.errors import InputError
+from common.evaluation.results import read_result
+from common.files import read_json, sha256_file
+from common.models.published import base_name
+from common.models.span_model import SpanModel
+from common.training.records import RUN_FILE
+from full_finetune.spec import SPEC
+
+QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A tiny BERT as transformers saves it."""
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    tokenizer = wordpiece(64)
+    torch.manual_seed(3)
+    BertModel(BertConfig(**_encoder_config("bert", TEXT_WIDTH, len(tokenizer)))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_the_encoder_is_the_given_one_and_the_rest_is_the_same_each_time(encoder, kind):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    base = load_base(f"new:{encoder}", kind)
+    assert torch.equal(torch.get_rng_state(), before), "what is drawn afterwards does not depend on it"
+    torch.manual_seed(2)
+    again = load_base(f"new:{encoder}", kind)
+    state, other = base.core.state_dict(), again.core.state_dict()
+    assert state.keys() == other.keys()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    stored = load_file(encoder / "model.safetensors")
+    n_words = stored["embeddings.word_embeddings.weight"].shape[0]
+    for part in ("text encoder", *(["label encoder"] if kind == "bi" else [])):
+        for name, tensor in base.part(part).model.state_dict().items():
+            assert torch.equal(tensor[:n_words] if "word_embeddings" in name else tensor, stored[name])
+    assert (base.kind, base.config.hidden_size, base.has("BiLSTM")) == (kind, TEXT_WIDTH, kind == "cross")
+    assert base.name == base_name(f"new:{encoder}") == "new:tiny-encoder"
+    assert base.location == f"new:{encoder}"
+    assert base.revision == base_revision(f"new:{encoder}") == f"sha256:{sha256_file(encoder / 'model.safetensors')}"
+
+
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_full_fine_tuning_makes_a_base_of_it(encoder, dataset_path, tmp_path, kind):
+    fit = ["--epochs", "1", "--batch-size", "8", "--others-lr", "0.01"]
+    run = full_finetune.train.main(
+        ["--dataset", str(dataset_path), "--encoder", kind, "--base-model", f"new:{encoder}", *fit, *QUICK]
+    )
+    assert read_json(run / RUN_FILE)["base_model"]["name"] == "new:tiny-encoder"
+    result = full_finetune.test.main(["--dataset", str(dataset_path), *QUICK])
+    assert read_result(result)["base_model"]["name"] == "new:tiny-encoder"
+    assert str(encoder) not in result.read_text("utf-8")
+
+    plain = full_finetune.export.main(["--output", str(tmp_path / "plain"), "--checkpoint", str(run)])
+    assert str(encoder) not in (plain / "gliner_config.json").read_text("utf-8")
+    made = load_base(str(plain), kind)
+    loaded = load_checkpoint(SPEC, run).model
+    data = load_dataset(str(dataset_path))
+    set_threshold(loaded, data.test)
+    wanted = predictions(loaded, data.test)
+    assert any(wanted)
+    assert predictions(SpanModel(made, data.labels, data.labels.names, threshold=loaded.threshold), data.test) == wanted
+
+
+def broken(encoder, folder, change):
+    shutil.copytree(encoder, folder)
+    change(folder)
+    return f"new:{folder}"
+
+
+def without_a_layer(folder):
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.layer.1.")}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_a_pointer(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+
+
+def naming_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_a_layer, r"encoder broken: lacks 16 of \d+ tensors, such as encoder.layer.1"),
+        (with_a_pointer, "model.safetensors is a Git LFS pointer"),
+        (naming_code, "config.json names code to be run, auto_map"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no weights file"),
+        (lambda folder: (folder / "config.json").unlink(), "could not be loaded"),
+        (lambda folder: (folder / "gliner_config.json").write_text("{}"), "holds a GLiNER, not an encoder"),
+    ],
+    ids=["weights", "pointer", "code", "no weights", "no configuration", "gliner"],
+)
+def test_what_is_no_encoder_is_refused(encoder, tmp_path, change, message):
+    source = broken(encoder, tmp_path / "broken", change)
+    with pytest.raises(InputError, match=message):
+        load_base(source, "bi")
+
+
+@pytest.mark.parametrize("source", ["new:", "new:nowhere", "new:/no/such/folder", "new:./x"])
+def test_an_encoder_that_is_not_there(source):
+    with pytest.raises(InputError, match="neither a folder nor a hub id"):
+        base_revision(source)
+
+
+def test_a_new_base_needs_a_kind(encoder):
+    with pytest.raises(InputError, match="whether it is bi or cross"):
+        load_base(f"new:{encoder}", None)
