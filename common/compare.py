@@ -49,7 +49,7 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
     """
     from common.evaluation.metrics import paired_bootstrap
     from common.evaluation.results import read_counts
-    from common.tables.groups import Group, mixtures
+    from common.tables.groups import Group, not_alike
     from common.tables.results import read_one
 
     sides, groups = [], []
@@ -63,7 +63,7 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
             logger.warning("%s: the files differ in more than the seed", name)
         sides.append({seed: read_counts(result.path) for seed, result in results.items()})
         groups.append(Group(tuple(results.values())))
-    for text in mixtures(dict(zip(("first", "second"), groups, strict=True))):
+    for text in not_alike(dict(zip(("first", "second"), groups, strict=True))):
         logger.warning("not alike: %s", text)
     try:
         differences = paired_bootstrap(*sides)

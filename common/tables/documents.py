@@ -18,7 +18,7 @@ from common.tables.groups import (
     Group,
     dataset_order,
     mean_sd,
-    mixtures,
+    not_alike,
 )
 from common.tables.render import DAGGER, NONE, ONE_RUN, Column, Section, Table, markdown_notes, markdown_table
 from common.tables.results import MISSING, Result
@@ -150,7 +150,7 @@ def _notes(benchmark: Benchmark, shown: Iterable[tuple[Entry, Group]] = ()) -> l
     return [
         f"Base models: {bases}.",
         *([f"{DAGGER}: no run on all training sentences: {'; '.join(part)}."] if part else []),
-        *(f"Not alike in all rows, so compare with care: {text}." for text in mixtures(results)),
+        *(f"Not alike in all rows, so compare with care: {text}." for text in not_alike(results)),
     ]
 
 

@@ -336,14 +336,14 @@ def benchmarks(results: Sequence[Result]) -> list[Benchmark]:
     for name in sorted(by_dataset, key=dataset_order):
         by_seed = [sorted(group, key=lambda result: result.seed or 0) for group in by_dataset[name].values()]
         groups = _without_other_settings(Group(tuple(group)) for group in by_seed)
-        for text in mixtures({f"{group.first.approach} ({group.variant})": group for group in groups}):
+        for text in not_alike({f"{group.first.approach} ({group.variant})": group for group in groups}):
             logger.warning("%s: not alike in all results: %s", name, text)
         of_kind = {kind: sorted(names) for kind, names in bases.items()}
         found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups)))
     return found
 
 
-def mixtures(groups: Mapping[str, Group]) -> list[str]:
+def not_alike(groups: Mapping[str, Group]) -> list[str]:
     """What results differ in although no table shows it and they are averaged or compared, with who has what."""
     found: dict[str, dict[str, dict[str, None]]] = {}
     for name, group in groups.items():
