@@ -20,10 +20,10 @@ import full_finetune.train
 import glinerev.test
 import glinerev.train
 import ldsa.train
-from common.config import DataConfig
+from common.config import DataConfig, values_of
 from common.data.dataset import SPLITS, Dataset, Sentence, load_dataset, span_file
 from common.data.labels import LabelSet
-from common.data.mixture import LONGEST_NAME, joint_names, load_training, mix, mixture_name
+from common.data.mixture import LONGEST_NAME, as_asked, joint_names, load_training, mix, mixture_name
 from common.data.spans import Span
 from common.errors import InputError
 from common.evaluation.metrics import count_spans, span_scores
@@ -140,6 +140,31 @@ def test_a_map_is_read_in_any_writing():
 def test_map_and_sampling_need_several_data_sets(options):
     with pytest.raises(InputError, match="--map and --sampling are for several data sets"):
         DataConfig("one", **options)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--dataset a", ("a",)),
+        ("--seed 1 --dataset a b --map c=d", ("a", "b")),
+        ("--dataset=a b --no-progress", ("a", "b")),
+        ("--dataset a b --dataset c", ("c",)),
+        ("--dataset a -h", ("a",)),
+        ("--seed 1", ()),
+    ],
+)
+def test_values_of_an_option(line, expected):
+    assert values_of(line.split(), "--dataset") == expected
+
+
+def test_two_types_of_a_data_set_may_share_a_name(second):
+    names = {"gene": "thing", "disease": "thing"}
+    tested, asked = as_asked(second, names, ("thing", "cell type"))
+    assert tested.labels.names == asked.types == ("thing",)
+    assert tested.labels.descriptions == ("An illness.",)
+    assert [len(s.spans) for s in tested.test] == [len(s.spans) for s in second.test]
+    assert {span.label for sentence in tested.test for span in sentence.spans} == {"thing"}
+    assert as_asked(second, {}, ("thing", "disease")) is None
 
 
 @pytest.mark.parametrize("text", ["gene", "=gene", "gene= "])

@@ -83,6 +83,24 @@ def test_full_fine_tuning_makes_a_base_of_it(encoder, dataset_path, tmp_path, ki
     assert predictions(SpanModel(made, data.labels, data.labels.names, threshold=loaded.threshold), data.test) == wanted
 
 
+def test_an_encoder_of_the_hub_is_read_at_its_commit(encoder, monkeypatch, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "commit")
+    asked = []
+
+    def snapshot(repository, files, revision):
+        asked.append((repository, revision))
+        return folder
+
+    monkeypatch.setattr("common.bases.snapshot", snapshot)
+    monkeypatch.setattr("common.bases.commit_of", lambda repository, revision: f"newest of {repository}")
+    assert base_revision("new:owner/encoder") == "newest of owner/encoder"
+    for source, revision in (("new:owner/encoder", "earlier"), ("new:owner/encoder@earlier", None)):
+        base = load_base(source, "bi", revision)
+        assert (base.name, base.location, base.revision) == ("new:owner/encoder", "new:owner/encoder", "commit")
+        assert base.config.model_name == base.config.labels_encoder == "owner/encoder"
+    assert asked == [("owner/encoder", "earlier"), ("owner/encoder", "commit")] * 2
+
+
 def broken(encoder, folder, change):
     shutil.copytree(encoder, folder)
     change(folder)
