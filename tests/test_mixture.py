@@ -24,10 +24,11 @@ from common.config import DataConfig, values_of
 from common.data.dataset import SPLITS, Dataset, Sentence, load_dataset, span_file
 from common.data.labels import LabelSet
 from common.data.mixture import LONGEST_NAME, as_asked, joint_names, load_training, mix, mixture_name
-from common.data.spans import Span
+from common.data.spans import ScoredSpan, Span
 from common.errors import InputError
-from common.evaluation.metrics import count_spans, span_scores
+from common.evaluation.metrics import METRICS, count_spans, span_scores
 from common.evaluation.results import predictions_path, read_counts, read_result
+from common.evaluation.thresholds import best_threshold
 from common.files import read_json, write_json, write_json_records
 from common.models.span_model import SpanModel
 from common.study.identity import stored_result
@@ -317,6 +318,32 @@ def test_a_batch_without_types_is_as_before(both):
     assert batch.types is None
     explicit = model.collate(model.encode([replace(s, types=data.labels.names) for s in asked_for_all]))
     torch.testing.assert_close(model(explicit), model(batch))
+
+
+@pytest.mark.parametrize("by", ["micro_f1", "macro_f1"])
+def test_the_threshold_is_the_best_one_for_the_mean_of_the_data_sets(first, second, by):
+    data = mix([first, second], {"gene": "protein"}, "size")
+    generator = random.Random(4)
+    found = [
+        [ScoredSpan(span, generator.random()) for span in s.spans]
+        + [ScoredSpan(Span(len(s.words) - 1, len(s.words) - 1, s.types[0]), generator.random())]
+        for s in data.train
+    ]
+    parts = [(len(part.train), part.labels.names) for part in data.parts]
+    threshold, score = best_threshold([s.spans for s in data.train], found, (), by=by, parts=parts)
+
+    def mean(value: float) -> float:
+        kept = iter([[item.span for item in spans if item.score > value] for spans in found])
+        scores = []
+        for part in data.parts:
+            own = [next(kept) for _ in part.train]
+            counts = count_spans([s.spans for s in part.train], own, part.labels.names)
+            scores.append(METRICS[by].of(span_scores(counts)))
+        return sum(scores) / len(scores)
+
+    values = {value / 100: mean(value / 100) for value in range(1, 100)}
+    assert score == pytest.approx(max(values.values()))
+    assert values[threshold] == pytest.approx(score)
 
 
 # -- train, test, tables ----------------------------------------------------------------------------------------------

@@ -195,7 +195,8 @@ class Recorder:
         self.model.threshold = default
         gold, types = [sentence.spans for sentence in self.data.validation], self.data.labels.names
         by: Metric = "micro_f1" if self.config.select_by == "micro_f1" else "macro_f1"
-        threshold = best_threshold(gold, predictions, types, by=by, default=default)[0]
+        parts = [(len(part.validation), part.labels.names) for part in self.data.parts]
+        threshold = best_threshold(gold, predictions, types, by=by, default=default, parts=parts)[0]
         own = {}
         if self.config.thresholds == "per-type":
             own = best_type_thresholds(gold, predictions, types, by=by, threshold=threshold)
