@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -261,7 +261,7 @@ def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any],
         check_push(config.push_to_hub)
     if config.onnx:
         check_onnx()
-        data = load_dataset(config.dataset or read_run(path, spec)["config"]["data"]["dataset"])
+        data = _of_training(spec, path) if config.dataset is None else load_dataset(config.dataset)
 
     from common.checkpoint import load_checkpoint
     from common.export.card import result_for
@@ -284,11 +284,18 @@ def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any],
         name=config.push_to_hub or config.output.resolve().name,
         result=result,
         data_license=config.data_license,
-        test_sentences=None if data is None else data.test,
+        # The graph is asked for all types, also for those that a sentence of a mixture is not annotated with.
+        test_sentences=None if data is None else [replace(sentence, types=None) for sentence in data.test],
     )
     if config.push_to_hub is not None:
         push(config.output, config.push_to_hub, config.private)
     return config.output
+
+
+def _of_training(spec: ApproachSpec[Any], run: Path) -> Dataset:
+    """The data set or mixture that a run was trained on."""
+    config = spec.stored_config(read_run(run, spec)["config"], str(run))
+    return load_training(config.data, config.train.seed)
 
 
 def export_plain(

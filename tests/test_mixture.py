@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 from collections import Counter
@@ -17,6 +18,7 @@ import common.settings
 import common.training.loop
 import full_finetune.test
 import full_finetune.train
+import glinerev.export
 import glinerev.test
 import glinerev.train
 import ldsa.train
@@ -411,6 +413,18 @@ def test_a_model_of_a_mixture_is_tested_on_one_data_set_and_refuses_other_types(
     write_json(other / "label2desc.json", labels.label2desc)
     with pytest.raises(InputError, match=r"was trained on the types .*'disease'\], data set 'other' has \['species'\]"):
         glinerev.test.main(["--dataset", str(other), "--checkpoint", str(run), *QUICK])
+
+
+def test_an_export_of_a_mixture_knows_all_its_types(folders, gliner_folder, tmp_path):
+    onnx = ["--onnx"] if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx") else []
+    run = glinerev.train.main(arguments(folders, gliner_folder, "bi-bert"))
+    plain = glinerev.export.main(["--checkpoint", str(run), "--output", str(tmp_path / "plain"), *onnx])
+    known = read_json(plain / "adaptation.json")
+    assert list(known["labels"]) == ["protein", "cell type", "disease"]
+    assert "first+second" in (plain / "README.md").read_text("utf-8")
+    if onnx:
+        report = read_json(plain / "onnx_report.json")
+        assert (report["sentences"], report["f1"]) == (12, report["f1_onnx"])
 
 
 def test_a_resumed_run_of_a_mixture_ends_as_an_uninterrupted_one(folders, gliner_folder, monkeypatch):

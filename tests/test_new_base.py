@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from common.checkpoint import load_checkpoint
 from common.data.dataset import load_dataset
 from common.errors import InputError
 from common.evaluation.results import read_result
+from common.export.card import model_card
 from common.files import read_json, sha256_file
 from common.models.published import base_name
 from common.models.span_model import SpanModel
@@ -75,7 +77,11 @@ def test_full_fine_tuning_makes_a_base_of_it(encoder, dataset_path, tmp_path, ki
     plain = full_finetune.export.main(["--output", str(tmp_path / "plain"), "--checkpoint", str(run)])
     assert str(encoder) not in (plain / "gliner_config.json").read_text("utf-8")
     made = load_base(str(plain), kind)
-    loaded = load_checkpoint(SPEC, run).model
+    checkpoint = load_checkpoint(SPEC, run)
+    loaded = checkpoint.model
+    on_hub = checkpoint.record | {"base_model": {"name": "new:owner/encoder", "revision": "abc", "kind": kind}}
+    card = model_card(replace(checkpoint, record=on_hub), dict.fromkeys(loaded.label_texts, 0.5), "x", None, None, None)
+    assert "base_model: owner/encoder\n" in card
     data = load_dataset(str(dataset_path))
     set_threshold(loaded, data.test)
     wanted = predictions(loaded, data.test)

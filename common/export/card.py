@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.evaluation.metrics import METRICS
 from common.evaluation.results import read_result
 from common.markdown import escape_markdown
+from common.models.published import NEW_BASE
 from common.registry import spec
 from common.spec import ApproachSpec, variant_text
 
@@ -90,7 +91,7 @@ def model_card(
     data, title = record["dataset"], name.rpartition("/")[2]
     local = base["revision"].startswith("sha256:")
     metadata = ModelCardData(
-        base_model=None if local else base["name"],
+        base_model=None if local else base["name"].removeprefix(NEW_BASE),
         library_name="gliner",
         pipeline_tag="token-classification",
         tags=["gliner", "named-entity-recognition"],
