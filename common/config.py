@@ -21,10 +21,13 @@ import tyro
 from common.errors import InputError
 from common.paths import OUTPUT_VARIABLE
 
-BEHAVIOUR_VERSION = 3
+BEHAVIOUR_VERSION = 2
 """Raised whenever the same settings, data and base model mean another computation than before: what a study has of the
 version before is then done again. Other random draws of the same distribution are another seed, no other computation.
-Records of runs and results without one are of version 1; :func:`behaviour_of` says what each version has changed."""
+Records of runs and results without one are of version 1.
+
+2: the untrained model is scored, equal scores go to the longer trained weights, patience counts steps too, epoch and
+thresholds are chosen together, a type with neither gold nor predicted spans is in no mean."""
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -36,16 +39,6 @@ Metric = Literal["macro_f1", "micro_f1"]
 """Scores over spans by which something is chosen; :data:`common.evaluation.metrics.METRICS` computes them."""
 SelectBy = Literal[Metric, "loss"]
 Thresholds = Literal["global", "per-type"]
-
-
-def behaviour_of(settings: Mapping[str, Any], version: int = BEHAVIOUR_VERSION) -> int:
-    """The newest behaviour version that computes with some settings what ``version`` did.
-
-    2: the untrained model is scored, equal scores go to the longer trained weights, undefined types are in no mean.
-    3: epoch and threshold are chosen together, which changes nothing where no threshold is chosen.
-    """
-    chooses = settings.get("threshold", 0.5) is None
-    return 3 if version == 2 and not chooses else version
 
 
 def require(condition: bool, message: str) -> None:

@@ -309,8 +309,8 @@ def test_a_result_without_all_its_files_is_none(done, arguments):
 
 
 def test_another_behaviour_version_is_done_again(done, arguments, monkeypatch):
-    monkeypatch.setattr(common.study.identity.identity, "__defaults__", (4,))
-    assert state(arguments) == "to do again: behaviour: 3 != 4"
+    monkeypatch.setattr(common.study.identity.identity, "__defaults__", (3,))
+    assert state(arguments) == "to do again: behaviour: 2 != 3"
 
 
 def test_a_study_of_the_version_before_is_recognised(done, arguments):
@@ -324,7 +324,7 @@ def test_a_study_of_the_version_before_is_recognised(done, arguments):
     for provenance in (result["provenance"], result["training"]["provenance"]):
         del provenance["behaviour"]
     write_json(path, result)
-    assert state(arguments) == "to do again: behaviour: 1 != 3"
+    assert state(arguments) == "to do again: behaviour: 1 != 2"
 
 
 NEW_SETTINGS = (

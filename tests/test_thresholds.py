@@ -13,7 +13,6 @@ import common.training.recorder
 import full_finetune.spec
 import glinerev.spec
 from common.checkpoint import load_checkpoint
-from common.config import behaviour_of
 from common.data.spans import ScoredSpan, Span, above
 from common.entry import run_test
 from common.evaluation.metrics import METRICS, count_spans, span_scores
@@ -319,11 +318,3 @@ def test_the_edge_of_the_grid_and_rare_types_are_said(learned, caplog, monkeypat
         learned(epochs=1, thresholds="per-type").train()
     assert "threshold 0.01 of all types is at the edge of the grid" in caplog.text
     assert "for all types is that of protein, cell type, disease, which have fewer than 30" in caplog.text
-
-
-def test_behaviour_versions():
-    """Where a threshold is chosen version 3 computes something else than 2, elsewhere it does not."""
-    chosen, given, none = {"threshold": None}, {"threshold": 0.5}, {"temperature": 0.1}
-    assert [behaviour_of(settings, 1) for settings in (chosen, given, none)] == [1, 1, 1]
-    assert [behaviour_of(settings, 2) for settings in (chosen, given, none)] == [2, 3, 3]
-    assert [behaviour_of(settings) for settings in (chosen, given, none)] == [3, 3, 3]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import BEHAVIOUR_VERSION, behaviour_of, differences, to_dict
+from common.config import BEHAVIOUR_VERSION, differences, to_dict
 from common.errors import InputError
 from common.evaluation.results import companions, read_result
 from common.registry import spec
@@ -23,7 +23,6 @@ def identity(
 ) -> Identity:
     """What the result of a configuration depends on; of the base model ``name`` and ``revision`` count."""
     values = to_dict(config)
-    behaviour = behaviour_of(values, behaviour)
     # Content hash and revision stand for the places of data and base model; of the runtime only the precision counts.
     precision = values.pop("runtime")["precision"]
     for place in (("base_model",), ("dataset",), ("data", "dataset"), ("train", "track")):

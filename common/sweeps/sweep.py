@@ -21,7 +21,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
-from common.config import behaviour_of, differences, merge, to_dict
+from common.config import BEHAVIOUR_VERSION, differences, merge, to_dict
 from common.data.mixture import load_training
 from common.errors import InputError
 from common.files import write_json
@@ -76,7 +76,7 @@ class Sweep:
             "dataset_sha256": data.sha256,
             "base_model": spec.bases.revision(training.base_model),
             "settings": public(to_dict(training)),
-            "behaviour": behaviour_of(to_dict(training)),
+            "behaviour": BEHAVIOUR_VERSION,
         }
         self.study = optuna.create_study(
             storage=self.opened.storage,
@@ -130,7 +130,7 @@ class Sweep:
         begun = {"behaviour": 1} | {key: value for key, value in study.user_attrs.items() if key in self.context}
         # Settings that are newer than the study had their defaults in it.
         stored = self.spec.stored_config(begun.get("settings", {}), f"study {self.name!r}")
-        begun |= {"settings": public(to_dict(stored)), "behaviour": behaviour_of(to_dict(stored), begun["behaviour"])}
+        begun["settings"] = public(to_dict(stored))
         changed = differences(begun, self.context) + self._other_choices()
         if changed:
             raise InputError(

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config import Metric, behaviour_of, require, to_dict, upgrade
+from common.config import Metric, require, to_dict, upgrade
 from common.errors import InputError
 from common.evaluation.results import counts_path
 from common.files import read_json
@@ -137,7 +137,7 @@ class Result:
         if self.mixture is not None:
             config["data"] = {name: v for name, v in self.settings["data"].items() if name in ("dataset", "map")}
         what = [self.approach, variant_text(self.variant), self.dataset, self.split, self.precision]
-        what.append(str(behaviour_of(self.settings, self.behaviour)))
+        what.append(str(self.behaviour))
         sizes = [self.n_train, self.n_validation, self.n_test]
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 
