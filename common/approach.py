@@ -110,6 +110,8 @@ class TrainedPart:
     """Paths of modules (or single parameters) inside the approach, as in ``named_modules()``."""
     learning_rate: float
     """Peak learning rate."""
+    decays: bool = True
+    """Whether weight decay acts on it, biases and LayerNorms aside; not on scales, whose neutral value is not zero."""
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ def _peak_resident_mb() -> float:
 
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine of a run."""
-    packages = ("torch", "gliner", "transformers", "accelerate", "numpy")
+    packages = ("torch", "gliner", "transformers", "peft", "accelerate", "numpy")
     return {
         "git": _git(),
         "behaviour": BEHAVIOUR_VERSION,

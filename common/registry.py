@@ -16,6 +16,7 @@ APPROACHES = (
     "injection_bi",
     "glinerev",
     "full_finetune",
+    "lora",
 )
 """In the order of tables and figures: the thesis's, then what was added."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from common.config import TrainConfig, from_dict, merge, parse, require, take_option, upgrade, values_of
 from common.data.dataset import LABEL2ID_FILE, dataset_dir
@@ -55,6 +56,10 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
             raise InputError("--dataset is missing")
         where = file or f"{spec.name}/configs/{Path(datasets[0]).name}.json"
         default = from_dict(spec.config, merge(settings, {"data": {"dataset": list(datasets)}}), where)
+        # What depends on another setting is settled after the command line has had its say on that one.
+        for item in dataclasses.fields(cast(Any, default)):
+            if item.name not in settings and item.name != "data":
+                object.__setattr__(default, item.name, item.default)
     description = (
         f"{(spec.config.__doc__ or '').splitlines()[0]}\n\n"
         "--config FILE: settings as JSON, as a sweep writes them; the command line wins.\n"

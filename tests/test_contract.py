@@ -21,6 +21,8 @@ import injection_cross.model
 import injection_cross.spec
 import ldsa.model
 import ldsa.spec
+import lora.model
+import lora.spec
 import softprompt_base.model
 import softprompt_base.spec
 import zeroshot_baseline.config
@@ -55,9 +57,11 @@ class Row:
     settings: dict[str, Any] = field(default_factory=dict)
     idle: str = "$^"
     """Declared parameters that no gradient ever reaches."""
+    no_decay: tuple[str, ...] = ()
+    """Parts without weight decay."""
 
 
-SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
+SP, FT, LORA = glinerev.spec.SPEC, full_finetune.spec.SPEC, lora.spec.SPEC
 PROMPT, HEAD = r"\.prompt_encoder\.", r"^core\.(span_rep_layer|prompt_rep_layer)\."
 HEAD_AND_RNN = r"^core\.(span_rep_layer|prompt_rep_layer|rnn)\."
 ENCODERS = r"^core\.token_rep_layer\."
@@ -108,6 +112,27 @@ def sp_cross_row(base: str, pooling: str, **settings: Any) -> Row:
     )
 
 
+def lora_row(base: str, method: str, adapters: str = "", **settings: Any) -> Row:
+    """A method of which a pattern says what its adapters are called; the layers that have one follow the mode."""
+    encoder = {"text": "bert_layer", "label": "labels_encoder", "both": ""}[settings.get("target", "text")]
+    names = (
+        r"(attention\.self\.(key|value)(_proj)?|output\.dense)"
+        if method == "ia3"
+        else ".*(query|key|value|dense)(_proj)?"
+    )
+    layers = "" if method == "bitfit" else rf"|{encoder}.*\.layer\.\d+\.{names}\.$"
+    scales = {"dora": r"\.lora_magnitude_vector\.", "ia3": rf"\.ia3_{layers}"}.get(method)
+    trains = {"adapters": (rf"{encoder}.*{adapters}{layers}", 4e-3)} if adapters else {}
+    trains |= {"scales": (scales, 4e-3)} if scales else {}
+    return Row(
+        LORA,
+        base,
+        trains | ({"head": (HEAD, 3e-4)} if settings.get("head", True) else {}),
+        {"encoder": base.split("-")[0], "method": method, "adapter_lr": 4e-3, "head_lr": 3e-4, **settings},
+        no_decay=("scales",),
+    )
+
+
 ROWS = {
     "SP-GLiNER residual": Row(
         SP, "bi-bert", {"prompt encoder": (PROMPT, 2e-3), "downstream": (HEAD, 3e-4)}, {**SP_RATES}
@@ -150,6 +175,14 @@ ROWS = {
         {"encoders": (ENCODERS, 4e-5), "others": (HEAD_AND_RNN, 3e-4)},
         {**FT_RATES, "encoder": "cross", "focal_gamma": 1.5},
     ),
+    "LoRA": lora_row("bi-bert", "lora", r"\.lora_"),
+    "LoRA label": lora_row("bi-deberta", "lora", r"\.lora_", target="label", labels="descriptions"),
+    "LoRA cross, adapters only": lora_row("cross-bert", "lora", r"\.lora_", head=False, focal_gamma=1.5),
+    "DoRA": lora_row("cross-deberta", "dora", r"\.lora_(?!magnitude)"),
+    "LoHa": lora_row("bi-bert", "loha", r"\.hada_"),
+    "LoKr": lora_row("bi-bert", "lokr", r"\.lokr_"),
+    "IA3": lora_row("bi-deberta", "ia3", target="both"),
+    "BitFit": lora_row("cross-deberta", "bitfit", r"\.bias$"),
     "LDSA": ldsa_row(),
     "LDSA bio": ldsa_row(**BIO),
     "SP-Base v1": sp_base_row("v1"),
@@ -245,6 +278,7 @@ def test_optimizer_groups(row, made):
     expected = {}
     for part, names in expected_names(row, model).items():
         plain = {name for name in names if "bias" in name.rpartition(".")[2] or re.search("[nN]orm", name)}
+        plain = names if part in row.no_decay else plain
         for suffix, chosen, decay in (("", names - plain, 0.03), (", no decay", plain, 0.0)):
             if chosen:
                 expected[part + suffix] = (chosen, row.trains[part][1], decay)

@@ -23,7 +23,18 @@ APPROACH_FILES = [path for path in FILES if path.parent.name in APPROACHES]
 SCRIPTS = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tune", "export")]
 NAMES_APPROACHES = {"common/registry.py", "common/tables/thesis.py", "common/study/demo.py"}
 """The register, the thesis's own figures, and a demonstration that chooses one."""
-HEAVY = ("accelerate", "datasets", "gliner", "matplotlib", "pandas", "scipy", "sklearn", "torch", "transformers")
+HEAVY = (
+    "accelerate",
+    "datasets",
+    "gliner",
+    "matplotlib",
+    "pandas",
+    "peft",
+    "scipy",
+    "sklearn",
+    "torch",
+    "transformers",
+)
 
 
 def name_of(path: Path) -> str:

@@ -77,8 +77,8 @@ def test_the_example_for_two_cores_is_understood():
 def test_every_approach_has_its_cells_on_every_data_set_with_every_seed():
     cells = planned()
     assert set(cheapest_first()) == {ZERO_SHOT, *trained()}
-    # Five approaches of one encoder and full fine-tuning of two, three seeds; zero-shot of two without a seed.
-    assert len(cells) == 2 * (7 * 3 + 2)
+    # Five approaches of one encoder and two of two, three seeds; zero-shot of two without a seed.
+    assert len(cells) == 2 * (9 * 3 + 2)
     assert len({cell.id for cell in cells}) == len(cells)
     zero_shot = [cell for cell in cells if cell.approach == ZERO_SHOT]
     assert cells[:4] == zero_shot
@@ -111,9 +111,9 @@ def test_a_cells_name_says_what_it_is_and_does_not_depend_on_its_options(tmp_pat
 
 def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
     cells = [cell for cell in planned("--train-sizes", "50", "200", "--seeds", "1") if cell.train_size]
-    assert {cell.approach for cell in cells} == {"glinerev", "full_finetune", "ldsa", "injection_bi"}
-    # Full fine-tuning with two encoders.
-    assert len(cells) == 2 * 2 * 5
+    assert {cell.approach for cell in cells} == {"glinerev", "full_finetune", "ldsa", "injection_bi", "lora"}
+    # Full fine-tuning and LoRA with two encoders.
+    assert len(cells) == 2 * 2 * 7
     assert all(said(cell, "--train-size") == str(cell.train_size) for cell in cells)
     assert all(configuration(cell).data.train_size == cell.train_size for cell in cells)
     chosen = planned("--train-sizes", "50", "--approaches", "ldsa", "softprompt_base")

@@ -21,6 +21,7 @@ import glinerev.model
 import glinerev.spec
 import injection_bi.model
 import injection_bi.spec
+import lora.spec
 from common.approach import freeze_all_but
 from common.config import DataConfig, TrainConfig
 from common.data.batching import evaluation_batches, training_batches
@@ -38,7 +39,7 @@ from common.training.optimizer import schedule_factor
 from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
 from common.training.run_folder import load_tensors
 
-SP, FT, SP_BI = glinerev.spec.SPEC, full_finetune.spec.SPEC, injection_bi.spec.SPEC
+SP, FT, SP_BI, LORA = glinerev.spec.SPEC, full_finetune.spec.SPEC, injection_bi.spec.SPEC, lora.spec.SPEC
 
 
 def digest(tensors) -> str:
@@ -301,12 +302,13 @@ RESUMABLE = [
     (SP, "bi-bert", {}),
     (SP, "bi-deberta", {"rest_lr": 1e-4}),
     (FT, "cross-bert", {"encoder": "cross"}),
+    (LORA, "bi-bert", {"method": "dora"}),
     (SP_BI, "bi-bert", {"prompts": PromptConfig("conv1d", 4), "token": TokenConfig(scheme="bio")}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("spec", "base", "settings"), RESUMABLE, ids=["cached", "all trained", "cross", "token family"]
+    ("spec", "base", "settings"), RESUMABLE, ids=["cached", "all trained", "cross", "adapters", "token family"]
 )
 def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
     made = trial(spec, base, train={"epochs": 3}, **settings)

@@ -56,9 +56,9 @@ def defaults(name):
     return parse_training(spec(name), ["--dataset", "nowhere"])[0]
 
 
-def test_every_approach_has_a_training_space_and_the_injections_an_architecture():
+def test_every_approach_has_a_training_space_and_some_an_architecture():
     found = {key for key in SPACES if key.endswith("architecture")}
-    assert found == {"injection_bi architecture", "injection_cross architecture"}
+    assert found == {"injection_bi architecture", "injection_cross architecture", "lora architecture"}
     assert {name for name, space, _ in SPACES.values() if space == "training"} == set(trained())
 
 

@@ -26,7 +26,10 @@ def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule = 
 
 
 def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW's groups: for each part one with weight decay and one without (biases and LayerNorms), none empty."""
+    """AdamW's groups: for each part one with weight decay and one without, none empty.
+
+    Without are biases, LayerNorms, and all of a part that says so.
+    """
     norms = {
         id(parameter)
         for module in model.modules()
@@ -37,7 +40,11 @@ def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_deca
     declared = declared_parameters(model, parts)
     for part in parts:
         parameters = declared[part.name]
-        plain = {name for name, p in parameters.items() if id(p) in norms or "bias" in name.rpartition(".")[2]}
+        plain = {
+            name
+            for name, p in parameters.items()
+            if not part.decays or id(p) in norms or "bias" in name.rpartition(".")[2]
+        }
         for suffix, names, decay in (
             ("", [name for name in parameters if name not in plain], weight_decay),
             (", no decay", [name for name in parameters if name in plain], 0.0),

@@ -1,0 +1,51 @@
+"""The specification of LoRA and its relatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.bases import GLINER
+from common.models.config import span_variant
+from common.spec import ApproachSpec, Control, Variant
+from lora.config import DEFAULTS, Config, Method
+
+TITLES: Mapping[Method, str] = {
+    "lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "IA3",
+    "bitfit": "BitFit",
+}  # fmt: skip
+IN_PLACE_OF_LORA: tuple[Method, ...] = ("dora", "ia3", "bitfit")
+
+
+def variant(config: Config) -> Variant:
+    """The kind of encoder and the method, and what else differs from the plain approach."""
+    aspects = {"encoder": config.encoder, "method": TITLES[config.method]}
+    aspects |= {"target": f"{config.target} encoder"} if config.target == "label" else {}
+    aspects |= {"target": "both encoders"} if config.target == "both" else {}
+    aspects |= {"modules": "+".join(config.modules)} if config.modules else {}
+    aspects |= {"rank": f"rank {config.rank}"} if config.rank != DEFAULTS[config.method].get("rank") else {}
+    aspects |= {} if config.head else {"head": "adapters only"}
+    return aspects | span_variant(config.labels, config.focal_gamma, config.focal_alpha)
+
+
+SPEC = ApproachSpec(
+    name="lora",
+    title="LoRA",
+    config=Config,
+    bases=GLINER,
+    kinds=("bi", "cross"),
+    variant=variant,
+    variant_settings=frozenset(
+        {"encoder", "method", "target", "modules", "rank", "head", "labels", "focal_gamma", "focal_alpha"}
+    ),
+    tuned=frozenset({"rank"}),
+    controls=(
+        *(
+            Control(method, f"{TITLES[method]} in place of LoRA", ("--method", method), {"method": TITLES[method]})
+            for method in IN_PLACE_OF_LORA
+        ),
+        Control("adapters only", "adapters only", ("--no-head",), {"head": "adapters only"}),
+    ),
+    cost=6,
+    few_shot=True,
+    keeps_zero_shot=True,
+)
