@@ -19,7 +19,7 @@ FILES = [
     *sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")),
     PROJECT_ROOT / "optuna_plots.py",
 ]
-APPROACH_FILES = [path for path in FILES if path.parent.name in APPROACHES]
+APPROACH_FILES = [path for path in FILES if path.parent in {PROJECT_ROOT / name for name in APPROACHES}]
 SCRIPTS = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tune", "export")]
 NAMES_APPROACHES = {"common/registry.py", "common/tables/thesis.py", "common/study/demo.py"}
 """The register, the thesis's own figures, and a demonstration that chooses one."""
