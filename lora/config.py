@@ -61,7 +61,7 @@ class Config:
     """What the model reads for each type."""
     focal_gamma: float = 0.0
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
-    focal_alpha: int | None = None
+    focal_alpha: float | None = None
     """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
     word_dropout: float = 0.0
     """Dropout on the word representations that the span head reads."""

@@ -131,7 +131,10 @@ def test_control_cells_have_the_right_options():
         (ZERO_SHOT, "descriptions"),
         *(("glinerev", name) for name in controls),
         *((name, "bio") for name in token),
+        *(("lora", name) for name in ("dora", "ia3", "bitfit", "adapters only")),
     }
+    assert {configs["lora", name].method for name in ("dora", "ia3", "bitfit")} == {"dora", "ia3", "bitfit"}
+    assert not configs["lora", "adapters only"].head
     assert configs[ZERO_SHOT, "descriptions"].labels == "descriptions"
     assert not configs["glinerev", "head only"].prompt_encoder
     assert not configs["glinerev", "prompt only"].head
