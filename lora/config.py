@@ -16,7 +16,8 @@ Target = Literal["text", "label", "both"]
 _LOW_RANK = {"rank": 8, "alpha": 16, "adapter_lr": 1e-3}
 DEFAULTS: Mapping[Method, Mapping[str, float]] = {
     "lora": {**_LOW_RANK, "dropout": 0.1},
-    "dora": {**_LOW_RANK, "dropout": 0.1},
+    # With dropout each layer is computed twice.
+    "dora": {**_LOW_RANK, "dropout": 0.0},
     "rslora": {**_LOW_RANK, "dropout": 0.1},
     "loha": _LOW_RANK,
     "lokr": _LOW_RANK,
@@ -50,7 +51,7 @@ class Config:
     alpha: int | None = None
     """The change is scaled by alpha / rank (rslora: by alpha / sqrt(rank)); 16 if not given. Not of ia3 and bitfit."""
     dropout: float | None = None
-    """Dropout on what the low-rank path reads; 0.1 if not given. Of lora, dora and rslora."""
+    """Dropout on what the low-rank path reads; 0.1 (dora: 0) if not given. Of lora, dora and rslora."""
     head: bool = True
     """Also train the span head (span_rep_layer, prompt_rep_layer)."""
     adapter_lr: float | None = None

@@ -178,7 +178,7 @@ ROWS = {
     "LoRA": lora_row("bi-bert", "lora", r"\.lora_"),
     "LoRA label": lora_row("bi-deberta", "lora", r"\.lora_", target="label", labels="descriptions"),
     "LoRA cross, adapters only": lora_row("cross-bert", "lora", r"\.lora_", head=False, focal_gamma=1.5),
-    "DoRA": lora_row("cross-deberta", "dora", r"\.lora_(?!magnitude)"),
+    "DoRA": lora_row("cross-deberta", "dora", r"\.lora_(?!magnitude)", dropout=0.2),
     "LoHa": lora_row("bi-bert", "loha", r"\.hada_"),
     "LoKr": lora_row("bi-bert", "lokr", r"\.lokr_"),
     "IA3": lora_row("bi-deberta", "ia3", target="both"),

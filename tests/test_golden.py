@@ -18,7 +18,7 @@ from common.registry import spec, trained
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 RATES = {"prompt_encoder_lr": 0.01, "projection_lr": 0.01}
-ADAPTED = {"adapter_lr": 0.01, "head_lr": 0.003}
+ADAPTED = {"adapter_lr": 0.005, "head_lr": 0.003}
 FULL = {"encoder_lr": 0.003, "others_lr": 0.003}
 # The default variants, with prompts that the tiny encoders have room for, rates at which tiny models learn something
 # and, but for
@@ -36,8 +36,8 @@ CASES = {
     "glinerev": ("glinerev", "bi-bert", {"prompt_encoder_lr": 0.003, "downstream_lr": 0.003, "threshold": 0.05}),
     "full_finetune bi": ("full_finetune", "bi-bert", {"encoder": "bi", **FULL}),
     "full_finetune cross": ("full_finetune", "cross-bert", {"encoder": "cross", **FULL, "threshold": 0.02}),
-    "lora": ("lora", "bi-bert", {**ADAPTED, "threshold": 0.05}),
-    "lora dora": ("lora", "cross-bert", {"encoder": "cross", "method": "dora", **ADAPTED, "threshold": 0.02}),
+    "lora": ("lora", "bi-bert", ADAPTED),
+    "lora dora": ("lora", "cross-bert", {"encoder": "cross", "method": "dora", **ADAPTED}),
 }
 
 

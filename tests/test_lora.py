@@ -17,6 +17,7 @@ from common.data.labels import LabelSet
 from common.entry import export_plain
 from common.errors import InputError
 from common.files import write_json
+from common.models.dropout import FastDropout
 from common.models.span_model import SpanModel
 from common.settings import parse_training
 from common.spec import variant_text
@@ -221,6 +222,9 @@ def test_a_checkpoint_holds_what_is_trained_alone(trial):
 def test_dropout_acts_in_training_alone(load, data, method):
     model = adapted(load("bi-bert"), method, head=False, dropout=0.5)
     disturb(model)
+    own = [m for _, layer in adapted_layers(model) for m in layer.modules() if isinstance(m, nn.Dropout)]
+    assert len(own) == 12
+    assert all(type(module) is FastDropout and module.p == 0.5 for module in own)
     batch = model.collate(model.encode(data.test[:4]))
     with torch.no_grad():
         model.train()
@@ -357,7 +361,7 @@ def test_variants():
     assert set(TITLES) == set(METHODS)
 
 
-def test_the_command_line_chooses_another_method_than_a_file(tmp_path, capsys):
+def test_the_command_line_chooses_another_method_than_a_file(tmp_path):
     """What follows from the method is settled when it is known: the file's rank is its own, lora's is not ia3's."""
     write_json(tmp_path / "a.json", {"head_lr": 1e-4})
     options = ["--dataset", "tiny", "--config", str(tmp_path / "a.json")]
@@ -365,9 +369,8 @@ def test_the_command_line_chooses_another_method_than_a_file(tmp_path, capsys):
     assert found == config(method="ia3", encoder="cross", head_lr=1e-4)
     assert (found.rank, found.adapter_lr) == (None, DEFAULTS["ia3"]["adapter_lr"])
     write_json(tmp_path / "a.json", {"rank": 4})
-    with pytest.raises(SystemExit):
+    with pytest.raises(InputError, match="rank: ia3 has none"):
         parse_training(SPEC, [*options, "--method", "ia3"])
-    assert "rank: ia3 has none" in capsys.readouterr().err
     assert parse_training(SPEC, [*options, "--modules", "query", "value"])[0].modules == ("query", "value")
 
 

@@ -302,7 +302,7 @@ RESUMABLE = [
     (SP, "bi-bert", {}),
     (SP, "bi-deberta", {"rest_lr": 1e-4}),
     (FT, "cross-bert", {"encoder": "cross"}),
-    (LORA, "bi-bert", {"method": "dora"}),
+    (LORA, "bi-bert", {"method": "dora", "dropout": 0.2}),
     (SP_BI, "bi-bert", {"prompts": PromptConfig("conv1d", 4), "token": TokenConfig(scheme="bio")}),
 ]
 

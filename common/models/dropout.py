@@ -35,6 +35,14 @@ def fast_dropout(inputs: Tensor, probability: float, training: bool) -> Tensor:
     return inputs * keep_mask(inputs, probability) * (1 / (1 - probability))
 
 
+class FastDropout(nn.Dropout):
+    """:func:`fast_dropout` as a module."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return fast_dropout(inputs, self.p, self.training)
+
+
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """A random mask of the shape, type and device of ``like``: 0 with ``probability``, else 1.
 
