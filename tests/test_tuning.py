@@ -62,6 +62,12 @@ def test_every_approach_has_a_training_space_and_some_an_architecture():
     assert {name for name, space, _ in SPACES.values() if space == "training"} == set(trained())
 
 
+def test_a_setting_that_the_space_does_not_try():
+    config = parse_training(spec("lora"), ["--dataset", "nowhere", "--method", "ia3"])[0]
+    with pytest.raises(InputError, match=r"method is 'ia3', which is none of what the sweep tries: \['lora', 'dora', "):
+        default_parameters(SPACES["lora architecture"][2], config)
+
+
 def test_a_space_holds_the_default_configuration(approach_space):
     name, _, space = approach_space
     names = [name_of(parameter) for parameter in space]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from common.config import merge
+from common.config import merge, require
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
@@ -73,14 +73,23 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
 
 
 def default_parameters(space: Space, config: Any) -> dict[str, Any]:
-    """The parameters of the trial that has the configuration's own settings."""
+    """The parameters of the trial that has the configuration's own settings.
+
+    Raises:
+        InputError: If a setting is none of those that the space tries.
+    """
     switched = {parameter.name: parameter.on_by_default for parameter in space if isinstance(parameter, Switch)}
     values: dict[str, Any] = {}
     for parameter in space:
         if isinstance(parameter, Switch):
             values[parameter.name] = parameter.on_by_default
         elif parameter.when is None or switched[parameter.when]:
-            values[name_of(parameter)] = _value_at(config, parameter.path)
+            value = values[name_of(parameter)] = _value_at(config, parameter.path)
+            require(
+                not isinstance(parameter, Choice) or value in parameter.options,
+                f"{parameter.path} is {value!r}, which is none of what the sweep tries: "
+                f"{list(getattr(parameter, 'options', ()))}",
+            )
     return values
 
 
