@@ -37,7 +37,7 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id, folder, or demo-bi / demo-cross; the published small one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
     method: Method = "lora"
     """lora, dora, rslora, loha, lokr: low-rank changes of the layers' weights; ia3: learned scales of keys, values and
     feed-forward activations; bitfit: the encoder's own biases."""
@@ -67,7 +67,7 @@ class Config:
     word_dropout: float = 0.0
     """Dropout on the word representations that the span head reads."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split after training."""
+    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
 
     def __post_init__(self) -> None:
         if not self.base_model:
