@@ -380,7 +380,7 @@ def test_the_command_line_chooses_another_method_than_a_file(tmp_path):
 @pytest.mark.parametrize(("name", "method"), [("bi-bert", "dora"), ("cross-deberta", "lora"), ("bi-deberta", "bitfit")])
 def test_an_export_is_a_plain_gliner_with_equal_scores(trial, data, tmp_path, name, method):
     encoder = name.split("-")[0]
-    made = trial(SPEC, name, method=method, encoder=encoder, adapter_lr=1e-2, train={"epochs": 1})
+    made = trial(SPEC, name, method=method, encoder=encoder, adapter_lr=1e-2, train={"epochs": 1, "select_by": "loss"})
     model, run = made.train()
     export_plain(SPEC, run.path, tmp_path / "plain", merge=merge)
     plain = SpanModel(load_base(str(tmp_path / "plain"), encoder), LABELS, LABELS.names)
