@@ -48,4 +48,5 @@ SPEC = ApproachSpec(
     cost=6,
     few_shot=True,
     keeps_zero_shot=True,
+    mixtures=True,
 )

@@ -22,6 +22,8 @@ import glinerev.export
 import glinerev.test
 import glinerev.train
 import ldsa.train
+import lora.test
+import lora.train
 from common.config import DataConfig, values_of
 from common.data.dataset import SPLITS, Dataset, Sentence, load_dataset, span_file
 from common.data.labels import LabelSet
@@ -354,6 +356,7 @@ CASES = {
     "glinerev": (glinerev, "bi-bert", []),
     "full_finetune bi": (full_finetune, "bi-bert", ["--sampling", "equal"]),
     "full_finetune cross": (full_finetune, "cross-bert", ["--encoder", "cross"]),
+    "lora": (lora, "bi-bert", ["--method", "dora"]),
 }
 
 
