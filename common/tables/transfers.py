@@ -127,11 +127,11 @@ def gain_and_loss(found: Sequence[Benchmark], transfers: Transfers) -> dict[str,
     panels: dict[str, plots.Panel] = {}
     for item in found:
         panel: dict[plots.Series, list[plots.Point]] = {}
+        shares = {entry: kept(of_entry(transfers, item, entry)) if entry.trains else 100.0 for entry, _ in item.shown}
         for entry, group in item.shown:
-            share = kept(of_entry(transfers, item, entry)) if entry.trains else 100.0
-            if share is not None:
+            if (share := shares[entry]) is not None:
                 macro = item.estimate(group, "macro_f1")
                 panel[plots.Series(*entry.look, entry.label)] = [plots.Point(share, macro.mean, macro.low, macro.high)]
-        if any(entry.trains for entry, _ in item.shown) and len(panel) > 1:
+        if any(entry.trains and shares[entry] is not None for entry, _ in item.shown):
             panels[item.title] = panel
     return panels
