@@ -212,10 +212,12 @@ def write_dataset(
     directory: Path,
     splits: Mapping[Split, Sequence[Sentence]],
     labels: LabelSet,
-    tokenizers: Mapping[Encoder, LoadedTokenizer],
+    tokenizers: Mapping[Encoder, LoadedTokenizer | None],
     provenance: Mapping[str, Any],
 ) -> None:
     """Writes the files of a data set, the manifest last; removes files of encoders that are not in ``tokenizers``.
+
+    An encoder without a tokenizer gets no token files, which only other tools read.
 
     All files are written into a temporary folder beside the data set and only then moved into it, so an error leaves an
     earlier data set as it was. Until the new manifest is there, the old one does not match the new files, and reading
@@ -256,7 +258,7 @@ def _write_files(
     directory: Path,
     splits: Mapping[Split, Sequence[Sentence]],
     labels: LabelSet,
-    tokenizers: Mapping[Encoder, LoadedTokenizer],
+    tokenizers: Mapping[Encoder, LoadedTokenizer | None],
     provenance: Mapping[str, Any],
 ) -> None:
     entries: dict[str, dict[str, Any]] = {}
@@ -268,12 +270,13 @@ def _write_files(
     for encoder, loaded in tokenizers.items():
         without_subword[encoder] = {}
         for split, sentences in splits.items():
-            tokens = list(token_records(sentences, labels, loaded.tokenizer))
-            lost = without_subword[encoder][split] = lost_words(sentences, tokens)
-            if lost:
-                logger.warning("%s: %d words have no sub-word in the tokenizer of %s", split, lost, loaded.name)
-            spans = [_span_record(sentence) for sentence in sentences]
-            for name, records in ((span_file(split, encoder), spans), (token_file(split, encoder), tokens)):
+            files = {span_file(split, encoder): [_span_record(sentence) for sentence in sentences]}
+            if loaded is not None:
+                tokens = files[token_file(split, encoder)] = list(token_records(sentences, labels, loaded.tokenizer))
+                lost = without_subword[encoder][split] = lost_words(sentences, tokens)
+                if lost:
+                    logger.warning("%s: %d words have no sub-word in the tokenizer of %s", split, lost, loaded.name)
+            for name, records in files.items():
                 write_json_records(directory / name, records)
                 record(name, len(records))
     for name, mapping in ((LABEL2ID_FILE, labels.label2id), (LABEL2DESC_FILE, labels.label2desc)):
@@ -303,6 +306,7 @@ def _write_files(
                 "words_without_subword": without_subword[encoder],
             }
             for encoder, loaded in tokenizers.items()
+            if loaded is not None
         },
         "files": entries,
     }

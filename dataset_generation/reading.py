@@ -175,7 +175,7 @@ class CorpusReader:
         counts["entities_repeated"] += len(spans) - len(unique)
         flat = flatten(unique, self.options.overlaps)
         counts["entities_overlapping"] += len(unique) - len(flat)
-        return make_sentence(part.words, flat, part.document)
+        return make_sentence(part.words, flat, part.document, part.text)
 
     def _type(self, label: str) -> str:
         check_encodable(label, "an entity type")
@@ -209,9 +209,10 @@ class CorpusReader:
             grouped[index].append(Span(span.start - starts[index], span.end - starts[index], span.label))
         parts: list[Spanned] = []
         for index, (first, after) in enumerate(zip(starts, [*starts[1:], len(words)], strict=True)):
-            texts = [word.text for word in words[first:after]]
-            if texts:
-                parts.append(Spanned(texts, grouped[index], () if parts else bad, document))
+            inside = words[first:after]
+            if inside:
+                text, texts = item.text[inside[0].start : inside[-1].end], [word.text for word in inside]
+                parts.append(Spanned(texts, grouped[index], () if parts else bad, document, text))
         return parts
 
     def _word_span(

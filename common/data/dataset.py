@@ -49,9 +49,13 @@ class Sentence:
     """The document that it is from, if the corpus names one."""
     types: tuple[str, ...] | None = field(default=None, compare=False)
     """The entity types that it is annotated with, if they are not all of the label set."""
+    text: str | None = field(default=None, compare=False)
+    """The raw text that the words are from, if the corpus is one of raw text; as read, not in data set files."""
 
 
-def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | None = None) -> Sentence:
+def make_sentence(
+    words: Sequence[str], spans: Sequence[Span], document: str | None = None, text: str | None = None
+) -> Sentence:
     """Checks and returns one sentence.
 
     Raises:
@@ -73,7 +77,7 @@ def make_sentence(words: Sequence[str], spans: Sequence[Span], document: str | N
     for span in ordered:
         check_span(span, len(words))
     check_flat(ordered)
-    return Sentence(tuple(words), tuple(ordered), document)
+    return Sentence(tuple(words), tuple(ordered), document, text=text)
 
 
 def check_encodable(text: str, what: str) -> None:

@@ -30,6 +30,8 @@ class Spanned(NamedTuple):
     bad: Sequence[str] = ()
     """What is wrong with each entity that could not be read."""
     document: str | None = None
+    text: str | None = None
+    """The raw text that the words are from, where there is one."""
 
 
 class Annotated(NamedTuple):

@@ -56,7 +56,7 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
         given = [entry for entry in given if entry.get("ground_truth")] or given
     if not given:
         return [LeftOut("no annotation, or skipped")]
-    readings = [read_mentions(_regions(entry), text) for entry in given]
+    readings = [read_mentions(regions_of(entry), text) for entry in given]
     if any(set(mentions) != set(readings[0][0]) for mentions, _ in readings[1:]):
         raise ValueError(f"{len(given)} annotations that differ and none alone marked as ground truth")
     mentions, bad = readings[0]
@@ -64,7 +64,12 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
     return [Annotated(text, mentions, bad, document)]
 
 
-def _regions(annotation: Mapping[str, Any]) -> list[Any]:
+def regions_of(annotation: Mapping[str, Any]) -> list[Any]:
+    """The entities of one of Label Studio's annotations or predictions, for :func:`read_mentions`.
+
+    Raises:
+        ValueError: If it has no list of regions.
+    """
     result = annotation.get("result")
     if not isinstance(result, list):
         raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")

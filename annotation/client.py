@@ -1,0 +1,284 @@
+"""Label Studio over HTTP: the dozen calls that the loop makes, with both kinds of token."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import httpx
+
+from annotation.labelling import Labelling, parse_labelling
+from annotation.private import read_secret, redact
+from common.config import require
+from common.errors import InputError
+
+URL_VARIABLE, PROJECT_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_PROJECT"
+TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
+PAGE = 100
+"""Tasks in a page of an answer."""
+CHUNK = 500
+"""Tasks in an upload, at most: the server stores it while the client waits."""
+FRESH = 240.0
+"""Seconds for which an access token is used; it lives for 300."""
+_TIMEOUT = 120.0
+_TRIES = 3
+_BUSY = frozenset({502, 503, 504})
+
+T = TypeVar("T")
+
+
+def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
+    """Lists of at most ``size`` items."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+class ServerError(InputError):
+    """Label Studio has refused a request."""
+
+    def __init__(self, message: str, status: int, detail: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.detail = detail
+        """What it says, without secrets."""
+
+
+class Client:
+    """A connection to a server.
+
+    A legacy token goes with each request. A personal access token is a refresh token: it gets an access token that
+    lives for five minutes, and another before that has ended, or when the server no longer takes it.
+
+    Args:
+        url: Address of the server.
+        token: API token of either kind.
+        transport: Stands in for the network.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._token, self._clock = token, clock
+        self._access: tuple[str, float] | None = None
+        self._http = httpx.Client(base_url=self.url, timeout=_TIMEOUT, transport=transport)
+
+    @property
+    def token_kind(self) -> Literal["legacy", "personal"]:
+        """A personal token is a JWT: three parts between points."""
+        return "personal" if self._token.count(".") == 2 else "legacy"
+
+    def _authorization(self) -> dict[str, str]:
+        if self.token_kind == "legacy":
+            return {"Authorization": f"Token {self._token}"}
+        if self._access is None or self._clock() - self._access[1] > FRESH:
+            asked = self._clock()
+            answer = self._send("POST", "/api/token/refresh/", {}, {"refresh": self._token}, None)
+            access = self._json(answer, "POST", "/api/token/refresh/").get("access")
+            require(isinstance(access, str), f"{self.url}: the answer to a personal token holds no access token")
+            self._access = (access, asked)
+        return {"Authorization": f"Bearer {self._access[0]}"}
+
+    def _send(
+        self, method: str, path: str, headers: Mapping[str, str], body: Any, params: Mapping[str, Any] | None
+    ) -> httpx.Response:
+        # Asking again is safe only where nothing is stored.
+        tries = _TRIES if method == "GET" else 1
+        for attempt in range(1, tries + 1):
+            try:
+                response = self._http.request(method, path, headers=dict(headers), json=body, params=params)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                if attempt == tries or isinstance(error, httpx.InvalidURL):
+                    reason = redact(str(error)) or type(error).__name__
+                    raise InputError(f"{redact(self.url)}: Label Studio does not answer: {reason}") from None
+            else:
+                if response.status_code not in _BUSY or attempt == tries:
+                    return response
+            time.sleep(0.5 * attempt)
+        raise AssertionError
+
+    def call(self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+        """The JSON answer to a request; None if it has no body.
+
+        Raises:
+            InputError: If the server does not answer or what it answers is no JSON.
+            ServerError: If it refuses; messages hold no secret.
+        """
+        response = self._send(method, path, self._authorization(), body, params)
+        if response.status_code == 401 and self._access is not None:
+            self._access = None
+            response = self._send(method, path, self._authorization(), body, params)
+        return self._json(response, method, path)
+
+    def _json(self, response: httpx.Response, method: str, path: str) -> Any:
+        if response.is_success:
+            try:
+                return response.json() if response.content else None
+            except ValueError:
+                raise InputError(
+                    f"{method} {redact(self.url)}{path}: the answer is no JSON; is that Label Studio?"
+                ) from None
+        detail = redact(" ".join(response.text.split())).replace(self._token, "***")[:300]
+        way = ""
+        if response.status_code == 401:
+            way = (
+                f" (a {self.token_kind} token was sent; the server may have that kind switched off: "
+                "Organization > API tokens settings)"
+            )
+        raise ServerError(
+            f"{method} {redact(self.url)}{path}: {response.status_code} {response.reason_phrase}: {detail}{way}",
+            response.status_code,
+            detail,
+        )
+
+    # -- projects -----------------------------------------------------------------------------------------------------
+
+    def projects(self) -> Iterator[dict[str, Any]]:
+        """All projects that the token's user sees."""
+        page = 1
+        while True:
+            answer = self.call("GET", "/api/projects/", params={"page": page, "page_size": PAGE})
+            found = answer["results"] if isinstance(answer, dict) else answer
+            yield from found
+            if not isinstance(answer, dict) or not answer.get("next"):
+                return
+            page += 1
+
+    def find_project(self, which: str) -> dict[str, Any] | None:
+        """A project by number or title; None if there is none of that title.
+
+        Raises:
+            InputError: If several have the title.
+            ServerError: If there is none of the number.
+        """
+        if which.isdecimal():
+            return self.call("GET", f"/api/projects/{which}/")
+        found = [project for project in self.projects() if project.get("title") == which]
+        require(len(found) < 2, f"--project {which}: {len(found)} projects have that title; give the number of one")
+        return self.call("GET", f"/api/projects/{found[0]['id']}/") if found else None
+
+    # -- tasks --------------------------------------------------------------------------------------------------------
+
+    def tasks(self, project: int, *, changed_since: str | None = None) -> Iterator[dict[str, Any]]:
+        """Tasks with their annotations and predictions, in order of their numbers.
+
+        Args:
+            project: The project's number.
+            changed_since: Only those changed at this time or after it, as the server writes times.
+        """
+        params: dict[str, Any] = {"project": project, "page_size": PAGE, "fields": "all", "ordering": "id"}
+        if changed_since is not None:
+            item = {
+                "filter": "filter:tasks:updated_at",
+                "operator": "greater_or_equal",
+                "type": "Datetime",
+                "value": changed_since,
+            }
+            params["query"] = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
+        page, seen = 1, 0
+        while True:
+            answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
+            found = answer["tasks"]
+            yield from found
+            seen += len(found)
+            if not found or seen >= answer["total"]:
+                return
+            page += 1
+
+    def import_tasks(self, project: int, tasks: list[dict[str, Any]]) -> int:
+        """Adds tasks and returns how many."""
+        return int(self.call("POST", f"/api/projects/{project}/import", tasks)["task_count"])
+
+    # -- predictions --------------------------------------------------------------------------------------------------
+
+    def versions(self, project: int) -> dict[str, int]:
+        """Stored predictions by model version."""
+        answer = self.call("GET", f"/api/projects/{project}/model-versions/")
+        return {str(name): int(count) for name, count in answer.items()} if isinstance(answer, dict) else {}
+
+    def drop_version(self, project: int, version: str) -> None:
+        """Deletes all predictions of a version."""
+        self.call("DELETE", f"/api/projects/{project}/model-versions/", {"model_version": version})
+
+    def add_predictions(self, project: int, predictions: list[dict[str, Any]]) -> int:
+        """Stores predictions and returns how many."""
+        return int(self.call("POST", f"/api/projects/{project}/import/predictions", predictions)["created"])
+
+    def change_project(self, project: int, **values: Any) -> dict[str, Any]:
+        """Changes settings of a project and returns it."""
+        return self.call("PATCH", f"/api/projects/{project}/", values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions:
+    """Which server and project. The API token comes from the environment's LABEL_STUDIO_API_KEY or a file."""
+
+    url: str | None = None
+    """Address of Label Studio; the environment's LABEL_STUDIO_URL, else http://localhost:8080, if not given."""
+    project: str | None = None
+    """Number or title of the project; the environment's LABEL_STUDIO_PROJECT if not given."""
+    token_file: Path | None = None
+    """File with the API token, readable by nobody else (mode 600)."""
+
+    def client(self) -> Client:
+        """The connection.
+
+        Raises:
+            InputError: If there is no token, or its file can be read by others.
+        """
+        url = self.url or os.environ.get(URL_VARIABLE) or "http://localhost:8080"
+        require(
+            url.startswith(("http://", "https://")), f"--url must begin with http:// or https://, got {redact(url)!r}"
+        )
+        token = read_secret(TOKEN_VARIABLE, self.token_file, "the API token")
+        if token is None:
+            raise InputError(f"no API token: set {TOKEN_VARIABLE}, or give --token-file")
+        return Client(url, token)
+
+    @property
+    def project_name(self) -> str:
+        """Number or title of the project.
+
+        Raises:
+            InputError: If there is none.
+        """
+        name = self.project or os.environ.get(PROJECT_VARIABLE)
+        if not name:
+            raise InputError(f"which project? give --project NUMBER_OR_TITLE, or set {PROJECT_VARIABLE}")
+        return name
+
+    def open(self) -> Opened:
+        """The project that is meant.
+
+        Raises:
+            InputError: If there is none, or it labels something else than one text.
+        """
+        client = self.client()
+        record = client.find_project(self.project_name)
+        if record is None:
+            raise InputError(
+                f"--project {self.project_name}: no such project; make it with: python -m annotation.setup"
+            )
+        return Opened(client, record["id"], record, parse_labelling(record.get("label_config") or ""))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A project on a server."""
+
+    client: Client
+    id: int
+    record: Mapping[str, Any]
+    labelling: Labelling

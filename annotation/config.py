@@ -1,0 +1,48 @@
+"""Writes a label configuration: ``python -m annotation.config --labels Symptom Disease --output labels.xml``."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from annotation.labelling import label_config
+from annotation.tasks import TEXT, CorpusOptions, spelling
+from common.config import parse, require
+from common.files import write_text
+from common.script import run_script
+from dataset_generation.options import ReadOptions
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("annotation.config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ReadOptions):
+    """The label configuration of a project, from a list of labels or from the types of a corpus."""
+
+    output: Path
+    """XML file to write, for annotation.setup or for the settings of a project."""
+    labels: tuple[str, ...] = ()
+    """The labels, in the order of their hotkeys."""
+    source: str | None = None
+    """In place of labels: a corpus, as in annotation.tasks; with --types these of its types."""
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Writes the configuration and returns its file."""
+    config = parse(Config, argv)
+    require(bool(config.labels) != bool(config.source), "give --labels or --source, one of them")
+    labels = config.labels
+    if config.source:
+        options = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReadOptions)}
+        labels = tuple(sorted(spelling(CorpusOptions(source=config.source, **options).corpus()).values()))
+    write_text(config.output, label_config(labels, TEXT))
+    logger.info("%d labels: %s", len(labels), config.output)
+    return config.output
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,46 @@
+"""Registers a running service with a project: ``python -m annotation.connect --project Medical``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annotation.client import ServerOptions
+from annotation.connection import connect
+from annotation.serve import AddressOptions
+from common.config import parse
+from common.script import run_script
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("annotation.connect")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerOptions, AddressOptions):
+    """Registers annotation.serve with a project; --host, --port, --user and the password are those of the service."""
+
+    backend: str | None = None
+    """URL of the service as Label Studio reaches it; http://HOST:PORT if not given."""
+    title: str = "adapted model"
+    """Name of the backend in the project."""
+    interactive: bool = True
+    """Also suggest while a region is being drawn (Auto-Annotation)."""
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Connects and returns what the server says of the backend."""
+    config = parse(Config, argv)
+    address = config.backend or f"http://{config.host}:{config.port}"
+    backend = connect(config.open(), address, config.title, config.credentials, config.interactive)
+    logger.info("%s: %s, version %s", address, backend.get("readable_state"), backend.get("model_version"))
+    logger.info(
+        "leave the project's setting to start training on each annotation off; new tasks are suggested for as they are "
+        "opened in the label stream"
+    )
+    return backend
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,277 @@
+"""Trains on what was annotated: ``python -m annotation.fit --project Medical --approach NAME`` and train.py's options.
+
+Pull, split by document, train, score the new model and the one before on what was held out, and put the better one
+into service.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from annotation.client import Opened, ServerOptions
+from annotation.labelling import Labelling, spoken
+from annotation.merging import MergeOptions
+from annotation.pull import pull
+from annotation.tasks import document_of
+from annotation.work import Part, Work, WorkOptions, content_hash
+from common.config import Device, Metric, RuntimeConfig, parse_known, require, require_share
+from common.data.dataset import count_types, load_dataset
+from common.errors import InputError
+from common.files import write_json_records
+from common.paths import now
+from common.registry import spec
+from common.script import run_script
+from common.settings import parse_training
+from common.spec import ApproachSpec
+from dataset_generation.descriptions import make_label_set
+from dataset_generation.generate import write_dataset
+from dataset_generation.options import ReadOptions
+from dataset_generation.sources import read_local
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("annotation.fit")
+
+_FILES: Mapping[Part, str] = {"train": "train.json", "validation": "validation.json", "held out": "test.json"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerOptions, WorkOptions, MergeOptions):
+    """Training on a project's annotations; options that this script does not have go to the approach's train.py."""
+
+    approach: str
+    """What is trained."""
+    held_out: float = 0.2
+    """Share of documents that are never trained on: the scores are of their tasks. Once held out, always."""
+    validation: float = 0.15
+    """Share of the other documents by which training chooses its best weights and its threshold."""
+    descriptions: str = "names"
+    """Texts of the labels: names, own, or a JSON file of descriptions, as in dataset_generation.generate."""
+    promote: Literal["if-better", "always", "never"] = "if-better"
+    """Whether the new version goes into service."""
+    better_by: Metric = "micro_f1"
+    """Score on the held-out tasks that must be higher than the old version's."""
+    baseline: str | None = None
+    """Model to compare with where no version is in service yet; as annotation.push's --model."""
+    device: Device = "auto"
+    """auto is the GPU if there is one."""
+    nice: int = 0
+    """How much other processes go before this one."""
+
+    def __post_init__(self) -> None:
+        for name in ("held_out", "validation"):
+            require_share(name, getattr(self, name))
+            require(0 < getattr(self, name) < 1, f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
+
+def check_training(argv: Sequence[str] | None = None) -> tuple[Config, ApproachSpec[Any], list[str]]:
+    """The configuration, the approach and the options of its training, all checked.
+
+    Raises:
+        InputError: If one is wrong.
+    """
+    config, rest = parse_known(Config, list(sys.argv[1:] if argv is None else argv))
+    approach = spec(config.approach)
+    require(approach.trains, f"--approach {approach.name}: nothing is trained")
+    for option in ("--dataset", "--resume"):
+        given = any(argument == option or argument.startswith(f"{option}=") for argument in rest)
+        require(not given, f"{option} is this script's to say")
+    rest += ["--device", config.device]
+    parse_training(approach, [*rest, "--dataset", "annotated"])
+    return config, approach, rest
+
+
+def divide(
+    annotated: Sequence[dict[str, Any]], work: Work, held_out: float, validation: float
+) -> dict[Part, list[dict[str, Any]]]:
+    """The annotated tasks of each part.
+
+    Raises:
+        InputError: If there are too few documents for three parts, or nothing to learn from.
+    """
+    names = [document_of(task["data"], task["id"]) for task in annotated]
+    if len(set(names)) < 3:
+        raise InputError(
+            f"{len(set(names))} annotated documents: one each to train, to validate and to hold out are needed"
+        )
+    parts = work.parts(names, held_out, validation)
+    divided: dict[Part, list[dict[str, Any]]] = {part: [] for part in _FILES}
+    for name, task in zip(names, annotated, strict=True):
+        divided[parts[name]].append(task)
+    empty = [part for part, tasks in divided.items() if not tasks]
+    require(not empty, f"no annotated document is for: {', '.join(empty)} ({work.path / 'parts.json'}); annotate more")
+    found = any(region for task in divided["train"] for region in task["annotations"][0]["result"])
+    require(found, "the documents to train on hold no entity; annotate more")
+    return divided
+
+
+def make_dataset(
+    divided: Mapping[Part, Sequence[dict[str, Any]]], labelling: Labelling, work: Work, descriptions: str
+) -> Path:
+    """Writes the data set of some tasks; its name says its content.
+
+    Raises:
+        InputError: If a label has no description.
+    """
+    records = {part: [_readable(task, labelling) for task in tasks] for part, tasks in divided.items()}
+    labels = make_label_set(labelling.types(), descriptions, "annotated")
+    name = f"annotated_{content_hash([records, labels.label2desc])[:8]}"
+    with tempfile.TemporaryDirectory(prefix="annotation_") as folder:
+        for part, tasks in records.items():
+            write_json_records(Path(folder) / _FILES[part], tasks)
+        corpus = read_local(Path(folder), ReadOptions(off_edges="snap", overlaps="longest", skip_invalid=True))
+    lost = [split for split, sentences in corpus.splits.items() if not sentences]
+    require(not lost, f"no usable task is left for: {', '.join(lost)}")
+    directory = work.path / "datasets" / name
+    provenance = {"dataset": name, "source": {"kind": "annotation"}, "read": corpus.counts, "splits": "by document"}
+    write_dataset(directory, corpus.splits, labels, {"bi": None, "cross": None}, provenance)
+    for split, sentences in corpus.splits.items():
+        types = ", ".join(f"{name} {count}" for name, count in sorted(count_types(sentences).items()))
+        logger.info("%s: %d tasks, %d sentences: %s", split, corpus.counts[split]["records"], len(sentences), types)
+    return directory
+
+
+def _readable(task: Mapping[str, Any], labelling: Labelling) -> dict[str, Any]:
+    """A task as the readers of corpora know it, its labels in words."""
+    data = task["data"]
+    regions = [
+        {**region, "value": {**region["value"], "labels": [spoken(label) for label in region["value"]["labels"]]}}
+        for region in task["annotations"][0]["result"]
+    ]
+    return {
+        "id": task["id"],
+        "data": {"text": data[labelling.field], "doc_id": document_of(data, task["id"])},
+        "annotations": [{"result": regions}],
+    }
+
+
+def train(approach: ApproachSpec[Any], dataset: Path, options: Sequence[str]) -> Path:
+    """Trains, or goes on with a training of the same data and settings that was cut off; returns the run folder."""
+    from common.study.identity import changes, identity, identity_of
+    from common.training.records import runs_of
+
+    arguments = [*options, "--dataset", str(dataset)]
+    config, _ = parse_training(approach, arguments)
+    sha256, base = load_dataset(str(dataset)).sha256, config.base_model
+    source = str(Path(base).resolve()) if Path(base).is_dir() else base
+    for path, record in reversed(runs_of(approach, dataset.name)):
+        wanted = identity(approach.name, config, sha256, record["base_model"])
+        if record["base_model"]["source"] != source or changes(identity_of(record, str(path)), wanted):
+            continue
+        if record["status"] == "finished":
+            logger.info("was trained before: %s", path)
+            return path
+        if record["status"] in ("running", "interrupted"):
+            arguments += ["--resume", str(path)]
+            break
+    return importlib.import_module(f"{approach.name}.train").main(arguments)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A new version."""
+
+    record: dict[str, Any]
+    promoted: bool
+
+
+def assess(
+    run: Path, divided: Mapping[Part, Sequence[dict[str, Any]]], project: Opened, work: Work, config: Config
+) -> Fitted:
+    """Scores the new model and the one before on the held-out tasks, keeps the scores, and promotes by the rule."""
+    from annotation.scoring import comparison, counts_of
+    from annotation.suggester import load_suggester
+
+    labelling, runtime = project.labelling, RuntimeConfig(device=config.device, progress=False)
+    held_out = list(divided["held out"])
+    blind_documents = work.blind()
+    blind = [
+        number
+        for number, task in enumerate(held_out)
+        if document_of(task["data"], task["id"]) in blind_documents and not task["annotations"][0]["suggested"]
+    ]
+    current = work.current()
+    old_record = current or ({"model": config.baseline} if config.baseline else None)
+    new = load_suggester({"model": str(run)}, labelling, runtime)
+    old = None if old_record is None else load_suggester(old_record, labelling, runtime)
+    new_counts = counts_of(new, held_out, labelling)
+    old_counts = None if old is None else counts_of(old, held_out, labelling)
+    compared = {"held_out": comparison(new_counts, old_counts)}
+    if blind:
+        tasks = [held_out[number] for number in blind]
+        compared["blind"] = comparison(
+            counts_of(new, tasks, labelling), None if old is None else counts_of(old, tasks, labelling)
+        )
+    version = new.version(labelling)
+    difference = compared["held_out"].get("difference", {}).get(config.better_by, {}).get("difference")
+    better = difference is None or difference > 0
+    promoted = config.promote == "always" or (config.promote == "if-better" and better)
+    record = {
+        **new.record,
+        "version": version,
+        "parent": None if old is None else old.version(labelling),
+        "created": now(),
+        "approach": config.approach,
+        "tasks": {part: len(tasks) for part, tasks in divided.items()},
+        **compared,
+        "rule": f"{config.promote} by {config.better_by}",
+        "promoted": promoted,
+    }
+    work.write_version(record)
+    if promoted:
+        keys = ("version", "model", "labels", "threshold", "base_model")
+        work.set_current({key: record[key] for key in keys})
+    return Fitted(record, promoted)
+
+
+def told(record: Mapping[str, Any]) -> list[str]:
+    """The scores of a version in words."""
+    lines = []
+    for part in ("held_out", "blind"):
+        if part not in record:
+            continue
+        for side in ("new", "old"):
+            if side in record[part]:
+                found = record[part][side]
+                lines.append(
+                    f"{part.replace('_', ' ')}, {found['tasks']} tasks, {side}: micro F1 {found['micro']['f1']:.4f}, "
+                    f"macro F1 {found['macro']['f1']:.4f}"
+                )
+        for name, item in record[part].get("difference", {}).items():
+            lines.append(
+                f"{part.replace('_', ' ')}, difference of {name.replace('_f1', ' F1')}: {item['difference']:+.4f} "
+                f"[{item['low']:+.4f}, {item['high']:+.4f}], p = {item['p_value']:.4f}"
+            )
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Trains and returns the record of the new version."""
+    config, approach, rest = check_training(argv)
+    if config.nice and hasattr(os, "nice"):
+        os.nice(config.nice)
+    project, work = config.open(), config.folder
+    annotated, _ = pull(project, work, config, everything=False)
+    divided = divide(annotated, work, config.held_out, config.validation)
+    dataset = make_dataset(divided, project.labelling, work, config.descriptions)
+    run = train(approach, dataset, rest)
+    fitted = assess(run, divided, project, work, config)
+    for line in told(fitted.record):
+        logger.info("%s", line)
+    version = fitted.record["version"]
+    if fitted.promoted:
+        logger.info("%s is in service now; without annotation.serve, send its suggestions: annotation.push", version)
+    else:
+        logger.info("%s is kept and not put into service (%s)", version, fitted.record["rule"])
+    return fitted.record
+
+
+if __name__ == "__main__":
+    run_script(main)

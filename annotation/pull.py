@@ -1,0 +1,113 @@
+"""Reads annotations: ``python -m annotation.pull --project Medical``, into a file that every reader of ours knows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from annotation.client import Opened, ServerOptions
+from annotation.labelling import Labelling, parse_labelling
+from annotation.merging import MergeOptions, Report, merge
+from annotation.work import Work, WorkOptions
+from common.config import parse, require
+from common.files import read_json, write_json
+from common.schema import check
+from common.script import run_script
+from dataset_generation.formats.base import read_text
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("annotation.pull")
+
+TASKS, ANNOTATED, REPORT = "tasks.json", "annotated.json", "pull_report.json"
+
+
+class ExportedTask(TypedDict):
+    """What every task of an export as JSON has; JSON_MIN has not."""
+
+    id: int
+    data: dict[str, Any]
+    annotations: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerOptions, WorkOptions, MergeOptions):
+    """The annotations of a project: what is new since the last time, or all anew."""
+
+    all: bool = False
+    """Read all tasks anew; this also forgets what was deleted on the server."""
+    export: Path | None = None
+    """In place of a server: its export as JSON; offsets of old ones, which count UTF-16 units, are converted."""
+    label_config: Path | None = None
+    """Label configuration of the exported project."""
+
+    def __post_init__(self) -> None:
+        require((self.export is None) == (self.label_config is None), "--export and --label-config belong together")
+
+
+def pull(
+    project: Opened, work: Work, options: MergeOptions, *, everything: bool
+) -> tuple[list[dict[str, Any]], Report]:
+    """Brings the work folder's tasks up to date and merges their annotations.
+
+    Returns:
+        Annotated tasks, one annotation each, and the account of the others.
+
+    Raises:
+        InputError: If the server does not answer.
+    """
+    stored = {} if everything else {task["id"]: task for task in work.tasks(TASKS)}
+    since = max((task["updated_at"] for task in stored.values()), default=None)
+    read = 0
+    for task in project.client.tasks(project.id, changed_since=since):
+        stored[task["id"]] = task
+        read += 1
+    logger.info("%d tasks read", read)
+    tasks = [stored[number] for number in sorted(stored)]
+    work.write_tasks(TASKS, tasks)
+    return _merge(tasks, project.labelling, work, options)
+
+
+def _merge(
+    tasks: Sequence[dict[str, Any]], labelling: Labelling, work: Work, options: MergeOptions
+) -> tuple[list[dict[str, Any]], Report]:
+    annotated, report = merge(tasks, labelling, options)
+    work.write_tasks(ANNOTATED, annotated)
+    write_json(work.path / REPORT, report.as_dict())
+    logger.info("%s", report)
+    for kind in ("mismatches", "disagreements"):
+        for place in report.places.get(kind, ())[:5]:
+            logger.warning("%s: %s", kind, place)
+    return annotated, report
+
+
+def read_export(path: Path) -> list[dict[str, Any]]:
+    """The tasks of an export.
+
+    Raises:
+        InputError: If the file is no list of tasks with their annotations; the message names the record.
+    """
+    tasks = read_json(path)
+    require(isinstance(tasks, list), f"{path}: expected a list of tasks, got {type(tasks).__name__}")
+    for number, task in enumerate(tasks):
+        check(task, ExportedTask, f"{path}: record {number} (counted from 0)")
+    return tasks
+
+
+def main(argv: Sequence[str] | None = None) -> Report:
+    """Pulls and returns the account."""
+    config = parse(Config, argv)
+    work = config.folder
+    if config.export is not None and config.label_config is not None:
+        labelling = parse_labelling(read_text(config.label_config))
+        _, report = _merge(read_export(config.export), labelling, work, config)
+    else:
+        _, report = pull(config.open(), work, config, everything=config.all)
+    logger.info("annotations: %s; account: %s", work.path / ANNOTATED, work.path / REPORT)
+    return report
+
+
+if __name__ == "__main__":
+    run_script(main)

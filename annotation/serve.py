@@ -1,0 +1,174 @@
+"""The live backend: ``python -m annotation.serve --project Medical --model RUN`` suggests while people annotate.
+
+With ``--approach NAME`` the button Start Training works; options behind it go to that approach's ``train.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotation.backend import Backend
+from annotation.client import ServerOptions
+from annotation.jobs import Trainer
+from annotation.labelling import Labelling
+from annotation.private import read_secret
+from annotation.service import Service
+from annotation.suggester import ModelOptions, load_suggester
+from annotation.work import Work, WorkOptions
+from common.config import RuntimeConfig, parse_known, require
+from common.engine import executor
+from common.errors import InputError
+from common.script import run_script
+
+# Not __name__, which is __main__ when this file runs as a script.
+logger = logging.getLogger("annotation.serve")
+
+PASSWORD_VARIABLE = "ANNOTATION_PASSWORD"
+_LOOK = 2.0
+"""Seconds between two looks whether another version is current."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddressOptions:
+    """Where the service listens."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; one that other machines can reach needs --user."""
+    port: int = 9090
+    """Port; 0 takes a free one."""
+    user: str | None = None
+    """User of basic authentication; the password is the environment's ANNOTATION_PASSWORD or that of a file."""
+    password_file: Path | None = None
+    """File with the password, readable by nobody else (mode 600)."""
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """User and password; None if no user is given.
+
+        Raises:
+            InputError: If there is one without the other.
+        """
+        password = read_secret(PASSWORD_VARIABLE, self.password_file, "the password")
+        if self.user is None:
+            require(self.password_file is None, "--password-file needs --user")
+            return None
+        require(":" not in self.user, f"--user must hold no colon, got {self.user!r}")
+        if password is None:
+            raise InputError(f"--user needs a password: set {PASSWORD_VARIABLE}, or give --password-file")
+        return self.user, password
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerOptions, ModelOptions, WorkOptions, AddressOptions):
+    """Suggestions for Label Studio while people annotate, and training when they ask for it."""
+
+    approach: str | None = None
+    """Approach that Start Training trains, by annotation.fit; without it the button does nothing."""
+
+
+def fit_arguments(config: Config, rest: Sequence[str]) -> list[str]:
+    """The command line of a training that the service starts."""
+    arguments = ["--approach", str(config.approach), "--work", str(config.folder.path), "--nice", "10"]
+    for name, value in (("--url", config.url), ("--project", config.project), ("--token-file", config.token_file)):
+        arguments += [] if value is None else [name, str(value)]
+    arguments += ["--device", config.device]
+    return [*arguments, *rest]
+
+
+class Reloader:
+    """Loads the work folder's current version whenever that is another one, and only then puts it into service.
+
+    A version that cannot be loaded is reported once, and the one in service stays.
+    """
+
+    def __init__(self, work: Work, backend: Backend, labelling: Labelling | None, runtime: RuntimeConfig) -> None:
+        self.work, self.backend, self.labelling, self.runtime = work, backend, labelling, runtime
+        self._lock = threading.Lock()
+        self.seen = self._stamp()
+
+    def _stamp(self) -> Any:
+        try:
+            state = self.work.current_file.stat()
+        except OSError:
+            return None
+        return state.st_mtime_ns, state.st_ino
+
+    def look(self) -> None:
+        """Loads the current version if it is another one than before."""
+        with self._lock:
+            stamp = self._stamp()
+            if stamp in (None, self.seen):
+                return
+            self.seen = stamp
+            try:
+                record = self.work.current()
+                assert record is not None
+                suggester = load_suggester(record, self.labelling, self.runtime)
+            except (InputError, OSError, RuntimeError) as error:
+                logger.warning("the version before stays: %s", error)
+                return
+            self.backend.use(suggester)
+            self.backend.blind = self.work.blind()
+            logger.info("in service: %s", record["version"])
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Looks again and again in a thread of its own."""
+        stop = threading.Event()
+
+        def look_on() -> None:
+            while not stop.wait(_LOOK):
+                self.look()
+
+        thread = threading.Thread(target=look_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serves until it is interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    config, rest = parse_known(Config, arguments, description=f"{Config.__doc__} Other options go to the training.")
+    credentials = config.credentials
+    work, labelling = config.folder, None
+    if config.approach is None:
+        require(not rest, f"unknown options: {' '.join(rest)} (without --approach nothing is trained)")
+    else:
+        from annotation.fit import check_training
+
+        check_training(fit_arguments(config, rest))
+    if config.approach is not None or config.project is not None:
+        labelling = config.open().labelling
+    suggester = config.load(work, labelling)
+    if work.current() is None and labelling is not None:
+        work.set_current({**suggester.record, "version": suggester.version(labelling)})
+
+    import torch
+
+    # Requests that need no model are answered by the core that is left.
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    backend = Backend(suggester, blind=work.blind())
+    reloader = Reloader(work, backend, labelling, config.runtime)
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(Service(backend, config.host, config.port, credentials))
+        if config.approach is not None:
+            pool = stack.enter_context(executor(1))
+            backend.jobs = Trainer(work.path / "jobs", fit_arguments(config, rest), pool, reloader.look)
+        stack.enter_context(reloader.looking())
+        logger.info("serving at %s; stop with Ctrl-C", service.address)
+        service.serve_forever(poll_interval=0.2)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,145 @@
+"""HTTP for :class:`annotation.backend.Backend`: the standard library's threads, basic authentication, JSON."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import json
+import logging
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from annotation.backend import Answer, Backend
+from annotation.private import redact
+from common.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 64 * 2**20
+"""Bytes of a request, at most."""
+_IDLE = 75.0
+"""Seconds after which a connection that sends nothing is closed."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine only."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def basic(user: str, password: str) -> str:
+    """The header of basic authentication."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Service(ThreadingHTTPServer):
+    """The service, bound to its port; ``serve_forever`` runs it.
+
+    Args:
+        backend: Answers requests.
+        host: Address to listen on.
+        port: Port; 0 takes a free one.
+        credentials: User and password that every request must bring; None asks for none.
+
+    Raises:
+        InputError: If the address can be reached from elsewhere and there are no credentials, or it is in use.
+    """
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(
+        self, backend: Backend, host: str = "127.0.0.1", port: int = 9090, credentials: tuple[str, str] | None = None
+    ) -> None:
+        if credentials is None and not is_loopback(host):
+            raise InputError(
+                f"--host {host} can be reached from other machines: give --user and a password, or listen on 127.0.0.1"
+            )
+        self.backend = backend
+        self.expected = None if credentials is None else basic(*credentials)
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            raise InputError(f"--host {host} --port {port}: {getattr(error, 'strerror', None) or error}") from None
+
+    @property
+    def address(self) -> str:
+        """The URL of the service."""
+        host, port = self.server_address[:2]
+        return f"http://{host!s}:{port}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the library's signature
+        """Clients that hang up are no news."""
+        logger.debug("a connection ended in an error", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Service
+    protocol_version = "HTTP/1.1"
+    server_version = "annotation"
+    sys_version = ""
+    timeout = _IDLE
+    # Headers and body are two writes, and the second would wait for the other side's acknowledgement.
+    disable_nagle_algorithm = True
+
+    def do_GET(self) -> None:
+        self._answer("GET", None)
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            return self._refuse(Answer(411, {"error": "a request needs its Content-Length"}))
+        if int(length) > LARGEST:
+            return self._refuse(Answer(413, {"error": f"a request has at most {LARGEST} bytes; use push"}))
+        data = self.rfile.read(int(length))
+        if not self._allowed():
+            return self._send(Answer(401, {"error": "wrong or no user and password"}))
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            return self._send(Answer(400, {"error": "the request is no JSON"}))
+        return self._answer("POST", body)
+
+    def _allowed(self) -> bool:
+        given = self.headers.get("Authorization", "")
+        expected = self.server.expected
+        return expected is None or hmac.compare_digest(given.encode(), expected.encode())
+
+    def _answer(self, method: str, body: Any) -> None:
+        if not self._allowed():
+            return self._send(Answer(401, {"error": "wrong or no user and password"}))
+        start = time.perf_counter()
+        path = urlsplit(self.path).path
+        answer = self.server.backend.handle(method, path, body)
+        tasks = body.get("tasks") if isinstance(body, dict) else None
+        n_tasks = f", {len(tasks)} tasks" if isinstance(tasks, list) else ""
+        milliseconds = 1000 * (time.perf_counter() - start)
+        logger.debug("%s %s%s: %d in %.0f ms", method, redact(path), n_tasks, answer.status, milliseconds)
+        if answer.status >= 400:
+            logger.warning("%s %s: %d %s", method, redact(path), answer.status, redact(str(answer.body["error"])))
+        return self._send(answer)
+
+    def _refuse(self, answer: Answer) -> None:
+        """Answers a request whose body is left unread: the connection cannot be used again."""
+        self.close_connection = True
+        self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        body = json.dumps(answer.body, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        self.send_response(answer.status)
+        if answer.status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="annotation"')
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.send_header("Content-Type", "application/json; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests are logged by :meth:`_answer`, without bodies and headers."""

@@ -1,0 +1,62 @@
+"""Where a project stands: ``python -m annotation.status --project Medical``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from annotation.client import ServerOptions
+from annotation.serve import AddressOptions
+from annotation.work import WorkOptions
+from common.config import parse
+from common.script import run_script
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ServerOptions, WorkOptions, AddressOptions):
+    """Tasks, suggestions, versions and trainings of a project."""
+
+    backend: str | None = None
+    """URL of the service; http://HOST:PORT if not given."""
+
+
+def lines(config: Config) -> Iterator[str]:
+    """What there is to say."""
+    project, work = config.open(), config.folder
+    record, current = project.record, work.current()
+    yield (
+        f"project {project.id} {record.get('title')!r}: {record.get('task_number')} tasks, "
+        f"{record.get('num_tasks_with_annotations')} annotated, {record.get('skipped_annotations_number')} skipped"
+    )
+    yield f"shown: {record.get('model_version') or 'no suggestions'}"
+    for version, count in project.client.versions(project.id).items():
+        yield f"  {version}: {count} suggestions"
+    yield f"in service: {current['version'] if current else 'no version yet'} ({work.path})"
+    for path in sorted((work.path / "versions").glob("*.json")):
+        yield f"  {path.stem}"
+    address = (config.backend or f"http://{config.host}:{config.port}").rstrip("/")
+    try:
+        answer = httpx.get(f"{address}/status", auth=config.credentials, timeout=5.0)
+        found: dict[str, Any] = answer.json() if answer.is_success else {}
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        yield f"service {address}: does not answer"
+        return
+    if not found:
+        yield f"service {address}: {answer.status_code} {answer.reason_phrase}"
+        return
+    yield f"service {address}: {found['counts']}, slowest {found['slowest_seconds']}"
+    for job in found["jobs"]:
+        yield f"  job {job['job']}: {job['status']} {job.get('message', '')}".rstrip()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the lines."""
+    for line in lines(parse(Config, argv)):
+        print(line)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,127 @@
+"""The model that makes suggestions, and the version that names it: the same content always has the same name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from annotation.labelling import Labelling
+from annotation.work import Work, content_hash
+from common.config import Device, Precision, RuntimeConfig
+from common.errors import InputError
+from common.files import read_json, sha256_file
+from common.inference import Entity, Tagger
+from common.training.records import ADAPTATION_FILE, RUN_FILE, WEIGHTS_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The model that makes the suggestions."""
+
+    model: str | None = None
+    """A run folder, a folder of a plain GLiNER or its hub id; the work folder's current version if not given."""
+    labels: tuple[str, ...] = ()
+    """Entity types to ask it for; those trained on, or the project's labels in plain words, if not given."""
+    threshold: float | None = None
+    """Least probability of an entity; the model's own if not given."""
+    base_model: str | None = None
+    """Where a run's base model is now, if not where it was in training."""
+    device: Device = "auto"
+    """auto is the GPU if there is one."""
+    precision: Precision = "auto"
+    """Arithmetic; auto is that of the training."""
+    batch_size: int = 32
+    """Sentences that are computed together."""
+
+    def load(self, work: Work, labelling: Labelling | None = None) -> Suggester:
+        """The model that the options name, or else the current version.
+
+        Raises:
+            InputError: If there is none, or it cannot be loaded.
+        """
+        record: dict[str, Any]
+        if self.model is not None:
+            record = {"model": self.model, "labels": list(self.labels), "threshold": self.threshold}
+            record["base_model"] = self.base_model
+        else:
+            current = work.current()
+            if current is None:
+                raise InputError(f"which model? give --model; {work.current_file} does not name one yet")
+            record = current
+        return load_suggester(record, labelling, self.runtime)
+
+    @property
+    def runtime(self) -> RuntimeConfig:
+        """Where and how to compute."""
+        return RuntimeConfig(
+            device=self.device, precision=self.precision, eval_batch_size=self.batch_size, progress=False
+        )
+
+
+class Suggester:
+    """A loaded model with its name.
+
+    Args:
+        tagger: The model.
+        fingerprint: Hash of its weights, labels and threshold.
+        record: How it is loaded again: ``model``, ``labels``, ``threshold``, ``base_model``.
+    """
+
+    def __init__(self, tagger: Tagger, fingerprint: str, record: dict[str, Any]) -> None:
+        self.tagger, self.fingerprint, self.record = tagger, fingerprint, record
+        self._name = re.sub(r"[^A-Za-z0-9._-]+", "_", tagger.name).strip("_")[:60]
+
+    def version(self, labelling: Labelling) -> str:
+        """The version of the suggestions in a project: another one if weights, threshold or labels are others."""
+        content = [self.fingerprint, labelling.labels, labelling.from_name, labelling.to_name, labelling.field]
+        return f"{self._name}-{content_hash(content)[:8]}"
+
+    def unknown_to(self, labelling: Labelling) -> list[str]:
+        """Types of the model that are no labels of a project: their entities are not suggested."""
+        return [name for name in self.tagger.labels if labelling.label(name) is None]
+
+    def suggest(self, texts: Sequence[str]) -> list[list[Entity]]:
+        """The entities of each text."""
+        return self.tagger.tag(texts)
+
+
+def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime: RuntimeConfig) -> Suggester:
+    """Loads a model from what names it.
+
+    Args:
+        record: ``model`` and perhaps ``labels``, ``threshold``, ``base_model``, as in ``current.json``.
+        labelling: Labels of the project, which a plain GLiNER is asked for if ``labels`` are not given.
+        runtime: Where and how to compute.
+
+    Raises:
+        InputError: If it cannot be loaded.
+    """
+    source, labels = record["model"], tuple(record.get("labels") or ())
+    place = Path(source)
+    knows_labels = (place / RUN_FILE).is_file() or (place / ADAPTATION_FILE).is_file()
+    if not labels and not knows_labels and labelling is not None:
+        labels = labelling.types()
+    threshold, base_model = record.get("threshold"), record.get("base_model")
+    tagger = Tagger.load(source, labels=labels, threshold=threshold, base_model=base_model, runtime=runtime)
+    stored = record | {
+        "model": str(place.resolve()) if place.is_dir() else source,
+        "labels": list(labels),
+        "threshold": threshold,
+        "base_model": base_model,
+    }
+    return Suggester(tagger, _fingerprint(place, source, tagger), stored)
+
+
+def _fingerprint(place: Path, source: str, tagger: Tagger) -> str:
+    if (place / RUN_FILE).is_file():
+        run = read_json(place / RUN_FILE)
+        weights = [sha256_file(place / WEIGHTS_FILE), run["base_model"]["revision"], run["approach"], run["variant"]]
+    else:
+        from common.bases import base_revision
+
+        adapted = place / ADAPTATION_FILE
+        weights = [base_revision(source), sha256_file(adapted) if adapted.is_file() else ""]
+    return content_hash([weights, tagger.labels, tagger.threshold])
