@@ -31,7 +31,7 @@ from common.script import run_script
 logger = logging.getLogger("annotation.serve")
 
 PASSWORD_VARIABLE = "ANNOTATION_PASSWORD"
-_LOOK = 2.0
+LOOK = 2.0
 """Seconds between two looks whether another version is current."""
 
 
@@ -124,7 +124,7 @@ class Reloader:
         stop = threading.Event()
 
         def look_on() -> None:
-            while not stop.wait(_LOOK):
+            while not stop.wait(LOOK):
                 self.look()
 
         thread = threading.Thread(target=look_on, daemon=True)
@@ -136,8 +136,13 @@ class Reloader:
             thread.join()
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Serves until it is interrupted."""
+@contextlib.contextmanager
+def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
+    """The service that the command line asks for, bound to its port; at the end a training that runs is stopped.
+
+    Raises:
+        InputError: If an option is wrong, the model cannot be loaded or the port is in use.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     config, rest = parse_known(Config, arguments, description=f"{Config.__doc__} Other options go to the training.")
     credentials = config.credentials
@@ -166,6 +171,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             pool = stack.enter_context(executor(1))
             backend.jobs = Trainer(work.path / "jobs", fit_arguments(config, rest), pool, reloader.look)
         stack.enter_context(reloader.looking())
+        yield service
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serves until it is interrupted."""
+    with serving(argv) as service:
         logger.info("serving at %s; stop with Ctrl-C", service.address)
         service.serve_forever(poll_interval=0.2)
 

@@ -14,7 +14,7 @@ import pytest
 from common.paths import PROJECT_ROOT
 from common.registry import APPROACHES, spec
 
-PACKAGES = ("common", "dataset_generation", *APPROACHES)
+PACKAGES = ("common", "dataset_generation", "annotation", *APPROACHES)
 FILES = [
     *sorted(path for package in PACKAGES for path in (PROJECT_ROOT / package).rglob("*.py")),
     PROJECT_ROOT / "optuna_plots.py",

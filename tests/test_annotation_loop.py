@@ -1,0 +1,362 @@
+"""The loop against a small stand-in for the server: import, push, annotate, pull, fit, serve, train by the button."""
+
+import json
+import threading
+import time
+
+import httpx
+import pytest
+from conftest import ENTITIES, enlarge_head
+from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
+
+from annotation import connect, disconnect, doctor, fit, pull, push, report, serve, setup, status
+from annotation.client import TOKEN_VARIABLE, Client
+from annotation.labelling import Labelling, label_config
+from annotation.regions import annotation
+from annotation.tasks import document_of
+from annotation.work import Work
+from common.data.text import Mention
+from common.errors import InputError
+from common.files import read_json, write_json
+
+LABELS = ("Protein", "CellType", "Disease")
+LABELLING = Labelling("label", "text", "text", LABELS)
+KINDS = dict(zip(LABELS, ENTITIES, strict=True))
+
+
+def corpus(size):
+    """Tasks and their true entities by task name."""
+    tasks, truth = [], {}
+    for number in range(size):
+        text, mentions = "😷 ", []
+        for label in LABELS[: number % 4]:
+            entity = ENTITIES[KINDS[label]][number % 4]
+            mentions.append(Mention(len(text), len(text) + len(entity), label))
+            text += f"{entity} was seen in {number}, "
+        tasks.append({"data": {"text": text + "with the patients.", "doc_id": f"d{number}", "uid": f"u{number}"}})
+        truth[f"u{number}"] = mentions
+    return tasks, truth
+
+
+@pytest.fixture
+def studio(monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    with FakeLabelStudio() as server:
+        yield server
+
+
+@pytest.fixture
+def work(tmp_path):
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def project(studio, tmp_path):
+    """A project with 30 tasks, as the command line makes it; returns options of the other commands, and the truth."""
+    tasks, truth = corpus(30)
+    write_json(tmp_path / "tasks.json", tasks)
+    (tmp_path / "labels.xml").write_text(label_config(LABELS))
+    options = ["--url", studio.url, "--project", "Medical"]
+    more = ["--label-config", str(tmp_path / "labels.xml"), "--tasks", str(tmp_path / "tasks.json")]
+    setup.main([*options, *more])
+    return options, more, truth
+
+
+def annotate(studio, truth, tasks, **more):
+    for task in tasks:
+        text = task["data"]["text"]
+        studio.annotate(task["id"], annotation(truth[task["data"]["uid"]], text, LABELLING)["result"], **more)
+
+
+@pytest.fixture(scope="session")
+def model(gliner_folder, load):
+    """A tiny GLiNER that suggests something."""
+    folder = gliner_folder("bi-bert")
+    base = load("bi-bert")
+    enlarge_head(base.core, 1.4)
+    loud = folder.with_name("loud")
+    base.gliner.save_pretrained(loud, safe_serialization=True)
+    return loud
+
+
+def of_model(model, threshold="0.3"):
+    return ["--model", str(model), "--threshold", threshold, "--device", "cpu"]
+
+
+# -- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
+    options, more, _ = project
+    assert len(studio.tasks) == 30
+    number = setup.main([*options, *more])
+    assert (len(studio.tasks), len(studio.projects)) == (30, 1)
+    write_json(tmp_path / "tasks.json", corpus(33)[0])
+    assert (
+        setup.main(["--url", studio.url, "--project", str(number), "--tasks", str(tmp_path / "tasks.json")]) == number
+    )
+    assert len(studio.tasks) == 33
+    (tmp_path / "other.xml").write_text(label_config(["Other"]))
+    with pytest.raises(InputError, match="labels otherwise"):
+        setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
+    with pytest.raises(InputError, match="no such project"):
+        setup.main(["--url", studio.url, "--project", "Another"])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "expected a list"),
+        ([{"data": {"text": "a"}}], "record 0 .*data.uid must be a text"),
+        ([{"data": {"text": "a", "uid": "x"}}, {"data": {"text": "b", "uid": "x"}}], "record 1 .*'x' is there twice"),
+        ([{"data": {"body": "a", "uid": "x"}}], "task 0 .*no text 'text'"),
+    ],
+)
+def test_bad_tasks_are_named(project, tmp_path, tasks, message):
+    write_json(tmp_path / "bad.json", tasks)
+    with pytest.raises(InputError, match=message):
+        setup.main([*project[0], "--tasks", str(tmp_path / "bad.json")])
+
+
+def test_a_personal_token_works_where_legacy_ones_are_off(monkeypatch):
+    with FakeLabelStudio(personal_only=True) as studio:
+        assert list(Client(studio.url, PERSONAL).projects()) == []
+        with pytest.raises(InputError, match="legacy token was sent"):
+            list(Client(studio.url, TOKEN).projects())
+
+
+# -- push -------------------------------------------------------------------------------------------------------------
+
+
+def test_push_replaces_its_version_and_leaves_blind_documents_alone(studio, project, work, model):
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    studio.uploads.clear()
+    version = push.main([*options, "--blind-fraction", "0.3", "--chunk", "8"])
+    blind = Work(work).blind()
+    assert 0 < len(blind) < 30
+    stored = {studio.tasks[item["task"]]["data"]["doc_id"] for item in studio.predictions.values()}
+    assert stored == {f"d{number}" for number in range(30)} - blind
+    assert max(studio.uploads) == 8
+    (medical,) = studio.projects.values()
+    assert medical["model_version"] == version
+    results = [item["result"] for item in studio.predictions.values()]
+    assert any(results), "the model has found something"
+    assert push.main(options) == version, "the same model is the same version"
+    assert len(studio.predictions) == 30 - len(blind), "replaced, not doubled; blind documents stay blind"
+    assert [item["result"] for item in studio.predictions.values()] == results
+    other = push.main([*project[0], "--work", str(work), *of_model(model, "0.9")])
+    assert other != version
+    assert medical["model_version"] == other
+
+
+def test_push_is_only_for_tasks_without_annotations_unless_told(studio, project, work, model):
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    annotate(studio, project[2], list(studio.tasks.values())[:10])
+    push.main(options)
+    assert len(studio.predictions) == 20
+    push.main([*options, "--annotated-too"])
+    assert len(studio.predictions) == 30
+
+
+def test_a_server_that_loses_predictions_is_noticed(studio, project, work, model, monkeypatch):
+    monkeypatch.setattr(studio, "store_prediction", lambda *_: None)
+    with pytest.raises(InputError, match=r"doesn't exist"):
+        push.main([*project[0], "--work", str(work), *of_model(model)])
+
+
+# -- pull, fit, report ------------------------------------------------------------------------------------------------
+
+
+def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, project, work):
+    options, _, truth = project
+    tasks = list(studio.tasks.values())
+    annotate(studio, truth, tasks[:5])
+    options = [*options, "--work", str(work)]
+    assert pull.main(options).annotated == 5
+    studio.requests.clear()
+    annotate(studio, truth, tasks[5:7], was_cancelled=True)
+    annotate(studio, truth, tasks[7:8])
+    report = pull.main(options)
+    assert (report.annotated, report.skipped, report.tasks) == (6, 2, 30)
+    studio.annotations.clear()
+    assert pull.main([*options, "--all"]).annotated == 0
+
+
+def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_folder):
+    options, _, truth = project
+    options = [*options, "--work", str(work)]
+    push.main([*options, *of_model(model), "--blind-fraction", "0.15"])
+    before = Work(work).current()
+    annotate(studio, truth, studio.tasks.values())
+    training = ["--approach", "glinerev", "--base-model", str(gliner_folder("bi-bert")), "--epochs", "1"]
+    training += ["--precision", "fp32", "--device", "cpu", "--no-progress", "--batch-size", "4"]
+    record = fit.main([*options, *training, "--promote", "never"])
+    assert Work(work).current() == before
+    assert record["parent"] == before["version"] != record["version"]
+    parts = read_json(work / "parts.json")
+    assert record["tasks"] == {part: list(parts.values()).count(part) for part in ("train", "validation", "held out")}
+    assert record["held_out"]["new"]["tasks"] == record["held_out"]["old"]["tasks"] == record["tasks"]["held out"]
+    assert record["blind"]["new"]["tasks"] == len(Work(work).blind())
+    assert set(record["held_out"]["difference"]) == {"micro_f1", "macro_f1"}
+    # The same data and settings: nothing is trained again, and it is the same version.
+    again = fit.main([*options, *training, "--promote", "always"])
+    assert (again["model"], again["version"]) == (record["model"], record["version"])
+    assert Work(work).current()["version"] == record["version"]
+    annotated = {document_of(task["data"], task["id"]) for task in read_json(work / "annotated.json")}
+    assert annotated == set(parts)
+    assert push.main([*options, "--annotated-too", "--device", "cpu"]) == record["version"]
+
+
+def test_wrong_options_of_fit_are_told_before_anything_is_done(studio, project, work):
+    options = [*project[0], "--work", str(work)]
+    for more, message in (
+        (["--approach", "nothing"], "unknown approach"),
+        (["--approach", "zeroshot_baseline"], "nothing is trained"),
+        (["--approach", "glinerev", "--dataset", "x"], "this script's to say"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit.main([*options, *more])
+    for more in (["--epoks", "1"], ["--held-out", "1"]):
+        with pytest.raises(SystemExit):
+            fit.main([*options, "--approach", "glinerev", *more])
+    with pytest.raises(InputError, match="0 annotated documents"):
+        fit.main([*options, "--approach", "glinerev"])
+
+
+def test_report_and_status(studio, project, work, model, capsys, tmp_path):
+    options, _, truth = project
+    push.main([*options, "--work", str(work), *of_model(model)])
+    tasks = list(studio.tasks.values())
+    annotate(studio, truth, tasks[:10])
+    annotate(studio, truth, tasks[:1], user=2)
+    found = report.main([*options, "--output", str(tmp_path / "report.json")])
+    assert read_json(tmp_path / "report.json") == json.loads(json.dumps(found))
+    (version,) = found["outcomes"]
+    added = sum(
+        counts["added"] + counts["accepted"] + counts["changed"] for counts in found["outcomes"][version].values()
+    )
+    assert added >= sum(len(truth[task["data"]["uid"]]) for task in tasks[:10])
+    assert found["agreement"] == {"pairs": 1, "f1": None if not truth["u0"] else 1.0}
+    assert found["seconds"][version]["annotations"] == 11
+    status.main([*options, "--work", str(work), "--port", "1"])
+    out = capsys.readouterr().out
+    assert f"in service: {version}" in out
+    assert "30 tasks, 10 annotated" in out
+
+
+# -- the live service -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def service():
+    """Starts the service that a command line asks for, in this process."""
+    import contextlib
+
+    with contextlib.ExitStack() as stack:
+
+        def start(arguments):
+            running = stack.enter_context(serve.serving([*arguments, "--port", "0"]))
+            threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            stack.callback(running.shutdown)
+            return running.address
+
+        yield start
+
+
+def test_connect_and_disconnect_leave_nothing(studio, project, work, model, service, monkeypatch):
+    options = [*project[0], "--work", str(work)]
+    monkeypatch.setenv(serve.PASSWORD_VARIABLE, "secret")
+    address = service([*options, *of_model(model), "--user", "ann"])
+    with pytest.raises(InputError, match="valid ML backend"):
+        connect.main([*project[0], "--backend", address])
+    assert not studio.backends | studio.webhooks
+    for _ in range(2):
+        connect.main([*project[0], "--backend", address, "--user", "ann", "--title", "mine"])
+    assert (len(studio.backends), len(studio.webhooks)) == (1, 1)
+    (medical,) = studio.projects.values()
+    assert medical["model_version"] == "mine"
+    annotate(studio, project[2], list(studio.tasks.values())[:2])
+    (hook,) = studio.webhooks.values()
+    assert "failures" not in hook, "events bring the password"
+    studio.retrieve(medical["id"])
+    studio.retrieve(medical["id"])
+    assert len(studio.predictions) == 30, "one version in setup and results: nothing is stored twice"
+    removed = disconnect.main([*project[0], "--backend", address])
+    assert (removed.backends, removed.webhooks) == (1, 1)
+    assert not studio.backends | studio.webhooks
+    assert medical["model_version"] == ""
+
+
+def test_a_refused_local_backend_is_cleaned_up_and_explained(studio, project, work, model):
+    studio.block_local = True
+    with pytest.raises(InputError) as caught:
+        connect.main([*project[0], "--backend", "http://127.0.0.1:9"])
+    assert "LABEL_STUDIO_ML_BLOCK_LOCAL_IP=false" in str(caught.value)
+    assert "LABEL_STUDIO_SSRF_PROTECTION_ENABLED=false" in str(caught.value)
+    assert not studio.backends
+
+
+def test_doctor_looks_at_everything(studio, project, work, model, service, capsys):
+    options = [*project[0], "--work", str(work)]
+    address = service([*options, *of_model(model)])
+    connect.main([*project[0], "--backend", address])
+    annotate(studio, project[2], studio.tasks.values())
+    doctor.main([*options, "--backend", address])
+    out = capsys.readouterr().out
+    assert "bad" not in {line.split()[0] for line in out.splitlines()}
+    for text in ("Label Studio 1.23.2", "a legacy token", "code points", "/setup: 200 in", "Connected"):
+        assert text in out
+    moved = next(iter(studio.annotations.values()))
+    moved["result"] = json.loads(json.dumps(list(studio.annotations.values())[3]["result"]))
+    for task in studio.annotations.values():
+        for item in task["result"]:
+            item["value"]["start"] += 1
+            item["value"]["end"] += 1
+    studio.annotations.pop(moved["id"])
+    with pytest.raises(InputError, match="of these are bad"):
+        doctor.main([*options, "--backend", address])
+    assert "UTF-16 units in" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_button_trains_in_another_process_and_the_new_version_is_served(
+    studio, project, work, model, service, gliner_folder
+):
+    options, _, truth = project
+    annotate(studio, truth, studio.tasks.values())
+    training = ["--approach", "glinerev", "--promote", "always", "--base-model", str(gliner_folder("bi-bert"))]
+    training += ["--epochs", "1", "--precision", "fp32", "--no-progress"]
+    # --precision is the service's own, too.
+    address = service([*options, "--work", str(work), *of_model(model), *training])
+    connect.main([*options, "--backend", address])
+    (backend,) = studio.backends.values()
+    first = backend["model_version"]
+    client = Client(studio.url, TOKEN)
+    client.call("POST", f"/api/ml/{backend['id']}/train")
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        jobs = httpx.get(f"{address}/status").json()["jobs"]
+        studio.check(backend)
+        assert backend["state"] == "CO", "the old version serves on"
+        if jobs and jobs[0]["status"] not in ("waiting", "running") and backend["model_version"] != first:
+            break
+        assert not (jobs and jobs[0]["status"] == "failed"), (work / "jobs" / "1" / "log.txt").read_text()
+        time.sleep(0.5)
+    assert jobs[0]["status"] == "finished"
+    assert backend["model_version"] == Work(work).current()["version"] != first
+    studio.retrieve(next(iter(studio.projects)))
+    assert {item["model_version"] for item in studio.predictions.values()} == {backend["model_version"]}
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one(studio, project, work, model, service, monkeypatch, caplog):
+    monkeypatch.setattr(serve, "LOOK", 0.05)
+    options = [*project[0], "--work", str(work)]
+    address = service([*options, *of_model(model)])
+    setup_body = {"schema": label_config(LABELS)}
+    before = httpx.post(f"{address}/setup", json=setup_body).json()
+    Work(work).set_current({"version": "broken", "model": str(work / "nothing")})
+    deadline = time.monotonic() + 30
+    while "the version before stays" not in caplog.text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert httpx.post(f"{address}/setup", json=setup_body).json() == before

@@ -1,0 +1,301 @@
+"""The live backend over HTTP: the recorded requests of a real server, its limits of time, and what must not happen."""
+
+import http.client
+import json
+import logging
+import threading
+
+import pytest
+from conftest import REAL
+from test_annotation import LABELLING, MEDICAL, Words, task
+
+from annotation import backend as backend_module
+from annotation.backend import Backend
+from annotation.labelling import label_config
+from annotation.private import redact
+from annotation.service import LARGEST, Service, basic
+from common.errors import InputError
+
+RECORDED = REAL / "labelstudio" / "backend_requests.jsonl"
+CONFIG = label_config(MEDICAL)
+WORDS = {"aspirin": "Medication/Vaccine", "ibuprofen": "Medication/Vaccine", "fever": "Symptom", "headache": "Symptom"}
+
+
+class Jobs:
+    """Counts how often it is asked; the second job waits."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def start(self):
+        self.asked += 1
+        return str(min(self.asked, 2)), self.asked < 3
+
+    def jobs(self):
+        return [{"job": "1", "status": "running"}]
+
+
+class Running:
+    """A service in threads, and requests to it over one connection that is kept."""
+
+    def __init__(self, backend, **more):
+        self.service = Service(backend, port=0, **more)
+        threading.Thread(target=self.service.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        self.connection = self.connect()
+
+    def connect(self):
+        return http.client.HTTPConnection("127.0.0.1", self.service.server_address[1], timeout=30)
+
+    def ask(self, method, path, body=None, headers=None, connection=None):
+        connection = connection or self.connection
+        data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+    def close(self):
+        self.service.shutdown()
+        self.service.server_close()
+
+
+@pytest.fixture
+def run():
+    running = []
+
+    def start(backend=None, **more):
+        running.append(Running(backend or Backend(Words(WORDS), Jobs()), **more))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
+
+
+def predict(tasks, context=None, config=CONFIG):
+    return {"tasks": tasks, "project": "1.1", "label_config": config, "params": {"login": None, "context": context}}
+
+
+# -- the contract -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not RECORDED.is_file(), reason="the recorded requests are not here")
+def test_the_requests_of_a_real_server(run):
+    service, versions, predicted = run(), set(), 0
+    for line in RECORDED.read_text("utf-8").splitlines():
+        record = json.loads(line)
+        if "step" in record:
+            continue
+        path, body = record["path"], record["body"]
+        status, answer = service.ask(record["method"], path, body)
+        action = body.get("action") if isinstance(body, dict) else None
+        assert status == (201 if action == "START_TRAINING" else 200), (path, answer)
+        if path == "/setup":
+            versions.add(answer["model_version"])
+        if path == "/predict":
+            assert len(answer["results"]) == len(body["tasks"])
+            for sent, result in zip(body["tasks"], answer["results"], strict=True):
+                text = sent["data"]["text"]
+                versions.add(result["model_version"])
+                assert 0 <= result["score"] <= 1
+                for item in result["result"]:
+                    value = item["value"]
+                    assert text[value["start"] : value["end"]] == value["text"]
+                    assert value["labels"][0] in MEDICAL
+                    assert (item["from_name"], item["to_name"], item["type"]) == ("label", "text", "labels")
+                    assert item["id"]
+                    predicted += 1
+    assert predicted > 3
+    assert len(versions) == 1, "setup and every result name the same version"
+    assert service.ask("GET", "/versions")[1] == {"versions": list(versions)}
+
+
+def test_one_prediction_for_each_task_in_order_and_a_bad_task_is_empty(run):
+    service = run()
+    tasks = [
+        task(1, "no entity"),
+        {"id": 2, "data": {}},
+        task(3, "fever"),
+        "nonsense",
+        task(5, "explode"),
+        task(6, "fever"),
+    ]
+    tasks[0]["annotations"] = [{"result": [{"value": {"start": 0, "end": 2, "labels": ["Symptom"]}}]}]
+    status, answer = service.ask("POST", "/predict", predict(tasks))
+    assert status == 200
+    found = [[item["value"]["text"] for item in result["result"]] for result in answer["results"]]
+    assert found == [[], [], ["fever"], [], [], ["fever"]]
+    again = service.ask("POST", "/predict", predict(tasks))[1]
+    assert again == answer, "the same regions have the same ids"
+    counts = service.ask("GET", "/status")[1]["counts"]
+    assert (counts["tasks"], counts["bad tasks"]) == (12, 6)
+
+
+def test_labels_are_those_of_the_request(run):
+    service = run()
+    config = label_config(["Symptom"]).replace('name="label"', 'name="kind"')
+    found = service.ask("POST", "/predict", predict([task(1, "aspirin for fever")], config=config))[1]["results"][0]
+    assert [(item["from_name"], item["value"]["labels"]) for item in found["result"]] == [("kind", ["Symptom"])]
+    setup = service.ask("POST", "/setup", {"schema": config})[1]
+    assert setup["model_version"] == found["model_version"] != Words(WORDS).version(LABELLING)
+
+
+def test_beside_a_region_that_is_drawn_only_what_is_free_is_suggested(run):
+    service, text = run(), "aspirin and ibuprofen for fever"
+    drawn = {"result": [{"id": "x", "type": "labels", "value": {"start": 2, "end": 9, "labels": ["Symptom"]}}]}
+    one = task(1, text, drafts=[{"result": [{"value": {"start": 26, "end": 31}}]}])
+    found = service.ask("POST", "/predict", predict([one], drawn))[1]["results"][0]["result"]
+    assert [item["value"]["text"] for item in found] == ["ibuprofen"]
+    assert len(service.ask("POST", "/predict", predict([one]))[1]["results"][0]["result"]) == 3
+
+
+def test_blind_documents_get_nothing(run):
+    service = run(Backend(Words(WORDS), blind=frozenset({"d1"})))
+    results = service.ask("POST", "/predict", predict([task(1, "fever"), task(2, "fever")]))[1]["results"]
+    assert [len(result["result"]) for result in results] == [0, 1]
+
+
+def test_start_training_is_queued_and_events_are_counted(run):
+    service = run()
+    answers = [service.ask("POST", "/webhook", {"action": "START_TRAINING"}) for _ in range(3)]
+    assert answers == [(201, {"job": "1"}), (201, {"job": "2"}), (202, {"job": "2"})]
+    assert service.ask("POST", "/webhook", {"action": "ANNOTATION_CREATED", "task": {}})[0] == 200
+    assert service.ask("GET", "/status")[1]["counts"]["event ANNOTATION_CREATED"] == 1
+    other = run(Backend(Words(WORDS)))
+    assert other.ask("POST", "/webhook", {"action": "START_TRAINING"})[0] == 409
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+
+
+class Slow(Words):
+    """Computes, in Python, until it is let go."""
+
+    def __init__(self):
+        super().__init__(WORDS)
+        self.began, self.enough = threading.Event(), threading.Event()
+
+    def suggest(self, texts):
+        self.began.set()
+        while not self.enough.is_set():
+            sum(range(1000))
+        return super().suggest(texts)
+
+
+def test_a_prediction_that_computes_delays_nothing_else(run):
+    model = Slow()
+    service = run(Backend(model, Jobs()))
+    done = []
+    other = service.connect()
+    thread = threading.Thread(
+        target=lambda: done.append(service.ask("POST", "/predict", predict([task(1, "fever")]), connection=other))
+    )
+    thread.start()
+    assert model.began.wait(10)
+    requests = [("GET", "/health", None), ("POST", "/setup", {"schema": CONFIG}), ("POST", "/webhook", {"action": "X"})]
+    try:
+        answers = [service.ask(method, path, body)[0] for method, path, body in requests]
+        assert answers == [200, 200, 200]
+        assert not done, "the prediction is still being computed"
+    finally:
+        model.enough.set()
+        thread.join()
+    assert done[0][1]["results"][0]["result"], "and it is answered in the end"
+
+
+def test_what_takes_too_long_is_done_when_it_is_asked_again(run, monkeypatch):
+    monkeypatch.setattr(backend_module, "_TOGETHER", 1)
+    ticks = iter(range(0, 10_000, 40))
+    model = Words(WORDS)
+    service = run(Backend(model, clock=lambda: next(ticks)))
+    tasks = [task(number, f"fever {number}") for number in range(4)]
+    status, answer = service.ask("POST", "/predict", predict(tasks))
+    assert status == 503
+    assert "tasks are not done yet" in answer["error"]
+    for _ in range(5):
+        if status == 503:
+            status, answer = service.ask("POST", "/predict", predict(tasks))
+    assert status == 200
+    assert len(answer["results"]) == 4
+    assert sorted(model.seen) == sorted(t["data"]["text"] for t in tasks), "nothing is computed twice"
+
+
+def test_another_model_is_used_from_the_next_request_on(run):
+    model = Slow()
+    backend = Backend(model)
+    service = run(backend)
+    done, other = [], service.connect()
+    thread = threading.Thread(
+        target=lambda: done.append(service.ask("POST", "/predict", predict([task(1, "fever")]), connection=other))
+    )
+    thread.start()
+    assert model.began.wait(10)
+    backend.use(Words({}, "second"))
+    assert service.ask("POST", "/setup", {"schema": CONFIG})[1]["model_version"] == "second-5"
+    model.enough.set()
+    thread.join()
+    assert done[0][1]["results"][0]["model_version"] == "words-5"
+    assert service.ask("POST", "/predict", predict([task(1, "fever")]))[1]["results"][0]["model_version"] == "second-5"
+
+
+# -- what must not happen ---------------------------------------------------------------------------------------------
+
+
+def test_every_route_asks_for_the_password(run):
+    service = run(credentials=("ann", "pässword"))
+    for method, path in (("GET", "/health"), ("POST", "/setup"), ("POST", "/predict"), ("GET", "/status")):
+        body = {} if method == "POST" else None
+        assert service.ask(method, path, body)[0] == 401
+        assert service.ask(method, path, body, {"Authorization": basic("ann", "wrong")})[0] == 401
+    assert service.ask("GET", "/health", None, {"Authorization": basic("ann", "pässword")})[0] == 200
+
+
+def test_an_open_address_needs_a_password():
+    for host in ("0.0.0.0", "::", ""):
+        with pytest.raises(InputError, match="can be reached from other machines"):
+            Service(Backend(Words({})), host, 0)
+    with (
+        Service(Backend(Words({})), "0.0.0.0", 0, ("ann", "x")) as service,
+        pytest.raises(InputError, match="in use"),
+    ):
+        Service(Backend(Words({})), "127.0.0.1", service.server_address[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "message"),
+    [
+        ("GET", "/nothing", None, 404, "no such route"),
+        ("GET", "/predict", None, 405, "no such route"),
+        ("POST", "/setup", b"{", 400, "no JSON"),
+        ("POST", "/setup", b"[" * 100_000, 400, "no JSON"),
+        ("POST", "/setup", [], 400, "JSON object"),
+        ("POST", "/setup", {"schema": "<View/>"}, 400, "one <Labels>"),
+        ("POST", "/setup", {"schema": None}, 400, "no label configuration"),
+        ("POST", "/predict", {"label_config": CONFIG, "tasks": {}}, 400, "must be a list"),
+    ],
+)
+def test_bad_requests_are_refused_in_words(run, method, path, body, status, message):
+    service = run()
+    found, answer = service.ask(method, path, body)
+    assert (found, message in answer["error"]) == (status, True), answer
+    assert service.ask("GET", "/health")[0] == 200
+
+
+def test_a_body_has_a_limit(run):
+    service = run()
+    connection = service.connect()
+    connection.putrequest("POST", "/predict")
+    connection.putheader("Content-Length", str(LARGEST + 1))
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+
+
+def test_nothing_secret_is_logged(run, caplog):
+    caplog.set_level(logging.DEBUG)
+    service = run()
+    setup = {"schema": "<View/>", "hostname": "http://x", "access_token": "a" * 40, "extra_params": None}
+    service.ask("POST", "/setup", setup)
+    service.ask("POST", "/webhook", {"action": "X", "project": {"token": "b" * 40}})
+    service.ask("GET", "/health?access_token=c0ffee", None, {"Authorization": "Basic c2VjcmV0c2VjcmV0"})
+    assert "/setup" in caplog.text
+    assert not any(secret in caplog.text for secret in ("aaaa", "bbbb", "c0ffee", "c2Vj"))
+    assert redact(json.dumps({"access_token": "a" * 40})) == '{"access_token": "***"}'
