@@ -1,6 +1,7 @@
 """The live backend: ``python -m annotation.serve --project Medical --model RUN`` suggests while people annotate.
 
-With ``--approach NAME`` the button Start Training works; options behind it go to that approach's ``train.py``.
+With ``--approach NAME`` the button Start Training works. What stands behind ``--`` goes to ``annotation.fit``:
+``... --approach NAME -- --base-model GLINER --epochs 5``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from annotation.private import read_secret
 from annotation.service import Service
 from annotation.suggester import ModelOptions, load_suggester
 from annotation.work import Work, WorkOptions
-from common.config import RuntimeConfig, parse_known, require
+from common.config import RuntimeConfig, parse, require
 from common.engine import executor
 from common.errors import InputError
 from common.script import run_script
@@ -144,11 +145,18 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
         InputError: If an option is wrong, the model cannot be loaded or the port is in use.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    config, rest = parse_known(Config, arguments, description=f"{Config.__doc__} Other options go to the training.")
+    rest: list[str] = []
+    if "--" in arguments:
+        place = arguments.index("--")
+        arguments, rest = arguments[:place], arguments[place + 1 :]
+    description = (
+        f"{Config.__doc__}\n\n-- OPTIONS: of annotation.fit and of the approach's train.py, for Start Training."
+    )
+    config = parse(Config, arguments, description=description)
     credentials = config.credentials
     work, labelling = config.folder, None
     if config.approach is None:
-        require(not rest, f"unknown options: {' '.join(rest)} (without --approach nothing is trained)")
+        require(not rest, f"-- {' '.join(rest)}: without --approach nothing is trained")
     else:
         from annotation.fit import check_training
 

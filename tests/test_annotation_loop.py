@@ -255,7 +255,9 @@ def service():
     with contextlib.ExitStack() as stack:
 
         def start(arguments):
-            running = stack.enter_context(serve.serving([*arguments, "--port", "0"]))
+            running = stack.enter_context(
+                serve.serving(arguments if "--port" in arguments else [*arguments, "--port", "0"])
+            )
             threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
             stack.callback(running.shutdown)
             return running.address
@@ -324,9 +326,8 @@ def test_the_button_trains_in_another_process_and_the_new_version_is_served(
 ):
     options, _, truth = project
     annotate(studio, truth, studio.tasks.values())
-    training = ["--approach", "glinerev", "--promote", "always", "--base-model", str(gliner_folder("bi-bert"))]
-    training += ["--epochs", "1", "--precision", "fp32", "--no-progress"]
-    # --precision is the service's own, too.
+    training = ["--approach", "glinerev", "--port", "0", "--", "--base-model", str(gliner_folder("bi-bert"))]
+    training += ["--promote", "always", "--epochs", "1", "--precision", "fp32", "--no-progress"]
     address = service([*options, "--work", str(work), *of_model(model), *training])
     connect.main([*options, "--backend", address])
     (backend,) = studio.backends.values()
