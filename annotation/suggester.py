@@ -72,7 +72,9 @@ class Suggester:
 
     def __init__(self, tagger: Tagger, fingerprint: str, record: dict[str, Any]) -> None:
         self.tagger, self.fingerprint, self.record = tagger, fingerprint, record
-        self._name = re.sub(r"[^A-Za-z0-9._-]+", "_", tagger.name).strip("_")[:60]
+        # Of a run the approach: when it was trained is no part of what it is.
+        name = tagger.name.partition("/")[0] if (Path(record["model"]) / RUN_FILE).is_file() else tagger.name
+        self._name = re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_")[:60]
 
     def version(self, labelling: Labelling) -> str:
         """The version of the suggestions in a project: another one if weights, threshold or labels are others."""
