@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from annotation.labelling import Labelling
-from annotation.merging import accepted_unseen
+from annotation.merging import accepted_unseen, shown_prediction
 from annotation.regions import mentions_of
 from common.data.text import Mention
 
@@ -68,18 +68,16 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
         text = task["data"].get(labelling.field)
         if not isinstance(text, str):
             continue
-        predictions = {item["id"]: item for item in task.get("predictions") or () if isinstance(item, Mapping)}
         done = [
             item for item in task.get("annotations") or () if not (item.get("was_cancelled") or accepted_unseen(item))
         ]
         for item in done:
             parent = item.get("parent_prediction")
-            # A prediction that has been replaced since lives on in the annotation.
-            shown = predictions.get(parent) or item.get("prediction") or {}
-            version = str(shown.get("model_version") or "unknown version") if parent is not None else NO_SUGGESTIONS
+            shown = None if parent is None else shown_prediction(item, task)
+            version = NO_SUGGESTIONS if parent is None else str((shown or {}).get("model_version") or "unknown version")
             if item.get("lead_time") is not None:
                 found.seconds[version].append(float(item["lead_time"]))
-            if parent is not None and shown:
+            if shown is not None:
                 _compare(shown, item, text, labelling, found.outcomes[version])
         _agreement(done, text, found)
     return found

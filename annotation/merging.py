@@ -133,12 +133,31 @@ def _merged(
     report.entities += len(entities)
     report.empty += not entities
     report.overlapping += sum(_overlaps(entity, entities) for entity in entities)
-    suggested = any(item.get("parent_prediction") is not None for item in kept)
+    suggested = any(_began_with_regions(item, task) for item in kept)
     return {
         "id": number,
         "data": dict(data) if isinstance(data, Mapping) else {},
         "annotations": [annotation(entities, text, labelling) | {"suggested": suggested}],
     }
+
+
+def _began_with_regions(item: Mapping[str, Any], task: Mapping[str, Any]) -> bool:
+    """Whether an annotator was shown suggestions; an empty prediction, such as of a blind task, shows none."""
+    if item.get("parent_prediction") is None:
+        return False
+    shown = shown_prediction(item, task)
+    return shown is None or bool(shown.get("result"))
+
+
+def shown_prediction(item: Mapping[str, Any], task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The prediction that an annotation began with; None if it is neither in the task nor in the annotation.
+
+    One that has been replaced since lives on in the annotation.
+    """
+    given = [found for found in task.get("predictions") or () if isinstance(found, Mapping)]
+    stored = next((found for found in given if found.get("id") == item.get("parent_prediction")), None)
+    snapshot = item.get("prediction")
+    return stored or (snapshot if isinstance(snapshot, Mapping) and snapshot else None)
 
 
 def _entities(item: Mapping[str, Any], text: str, number: Any, labelling: Labelling, report: Report) -> list[Mention]:
