@@ -164,8 +164,10 @@ class Backend:
         if not isinstance(context, Mapping):
             return prediction
         drawn = list(_places(context))
-        for item in (*(task.get("annotations") or ()), *(task.get("drafts") or ())):
-            drawn += _places(item)
+        for kind in ("annotations", "drafts"):
+            given = task.get(kind) if isinstance(task, Mapping) else None
+            for item in given if isinstance(given, list) else ():
+                drawn += _places(item)
         free = [
             region
             for region in prediction["result"]

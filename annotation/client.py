@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 import httpx
 
@@ -17,6 +17,7 @@ from annotation.labelling import Labelling, parse_labelling
 from annotation.private import read_secret, redact
 from common.config import require
 from common.errors import InputError
+from common.schema import check
 
 URL_VARIABLE, PROJECT_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_PROJECT"
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
@@ -38,6 +39,14 @@ def chunks(items: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+class TaskRecord(TypedDict):
+    """What every task of a server has."""
+
+    id: int
+    data: dict[str, Any]
+    updated_at: str
 
 
 class ServerError(InputError):
@@ -191,7 +200,11 @@ class Client:
         while True:
             answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
             found = answer["tasks"]
-            yield from found
+            for task in found:
+                check(
+                    task, TaskRecord, f"{redact(self.url)}: task {task.get('id') if isinstance(task, dict) else task}"
+                )
+                yield task
             seen += len(found)
             if not found or seen >= answer["total"]:
                 return
@@ -282,3 +295,9 @@ class Opened:
     id: int
     record: Mapping[str, Any]
     labelling: Labelling
+
+    @property
+    def made(self) -> str | None:
+        """When it was made: with its number what tells it from every other."""
+        created = self.record.get("created_at")
+        return created if isinstance(created, str) else None

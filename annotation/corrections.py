@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from annotation.labelling import Labelling
-from annotation.merging import accepted_unseen, shown_prediction
+from annotation.merging import accepted_unseen, listed, shown_prediction
 from annotation.regions import mentions_of
 from common.data.text import Mention
 
@@ -65,28 +66,29 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
     """
     found = Corrections()
     for task in tasks:
-        text = task["data"].get(labelling.field)
+        data = task.get("data")
+        text = data.get(labelling.field) if isinstance(data, Mapping) else None
         if not isinstance(text, str):
             continue
-        done = [
-            item for item in task.get("annotations") or () if not (item.get("was_cancelled") or accepted_unseen(item))
-        ]
+        given = [item for item in listed(task.get("annotations")) if isinstance(item, Mapping)]
+        done = [item for item in given if not (item.get("was_cancelled") or accepted_unseen(item))]
         for item in done:
             parent = item.get("parent_prediction")
             shown = None if parent is None else shown_prediction(item, task)
             version = NO_SUGGESTIONS if parent is None else str((shown or {}).get("model_version") or "unknown version")
-            if item.get("lead_time") is not None:
-                found.seconds[version].append(float(item["lead_time"]))
+            seconds = item.get("lead_time")
+            if isinstance(seconds, int | float) and math.isfinite(seconds):
+                found.seconds[version].append(float(seconds))
             if shown is not None:
                 _compare(shown, item, text, labelling, found.outcomes[version])
-        _agreement(done, text, found)
+        _agreement(done, text, labelling, found)
     return found
 
 
 def _named(item: Mapping[str, Any], text: str, labelling: Labelling) -> dict[Mention, str]:
     """The entities of an annotation or prediction, and the id of each one's region."""
     named = {}
-    for region in item.get("result") or ():
+    for region in listed(item.get("result")):
         for mention in mentions_of({"result": [region]}, text)[0] if isinstance(region, Mapping) else ():
             label = labelling.label(mention.label)
             if label is not None:
@@ -117,11 +119,11 @@ def _compare(
         counts[mention.label]["added"] += 1
 
 
-def _agreement(done: Sequence[Mapping[str, Any]], text: str, found: Corrections) -> None:
+def _agreement(done: Sequence[Mapping[str, Any]], text: str, labelling: Labelling, found: Corrections) -> None:
     for first, second in combinations(done, 2):
         if first.get("completed_by") == second.get("completed_by"):
             continue
-        left, right = (set(mentions_of(item, text)[0]) for item in (first, second))
+        left, right = (set(_named(item, text, labelling)) for item in (first, second))
         found.pairs += 1
         found.agreed += len(left & right)
         found.entities += len(left) + len(right)

@@ -258,11 +258,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if config.nice and hasattr(os, "nice"):
         os.nice(config.nice)
     project, work = config.open(), config.folder
-    annotated, _ = pull(project, work, config, everything=False)
-    divided = divide(annotated, work, config.held_out, config.validation)
-    dataset = make_dataset(divided, project.labelling, work, config.descriptions)
-    run = train(approach, dataset, rest)
-    fitted = assess(run, divided, project, work, config)
+    with work.alone():
+        annotated, _ = pull(project, work, config, everything=False)
+        divided = divide(annotated, work, config.held_out, config.validation)
+        dataset = make_dataset(divided, project.labelling, work, config.descriptions)
+        run = train(approach, dataset, rest)
+        fitted = assess(run, divided, project, work, config)
     for line in told(fitted.record):
         logger.info("%s", line)
     version = fitted.record["version"]

@@ -59,18 +59,15 @@ class Trainer:
         write_json(self.folder / name / RECORD, record)
 
     def _run(self, name: str) -> None:
-        log = self.folder / name / LOG
+        log, how, message = self.folder / name / LOG, "failed", ""
         try:
             self._note(name, status="running", started=now())
             status = run_module("annotation.fit", self.arguments, log)
-            lines = last_lines(log, 1)
             how = "stopped" if status is None else "finished" if status == 0 else "failed"
-            self._note(
-                name, status=how, ended=now(), exit="" if status is None else ending(status), message="".join(lines)
-            )
-            logger.info("job %s %s: %s", name, how, "".join(lines))
+            message = "".join(last_lines(log, 1)) or ("" if status is None else ending(status))
         except OSError as error:
-            logger.warning("job %s: %s", name, error)
-            with self._lock:
-                self._jobs[name].update(status="failed", message=str(error.strerror or error))
-        self.ended()
+            message = str(error)
+        finally:
+            self._note(name, status=how, ended=now(), message=message)
+            logger.info("job %s %s: %s", name, how, message)
+            self.ended()

@@ -75,10 +75,14 @@ class Report:
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items()) or "no tasks"
 
 
+def listed(value: Any) -> list[Any]:
+    """A list as it is; none of whatever else."""
+    return value if isinstance(value, list) else []
+
+
 def accepted_unseen(item: Mapping[str, Any]) -> bool:
     """Whether an annotation is a prediction that was made one by an action on many tasks: nobody spent time on it."""
-    result = item.get("result") or []
-    touched = any(isinstance(region, dict) and region.get("origin") for region in result)
+    touched = any(isinstance(region, dict) and region.get("origin") for region in listed(item.get("result")))
     return item.get("lead_time") is None and item.get("parent_prediction") is not None and not touched
 
 
@@ -111,7 +115,7 @@ def _merged(
     if not isinstance(text, str):
         report.note("mismatches", number, f"data has no text {labelling.field!r}")
         return None
-    given = [item for item in task.get("annotations") or () if isinstance(item, Mapping)]
+    given = [item for item in listed(task.get("annotations")) if isinstance(item, Mapping)]
     if not given:
         report.no_annotation += 1
         return None
@@ -154,7 +158,7 @@ def shown_prediction(item: Mapping[str, Any], task: Mapping[str, Any]) -> Mappin
 
     One that has been replaced since lives on in the annotation.
     """
-    given = [found for found in task.get("predictions") or () if isinstance(found, Mapping)]
+    given = [found for found in listed(task.get("predictions")) if isinstance(found, Mapping)]
     stored = next((found for found in given if found.get("id") == item.get("parent_prediction")), None)
     snapshot = item.get("prediction")
     return stored or (snapshot if isinstance(snapshot, Mapping) and snapshot else None)
@@ -169,7 +173,8 @@ def _entities(item: Mapping[str, Any], text: str, number: Any, labelling: Labell
         report.note("mismatches", number, str(error))
         return []
     report.other_regions += len(item["result"]) - len(regions)
-    report.two_labels += sum(isinstance(value, dict) and len(value.get("labels") or ()) > 1 for value in regions)
+    several = [value["labels"] for value in regions if isinstance(value, dict) and "labels" in value]
+    report.two_labels += sum(isinstance(labels, list) and len(labels) > 1 for labels in several)
     for problem in bad:
         report.note("mismatches", number, problem)
     entities = []

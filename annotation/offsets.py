@@ -31,7 +31,8 @@ class Utf16:
 
 
 def _values(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for item in (*(task.get("annotations") or ()), *(task.get("predictions") or ())):
+    given = [task.get(kind) for kind in ("annotations", "predictions")]
+    for item in (item for items in given if isinstance(items, list) for item in items):
         result = item.get("result") if isinstance(item, dict) else None
         for region in result if isinstance(result, list) else ():
             if isinstance(region, dict) and isinstance(region.get("value"), dict):

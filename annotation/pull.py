@@ -58,6 +58,7 @@ def pull(
     Raises:
         InputError: If the server does not answer.
     """
+    work.claim(project.id, project.made)
     stored = {} if everything else {task["id"]: task for task in work.tasks(TASKS)}
     since = max((task["updated_at"] for task in stored.values()), default=None)
     read = 0

@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> str:
     """Pushes and returns the version."""
     config = parse(Config, argv)
     project, work = config.open(), config.folder
+    work.claim(project.id, project.made)
     tasks = [
         task for task in project.client.tasks(project.id) if config.annotated_too or not task.get("total_annotations")
     ]

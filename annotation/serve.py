@@ -162,7 +162,9 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
 
         check_training(fit_arguments(config, rest))
     if config.approach is not None or config.project is not None:
-        labelling = config.open().labelling
+        project = config.open()
+        work.claim(project.id, project.made)
+        labelling = project.labelling
     suggester = config.load(work, labelling)
     if work.current() is None and labelling is not None:
         work.set_current({**suggester.record, "version": suggester.version(labelling)})

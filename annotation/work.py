@@ -1,6 +1,7 @@
 """The work folder of a project: what was read from the server, which documents are held out, which model is served.
 
 <work>/
+    project.json          whose folder it is
     tasks.json            tasks with annotations, as the server has them
     annotated.json        one checked annotation for each, in Label Studio's form: any tool of the project reads it
     pull_report.json      what was left out, and where annotators differ
@@ -15,13 +16,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from filelock import FileLock, Timeout
+
+from common.errors import InputError
 from common.files import read_json, unique_keys, write_json, write_json_records
 from common.paths import output_root
 from common.schema import Share, check
@@ -37,6 +42,13 @@ class CurrentRecord(TypedDict):
     labels: NotRequired[list[str]]
     threshold: NotRequired[Share | None]
     base_model: NotRequired[str | None]
+
+
+class ProjectRecord(TypedDict):
+    """``project.json``: whose folder it is."""
+
+    project: int
+    created: str | None
 
 
 class BlindRecord(TypedDict):
@@ -64,6 +76,41 @@ class Work:
     """Paths and small records of a work folder."""
 
     path: Path
+
+    def claim(self, project: int, created: str | None) -> None:
+        """Makes the folder one project's for ever: documents, versions and parts of two would be mixed.
+
+        Raises:
+            InputError: If it is another's.
+        """
+        file = self.path / "project.json"
+        ours = {"project": project, "created": created}
+        found = self._record(file, ProjectRecord)
+        if found is None:
+            write_json(file, ours)
+        elif found != ours:
+            raise InputError(
+                f"{self.path}: is the folder of project {found['project']} (made {found['created']}), this is project "
+                f"{project} (made {created}); give another --work"
+            )
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Only one training at a time.
+
+        Raises:
+            InputError: If another process trains.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".fit.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"{self.path}: another annotation.fit is at work here") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     @property
     def current_file(self) -> Path:

@@ -330,6 +330,58 @@ def test_an_export_is_pulled_without_a_server_and_readable(tmp_path):
         pull_main(arguments)
 
 
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 20)
+    | st.floats(0, 9)
+    | st.sampled_from(["", "fever", "labels", "Symptom"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["value", "result", "start", "end", "labels", "text", "id"]), inner, max_size=4
+        )
+    ),
+    max_leaves=12,
+)
+REGION = st.fixed_dictionaries({"type": st.just("labels"), "value": JSON, "id": JSON})
+ITEM = st.dictionaries(st.sampled_from(["id", "parent_prediction", "lead_time", "prediction", "updated_at"]), JSON)
+ITEM = (
+    st.builds(lambda item, result: item | {"result": result}, ITEM, st.lists(REGION | JSON, max_size=3) | JSON) | JSON
+)
+STRANGE = st.fixed_dictionaries(
+    {"id": st.integers(), "data": st.just({"text": "fever 😷 and fever"}) | JSON},
+    optional={"annotations": st.lists(ITEM, max_size=3) | JSON, "predictions": st.lists(ITEM, max_size=2) | JSON},
+)
+
+
+@given(st.lists(STRANGE, max_size=3), st.sampled_from(["latest", "majority", "union"]))
+def test_whatever_a_task_holds_it_is_counted_and_ends_nothing(tasks, annotators):
+    found, report = merged(*tasks, annotators=annotators)
+    assert report.tasks == len(tasks)
+    assert report.annotated == len(found)
+    for record in found:
+        mentions, bad = mentions_of(record["annotations"][0], record["data"]["text"])
+        assert not bad
+        assert {mention.label for mention in mentions} <= set(MEDICAL)
+    corrections(tasks, LABELLING).as_dict()
+
+
+def test_an_empty_prediction_suggests_nothing():
+    text = "fever"
+    item = made(text, ("fever", "Symptom"), parent_prediction=7)
+
+    def suggested(**more):
+        return merged(task(1, text, item | more.pop("item", {}), **more))[0][0]["annotations"][0]["suggested"]
+
+    full = {"id": 7, "result": item["result"], "model_version": "v"}
+    assert suggested(predictions=[full])
+    assert not suggested(predictions=[full | {"result": []}])
+    assert suggested(item={"prediction": full})
+    assert suggested(predictions=[7]), "unknown, so perhaps"
+    assert not suggested(item={"parent_prediction": None})
+
+
 # -- parts ------------------------------------------------------------------------------------------------------------
 
 
@@ -344,6 +396,18 @@ def test_a_document_keeps_its_part(tmp_path_factory, names, cut):
     assert all(after[name] == "held out" for name in blind)
     assert blind == {name for name in names[:cut] if rank(name) < 0.1}
     assert set(after) == set(names)
+
+
+def test_a_work_folder_is_of_one_project_and_one_training(tmp_path):
+    work = Work(tmp_path / "work")
+    work.claim(3, "2026")
+    work.claim(3, "2026")
+    with pytest.raises(InputError, match=r"folder of project 3 .* give another --work"):
+        work.claim(3, "2027")
+    with work.alone(), pytest.raises(InputError, match="another annotation"), work.alone():
+        pass
+    with work.alone():
+        pass
 
 
 def test_each_part_has_a_document_and_a_data_set_is_made_of_them(tmp_path):

@@ -7,7 +7,9 @@ import threading
 
 import pytest
 from conftest import REAL
-from test_annotation import LABELLING, MEDICAL, Words, task
+from hypothesis import given
+from hypothesis import strategies as st
+from test_annotation import JSON, LABELLING, MEDICAL, STRANGE, Words, task
 
 from annotation import backend as backend_module
 from annotation.backend import Backend
@@ -278,6 +280,18 @@ def test_bad_requests_are_refused_in_words(run, method, path, body, status, mess
     found, answer = service.ask(method, path, body)
     assert (found, message in answer["error"]) == (status, True), answer
     assert service.ask("GET", "/health")[0] == 200
+
+
+@given(st.lists(STRANGE | JSON, max_size=3) | JSON, JSON)
+def test_whatever_is_asked_is_answered(tasks, context):
+    backend = Backend(Words(WORDS), blind=frozenset({"d1"}))
+    for path in ("/predict", "/setup", "/webhook"):
+        body = {"tasks": tasks, "label_config": CONFIG, "params": {"context": context}, "action": context}
+        answer = backend.handle("POST", path, body)
+        assert answer.status in (200, 400)
+        json.dumps(answer.body, allow_nan=False)
+    if isinstance(tasks, list):
+        assert len(backend.handle("POST", "/predict", body).body["results"]) == len(tasks)
 
 
 def test_a_body_has_a_limit(run):
