@@ -5,15 +5,17 @@ The answers to all but ``/predict`` come from small values in memory: a model th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from annotation.labelling import Labelling, parse_labelling
+from annotation.regions import NOTHING_FOUND
 from annotation.suggestions import Suggestion, Suggests, suggestions
 from annotation.tasks import document_of
 from common.errors import InputError
@@ -66,7 +68,8 @@ class Backend:
     ) -> None:
         self.model, self.jobs, self.blind = model, jobs, blind
         self._clock = clock
-        self._computing = threading.Lock()
+        # Who has computed waits at the first lock behind who holds it, so that a long request starves no short one.
+        self._next, self._computing = threading.Lock(), threading.Lock()
         self._memory: OrderedDict[tuple[str, str], Suggestion] = OrderedDict()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
@@ -139,7 +142,7 @@ class Backend:
                 left = len(missing) - first
                 return Answer(503, {"error": f"{left} of {len(tasks)} tasks are not done yet: ask again, or use push"})
             numbers = missing[first : first + _TOGETHER]
-            with self._computing:
+            with self._turn():
                 made = suggestions(model, [tasks[number] for number in numbers], labelling)
             with self._lock:
                 for number, item in zip(numbers, made, strict=True):
@@ -156,11 +159,21 @@ class Backend:
             self._counts["bad tasks"] += bad
         return Answer(200, {"results": results})
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One request computes at a time, and the others in between."""
+        with self._next:
+            self._computing.acquire()
+        try:
+            yield
+        finally:
+            self._computing.release()
+
     def _shown(self, task: Any, prediction: dict[str, Any], context: Any) -> dict[str, Any]:
         """A prediction as it goes out: none for a blind task; beside regions that are being drawn, what is free."""
         data = task.get("data") if isinstance(task, Mapping) else None
         if self.blind and isinstance(data, Mapping) and document_of(data, task.get("id", 0)) in self.blind:
-            return prediction | {"result": []}
+            return prediction | {"result": [], "score": NOTHING_FOUND}
         if not isinstance(context, Mapping):
             return prediction
         drawn = list(_places(context))

@@ -32,6 +32,7 @@ from common.data.text import Mention
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.inference import Entity
+from common.paths import PROJECT_ROOT
 from dataset_generation.options import ReadOptions
 from dataset_generation.sources import read_local
 
@@ -252,6 +253,17 @@ def test_the_recorded_corpus_gives_the_recorded_tasks(tmp_path):
         ]  # fmt: skip
 
     assert gold(tasks) == gold(recorded)
+
+
+def test_the_notebook_is_kept_without_outputs_and_its_corpus_can_be_read(tmp_path):
+    notebook = read_json(PROJECT_ROOT / "examples" / "label_studio.ipynb")
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+            compile("".join(cell["source"]), "cell", "exec")
+    source = str(PROJECT_ROOT / "examples" / "medical.conll")
+    tasks = read_json(write_tasks(["--source", source, "--output", str(tmp_path / "t.json"), "--types", *MEDICAL]))
+    assert len(tasks) == 33
 
 
 # -- merging ----------------------------------------------------------------------------------------------------------

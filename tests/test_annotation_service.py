@@ -4,6 +4,8 @@ import http.client
 import json
 import logging
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import REAL
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 from test_annotation import JSON, LABELLING, MEDICAL, STRANGE, Words, task
 
 from annotation import backend as backend_module
+from annotation import jobs as jobs_module
 from annotation.backend import Backend
 from annotation.labelling import label_config
 from annotation.private import redact
 from annotation.service import LARGEST, Service, basic
 from common.errors import InputError
+from common.files import read_json
 
 RECORDED = REAL / "labelstudio" / "backend_requests.jsonl"
 CONFIG = label_config(MEDICAL)
@@ -204,6 +208,44 @@ def test_a_prediction_that_computes_delays_nothing_else(run):
     assert done[0][1]["results"][0]["result"], "and it is answered in the end"
 
 
+class Steps(Words):
+    """Suggests when it is allowed to, and counts."""
+
+    def __init__(self):
+        super().__init__(WORDS)
+        self.allowed, self.began = threading.Semaphore(0), threading.Event()
+
+    def suggest(self, texts):
+        self.began.set()
+        assert self.allowed.acquire(timeout=30)
+        return super().suggest(texts)
+
+
+def test_a_long_request_lets_a_short_one_in_between(run, monkeypatch):
+    monkeypatch.setattr(backend_module, "_TOGETHER", 1)
+    model = Steps()
+    service, done = run(Backend(model)), []
+
+    def ask(name, tasks):
+        service.ask("POST", "/predict", predict(tasks), connection=service.connect())
+        done.append(name)
+
+    long = threading.Thread(target=ask, args=("long", [task(number, f"fever {number}") for number in range(6)]))
+    long.start()
+    assert model.began.wait(10)
+    short = threading.Thread(target=ask, args=("short", [task(9, "headache")]))
+    short.start()
+    while "headache" not in model.seen:
+        model.allowed.release()
+        assert len(model.seen) < 6, "all of the long request came first"
+        short.join(0.05)
+    for _ in range(6):
+        model.allowed.release()
+    for thread in (short, long):
+        thread.join(30)
+    assert done == ["short", "long"]
+
+
 def test_what_takes_too_long_is_done_when_it_is_asked_again(run, monkeypatch):
     monkeypatch.setattr(backend_module, "_TOGETHER", 1)
     ticks = iter(range(0, 10_000, 40))
@@ -237,6 +279,47 @@ def test_another_model_is_used_from_the_next_request_on(run):
     thread.join()
     assert done[0][1]["results"][0]["model_version"] == "words-5"
     assert service.ask("POST", "/predict", predict([task(1, "fever")]))[1]["results"][0]["model_version"] == "second-5"
+
+
+# -- training -----------------------------------------------------------------------------------------------------
+
+
+def test_one_training_runs_and_one_waits_however_they_end(tmp_path, monkeypatch):
+    endings, started, go = [0, 1, -9, None], [], threading.Semaphore(0)
+
+    def run_module(module, arguments, log):
+        started.append((module, arguments))
+        log.write_text("a line\nthe last line\n")
+        assert go.acquire(timeout=30)
+        if not endings:
+            raise OSError(28, "no space")
+        return endings.pop(0)
+
+    monkeypatch.setattr(jobs_module, "run_module", run_module)
+    ended = []
+    with ThreadPoolExecutor(1) as pool:
+        trainer = jobs_module.Trainer(tmp_path, ["--approach", "x"], pool, lambda: ended.append(len(started)))
+
+        def until(status, number):
+            deadline = time.monotonic() + 30
+            while trainer.jobs()[number - 1]["status"] != status:
+                assert time.monotonic() < deadline, trainer.jobs()
+                time.sleep(0.01)
+
+        assert trainer.start() == ("1", True)
+        until("running", 1)
+        assert trainer.start() == ("2", True)
+        assert trainer.start() == ("2", False), "one waits already"
+        for number, status in enumerate(["finished", "failed", "failed", "stopped", "failed"], start=1):
+            go.release()
+            until(status, number)
+            trainer.start()
+        go.release(9)
+    jobs = [read_json(tmp_path / str(number) / "job.json") for number in range(1, 6)]
+    assert [job["message"] for job in jobs] == ["the last line"] * 4 + ["[Errno 28] no space"]
+    assert started[0] == ("annotation.fit", ["--approach", "x"])
+    assert len(ended) >= 5
+    assert jobs_module.Trainer(tmp_path, [], pool, lambda: None)._last >= 5, "numbers go on after a restart"
 
 
 # -- what must not happen ---------------------------------------------------------------------------------------------

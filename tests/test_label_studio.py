@@ -262,7 +262,6 @@ def test_a_local_backend_is_refused_by_default_and_nothing_is_left(data, options
 
 def test_the_notebook_runs_from_top_to_bottom(server, tmp_path, model):
     notebook = read_json(PROJECT_ROOT / "examples" / "label_studio.ipynb")
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook["cells"])
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     script = tmp_path / "notebook.py"
     script.write_text("\n\n".join(cells), encoding="utf-8")
