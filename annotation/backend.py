@@ -26,7 +26,7 @@ DEADLINE = 90.0
 """Seconds after which a request is answered with 503: Label Studio gives up at 100, and the next try finds what was
 done.
 """
-_TOGETHER = 16
+_TOGETHER = 32
 """Tasks that are predicted before another request has its turn."""
 _REMEMBERED = 50_000
 """Predictions that are kept for a request that comes again."""

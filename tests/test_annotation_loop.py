@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from annotation.work import Work
 from common.data.text import Mention
 from common.errors import InputError
 from common.files import read_json, write_json
+from common.training.records import RUN_FILE
 
 LABELS = ("Protein", "CellType", "Disease")
 LABELLING = Labelling("label", "text", "text", LABELS)
@@ -149,6 +151,26 @@ def test_push_replaces_its_version_and_leaves_blind_documents_alone(studio, proj
     assert medical["model_version"] == other
 
 
+def test_a_push_that_was_cut_off_goes_on(studio, project, work, model, monkeypatch):
+    options = [*project[0], "--work", str(work), *of_model(model), "--chunk", "10"]
+    store, left = studio.store_prediction, iter(range(15))
+
+    def cut_off(*arguments):
+        if next(left, None) is None:
+            raise OSError("the server is gone")
+        store(*arguments)
+
+    monkeypatch.setattr(studio, "store_prediction", cut_off)
+    with pytest.raises(InputError, match="does not answer"):
+        push.main(options)
+    monkeypatch.setattr(studio, "store_prediction", store)
+    studio.uploads.clear()
+    version = push.main([*options, "--resume"])
+    assert sum(studio.uploads) == 15, "only what was missing"
+    stored = [item["task"] for item in studio.predictions.values() if item["model_version"] == version]
+    assert sorted(stored) == sorted(studio.tasks)
+
+
 def test_push_is_only_for_tasks_without_annotations_unless_told(studio, project, work, model):
     options = [*project[0], "--work", str(work), *of_model(model)]
     annotate(studio, project[2], list(studio.tasks.values())[:10])
@@ -182,7 +204,7 @@ def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, pr
     assert pull.main([*options, "--all"]).annotated == 0
 
 
-def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_folder):
+def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_folder, monkeypatch):
     options, _, truth = project
     options = [*options, "--work", str(work)]
     push.main([*options, *of_model(model), "--blind-fraction", "0.15"])
@@ -205,6 +227,16 @@ def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_fol
     annotated = {document_of(task["data"], task["id"]) for task in read_json(work / "annotated.json")}
     assert annotated == set(parts)
     assert push.main([*options, "--annotated-too", "--device", "cpu"]) == record["version"]
+    # One that was cut off is gone on with.
+    run = Path(record["model"])
+    write_json(run / RUN_FILE, read_json(run / RUN_FILE) | {"status": "interrupted"})
+    given = []
+    monkeypatch.setattr("glinerev.train.main", given.append)
+    _, approach, rest = fit.check_training([*options, *training])
+    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], rest)
+    assert given[0][-2:] == ["--resume", str(run)]
+    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], [*rest, "--seed", "7"])
+    assert "--resume" not in given[1], "other settings are another training"
 
 
 def test_wrong_options_of_fit_are_told_before_anything_is_done(studio, project, work):
