@@ -73,6 +73,7 @@ class Backend:
         self._memory: OrderedDict[tuple[str, str], Suggestion] = OrderedDict()
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
+        self._versions: dict[str, None] = {}
         self._slowest: dict[str, float] = {}
 
     def use(self, model: Suggests) -> None:
@@ -117,13 +118,12 @@ class Backend:
     def _version(self, model: Suggests, labelling: Labelling) -> str:
         version = model.version(labelling)
         with self._lock:
-            self._counts[f"version {version}"] += 0
+            self._versions[version] = None
         return version
 
     def _known_versions(self, _: Any) -> Answer:
         with self._lock:
-            names = [name.removeprefix("version ") for name in self._counts if name.startswith("version ")]
-        return Answer(200, {"versions": names})
+            return Answer(200, {"versions": list(self._versions)})
 
     def _predict(self, body: Mapping[str, Any]) -> Answer:
         start, model = self._clock(), self.model
@@ -146,7 +146,10 @@ class Backend:
                 made = suggestions(model, [tasks[number] for number in numbers], labelling)
             with self._lock:
                 for number, item in zip(numbers, made, strict=True):
-                    done[keys[number]] = self._memory[keys[number]] = item
+                    done[keys[number]] = item
+                    # What was at fault may not be the next time.
+                    if not item.problem:
+                        self._memory[keys[number]] = item
                 while len(self._memory) > _REMEMBERED:
                     self._memory.popitem(last=False)
         results, bad = [], 0
@@ -202,13 +205,12 @@ class Backend:
 
     def _status(self, _: Any) -> Answer:
         with self._lock:
-            counts, slowest = dict(self._counts), dict(self._slowest)
-        versions = [name.removeprefix("version ") for name in counts if name.startswith("version ")]
+            counts, slowest, versions = dict(self._counts), dict(self._slowest), list(self._versions)
         return Answer(
             200,
             {
                 "versions": versions,
-                "counts": {name: count for name, count in counts.items() if not name.startswith("version ")},
+                "counts": counts,
                 "slowest_seconds": {name: round(seconds, 4) for name, seconds in slowest.items()},
                 "jobs": [] if self.jobs is None else self.jobs.jobs(),
             },

@@ -261,6 +261,11 @@ class ServerOptions:
         return Client(url, token)
 
     @property
+    def names_project(self) -> bool:
+        """Whether a project is named, here or in the environment."""
+        return bool(self.project or os.environ.get(PROJECT_VARIABLE))
+
+    @property
     def project_name(self) -> str:
         """Number or title of the project.
 

@@ -35,6 +35,7 @@ from dataset_generation.descriptions import make_label_set
 from dataset_generation.generate import write_dataset
 from dataset_generation.options import ReadOptions
 from dataset_generation.sources import read_local
+from dataset_generation.splits import shared_sentences
 
 # Not __name__, which is __main__ when this file runs as a script.
 logger = logging.getLogger("annotation.fit")
@@ -132,6 +133,9 @@ def make_dataset(
     directory = work.path / "datasets" / name
     provenance = {"dataset": name, "source": {"kind": "annotation"}, "read": corpus.counts, "splits": "by document"}
     write_dataset(directory, corpus.splits, labels, {"bi": None, "cross": None}, provenance)
+    for where, count in shared_sentences(corpus.splits).items():
+        if count:
+            logger.warning("%s: %d sentences, word for word: are they of one document?", where, count)
     for split, sentences in corpus.splits.items():
         types = ", ".join(f"{name} {count}" for name, count in sorted(count_types(sentences).items()))
         logger.info("%s: %d tasks, %d sentences: %s", split, corpus.counts[split]["records"], len(sentences), types)

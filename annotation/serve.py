@@ -32,6 +32,8 @@ from common.script import run_script
 logger = logging.getLogger("annotation.serve")
 
 PASSWORD_VARIABLE = "ANNOTATION_PASSWORD"
+_OF_A_MODEL = (ValueError, OSError, RuntimeError, LookupError, TypeError)
+"""What a model that is not whole can make its loading raise."""
 LOOK = 2.0
 """Seconds between two looks whether another version is current."""
 
@@ -112,7 +114,7 @@ class Reloader:
                 record = self.work.current()
                 assert record is not None
                 suggester = load_suggester(record, self.labelling, self.runtime)
-            except (InputError, OSError, RuntimeError) as error:
+            except _OF_A_MODEL as error:
                 logger.warning("the version before stays: %s", error)
                 return
             self.backend.use(suggester)
@@ -161,7 +163,7 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
         from annotation.fit import check_training
 
         check_training(fit_arguments(config, rest))
-    if config.approach is not None or config.project is not None:
+    if config.approach is not None or config.names_project:
         project = config.open()
         work.claim(project.id, project.made)
         labelling = project.labelling

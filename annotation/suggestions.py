@@ -74,4 +74,5 @@ def _tag(model: Suggests, texts: Sequence[str]) -> list[tuple[list[Entity] | Non
         if len(texts) == 1:
             return [(None, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")]
     # One of them is at fault; the others get theirs.
-    return [result for text in texts for result in _tag(model, [text])]
+    middle = len(texts) // 2
+    return _tag(model, texts[:middle]) + _tag(model, texts[middle:])
