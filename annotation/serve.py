@@ -20,7 +20,7 @@ from annotation.client import ServerOptions
 from annotation.jobs import Trainer
 from annotation.labelling import Labelling
 from annotation.private import read_secret
-from annotation.service import Service
+from annotation.service import Service, check_closed
 from annotation.suggester import ModelOptions, load_suggester
 from annotation.work import Work, WorkOptions
 from common.config import RuntimeConfig, parse, require
@@ -156,6 +156,7 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
     )
     config = parse(Config, arguments, description=description)
     credentials = config.credentials
+    check_closed(config.host, credentials)
     work, labelling = config.folder, None
     if config.approach is None:
         require(not rest, f"-- {' '.join(rest)}: without --approach nothing is trained")

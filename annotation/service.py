@@ -32,6 +32,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def check_closed(host: str, credentials: tuple[str, str] | None) -> None:
+    """Raises ``InputError`` if other machines can reach an address and need no password."""
+    if credentials is None and not is_loopback(host):
+        raise InputError(
+            f"--host {host} can be reached from other machines: give --user and a password, or listen on 127.0.0.1"
+        )
+
+
 def basic(user: str, password: str) -> str:
     """The header of basic authentication."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -56,10 +64,7 @@ class Service(ThreadingHTTPServer):
     def __init__(
         self, backend: Backend, host: str = "127.0.0.1", port: int = 9090, credentials: tuple[str, str] | None = None
     ) -> None:
-        if credentials is None and not is_loopback(host):
-            raise InputError(
-                f"--host {host} can be reached from other machines: give --user and a password, or listen on 127.0.0.1"
-            )
+        check_closed(host, credentials)
         self.backend = backend
         self.expected = None if credentials is None else basic(*credentials)
         try:
