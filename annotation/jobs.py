@@ -25,7 +25,7 @@ class Trainer:
         folder: Where each job has its folder.
         arguments: Command line of ``annotation.fit``.
         pool: An executor of :func:`common.engine.executor` with one worker.
-        ended: Called after each job.
+        ended: Called when a training has ended, before its job counts as over.
     """
 
     def __init__(self, folder: Path, arguments: Sequence[str], pool: Executor, ended: Callable[[], None]) -> None:
@@ -65,9 +65,10 @@ class Trainer:
             status = run_module("annotation.fit", self.arguments, log)
             how = "stopped" if status is None else "finished" if status == 0 else "failed"
             message = "".join(last_lines(log, 1)) or ("" if status is None else ending(status))
+            # A training is over when what it has made is in service.
+            self.ended()
         except OSError as error:
             message = str(error)
         finally:
             self._note(name, status=how, ended=now(), message=message)
             logger.info("job %s %s: %s", name, how, message)
-            self.ended()

@@ -318,7 +318,7 @@ def test_one_training_runs_and_one_waits_however_they_end(tmp_path, monkeypatch)
     jobs = [read_json(tmp_path / str(number) / "job.json") for number in range(1, 6)]
     assert [job["message"] for job in jobs] == ["the last line"] * 4 + ["[Errno 28] no space"]
     assert started[0] == ("annotation.fit", ["--approach", "x"])
-    assert len(ended) >= 5
+    assert len(ended) == 4, "told of each training that has run"
     assert jobs_module.Trainer(tmp_path, [], pool, lambda: None)._last >= 5, "numbers go on after a restart"
 
 
