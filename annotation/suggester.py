@@ -14,7 +14,7 @@ from common.config import Device, Precision, RuntimeConfig
 from common.errors import InputError
 from common.files import read_json, sha256_file
 from common.inference import Entity, Tagger
-from common.training.records import ADAPTATION_FILE, RUN_FILE, WEIGHTS_FILE
+from common.training.records import RUN_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Suggester:
 
     Args:
         tagger: The model.
-        fingerprint: Hash of its weights, labels and threshold.
+        fingerprint: Hash of its weights, labels and thresholds.
         record: How it is loaded again: ``model``, ``labels``, ``threshold``, ``base_model``.
     """
 
@@ -103,7 +103,7 @@ def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime:
     """
     source, labels = record["model"], tuple(record.get("labels") or ())
     place = Path(source)
-    knows_labels = (place / RUN_FILE).is_file() or (place / ADAPTATION_FILE).is_file()
+    knows_labels = (place / RUN_FILE).is_file() or _adaptation(source) is not None
     if not labels and not knows_labels and labelling is not None:
         labels = labelling.types()
     threshold, base_model = record.get("threshold"), record.get("base_model")
@@ -114,16 +114,26 @@ def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime:
         "threshold": threshold,
         "base_model": base_model,
     }
-    return Suggester(tagger, _fingerprint(place, source, tagger), stored)
+    return Suggester(tagger, fingerprint(source, tagger), stored)
 
 
-def _fingerprint(place: Path, source: str, tagger: Tagger) -> str:
+def fingerprint(source: str, tagger: Tagger) -> str:
+    """Hash of all that a loaded model's suggestions depend on beside the text."""
+    place = Path(source)
     if (place / RUN_FILE).is_file():
         run = read_json(place / RUN_FILE)
         weights = [sha256_file(place / WEIGHTS_FILE), run["base_model"]["revision"], run["approach"], run["variant"]]
     else:
         from common.bases import base_revision
 
-        adapted = place / ADAPTATION_FILE
-        weights = [base_revision(source), sha256_file(adapted) if adapted.is_file() else ""]
-    return content_hash([weights, tagger.labels, tagger.threshold])
+        adapted = _adaptation(source)
+        weights = [base_revision(source), "" if adapted is None else sha256_file(adapted)]
+    return content_hash([weights, tagger.labels, tagger.threshold, tagger.type_thresholds])
+
+
+def _adaptation(source: str) -> Path | None:
+    """What a GLiNER that was exported here says of its labels; None for any other."""
+    from common.bases import base_file
+    from common.checkpoint import ADAPTATION_FILE
+
+    return base_file(source, ADAPTATION_FILE)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ENTITIES, enlarge_head
+from conftest import ENTITIES, RUNTIME, enlarge_head
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
 
 from annotation import connect, disconnect, doctor, fit, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client
 from annotation.labelling import Labelling, label_config
 from annotation.regions import annotation
+from annotation.suggester import fingerprint, load_suggester
 from annotation.tasks import document_of
 from annotation.work import Work
 from common.data.text import Mention
@@ -149,6 +150,20 @@ def test_push_replaces_its_version_and_leaves_blind_documents_alone(studio, proj
     other = push.main([*project[0], "--work", str(work), *of_model(model, "0.9")])
     assert other != version
     assert medical["model_version"] == other
+
+
+def test_a_version_is_of_weights_labels_and_thresholds(model, gliner_folder):
+    def load(**more):
+        return load_suggester({"model": str(model), "labels": ["protein"], **more}, None, RUNTIME)
+
+    one = load()
+    assert load().version(LABELLING) == one.version(LABELLING)
+    others = [load(threshold=0.3), load(labels=["protein", "disease"]), load(model=str(gliner_folder("bi-bert")))]
+    versions = {item.version(LABELLING) for item in (one, *others)}
+    versions.add(one.version(Labelling("label", "text", "text", ("Protein",))))
+    assert len(versions) == 5
+    one.tagger.model.type_thresholds = {"protein": 0.9}
+    assert fingerprint(str(model), one.tagger) != one.fingerprint
 
 
 def test_a_push_that_was_cut_off_goes_on(studio, project, work, model, monkeypatch):
