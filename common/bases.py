@@ -5,14 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from _pickle import UnpicklingError
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypedDict
 
-import httpx
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from common.config import require
 from common.errors import InputError
@@ -20,6 +17,7 @@ from common.files import is_lfs_pointer, read_json, sha256_file
 from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
 from common.models.base import NO_LIMIT, Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES, DEMO_ENCODER, MINILM_ID, NEW_BASE, base_name
+from common.models.sources import OF_BROKEN_FILES, code_in, reason_of
 from common.schema import Rule, check
 from common.spec import BaseSource
 
@@ -54,7 +52,7 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
             # A bi-encoder has no embeddings to resize, and gliner says so each time.
             warnings.filterwarnings("ignore", message="Resizing embeddings")
             gliner = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location="cpu")
-    except _OF_BROKEN_FILES as error:
+    except OF_BROKEN_FILES as error:
         # Whatever a broken file makes gliner, transformers or torch raise, the user's answer is the same; a defect of
         # ours would look alike, so the whole error stays its cause.
         raise _unavailable(source, error) from error
@@ -99,26 +97,6 @@ def base_file(source: str, name: str) -> Path | None:
 
 GLINER = BaseSource(load_base, base_revision, DEFAULT_BASE)
 """GLiNER models."""
-
-
-_OF_BROKEN_FILES = (
-    OSError,
-    httpx.HTTPError,
-    StrictDataclassError,
-    SafetensorError,
-    UnpicklingError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    ImportError,
-    MemoryError,
-)
-"""What gliner, transformers and torch raise of them."""
 
 
 _CONFIGURATION_FILE = "gliner_config.json"
@@ -191,7 +169,7 @@ def _new_base(source: str, kind: str | None, revision: str | None) -> Base:
         with _no_code(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(_NEW_SEED)
             gliner: Any = fresh_gliner(found, folder, name, **settings)
-    except _OF_BROKEN_FILES as error:
+    except OF_BROKEN_FILES as error:
         raise _unavailable(source, error) from error
     gliner.float().eval()
     _limit_length(gliner)
@@ -243,14 +221,10 @@ def _fetched(source: str, place: _Place) -> tuple[Path, Path]:
 
 
 def _unavailable(source: str, error: Exception) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
     ways = f"a folder of a saved GLiNER model or one of {sorted(DEMO_BASES)} as --base-model"
     if source.startswith(NEW_BASE):
         ways = f"a folder of an encoder or {DEMO_ENCODER} behind {NEW_BASE}"
-    return InputError(
-        f"base model {source!r} could not be loaded: {reason if isinstance(error, InputError) else reason[:300]}. "
-        f"Without the hub, give {ways}"
-    )
+    return InputError(f"base model {source!r} could not be loaded: {reason_of(error)}. Without the hub, give {ways}")
 
 
 class _Configuration(TypedDict, total=False):
@@ -274,7 +248,7 @@ def _check_configuration(source: str, folder: Path) -> None:
                 check(values, _Configuration, str(path))
         except InputError as error:
             raise _unavailable(source, error) from error
-        named = _code_in(values)
+        named = code_in(values)
         if named is not None:
             raise InputError(
                 f"base model {source!r}: {path.relative_to(folder)} names code to be run, {named}; a base model is "
@@ -303,25 +277,6 @@ def _fetch_encoders(source: str, folder: Path) -> None:
             raise _unavailable(
                 source, InputError(f"it has no {lacks}, and that of {encoder!r} is not available: {error}")
             ) from error
-
-
-def _code_in(values: Any) -> str | None:
-    """The first setting that makes transformers import what is not its own."""
-    waiting = [("", values)]
-    while waiting:
-        place, value = waiting.pop()
-        if isinstance(value, list):
-            waiting += [(f"{place}[{number}]", item) for number, item in enumerate(value)]
-        elif isinstance(value, dict):
-            for name, item in value.items():
-                inside = f"{place}.{name}" if place else name
-                # The last: attention from a repository of the hub.
-                if (name in ("auto_map", "trust_remote_code") and item) or (
-                    name.endswith("_implementation") and isinstance(item, str) and "/" in item
-                ):
-                    return f"{inside}: {str(item)[:80]}"
-                waiting.append((inside, item))
-    return None
 
 
 @contextlib.contextmanager

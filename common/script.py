@@ -39,7 +39,7 @@ def run_script(main: Callable[[], Any]) -> None:
     and SIGTERM as 143, whatever a library makes of them on the way.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner"):
+    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner", "bitsandbytes", "faiss"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     for stream in (sys.stdout, sys.stderr):
         # A console that cannot show a corpus's letters shows their numbers.

@@ -83,6 +83,9 @@ class ApproachSpec(Generic[C]):
     """Control runs."""
     trains: bool = True
     """Whether anything is trained."""
+    in_all: bool = True
+    """Whether a study of all approaches has it, and tables a row without results; else it is run when it is named, as
+    suits a base model that needs a large GPU."""
     few_shot: bool = False
     """Whether a study's few-shot cells include it by default."""
     stores_features: bool = False

@@ -23,8 +23,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
-from tokenizers import Tokenizer, processors
-from transformers import BertConfig, DebertaV2Config, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import BertConfig, BertModel, DebertaV2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from common.bases import load_base
 from common.checkpoint import load_checkpoint, resume_run, start_run
@@ -177,6 +177,55 @@ def unigram(limit: int) -> PreTrainedTokenizerFast:
     return _wrap(Tokenizer.from_file(str(PROJECT_ROOT / "tests" / "data" / "unigram.json")), limit)
 
 
+CHAT = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """A language model's tokenizer: byte-level BPE that joins the words of these tests letter by letter."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges: dict[tuple[str, str], None] = {}
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    for text in [*WORDS, *(entity for entities in ENTITIES.values() for entity in entities)]:
+        for piece, _ in splitter.pre_tokenize_str(f" {text}"):
+            merges |= {(piece[:end], piece[end]): None for end in range(1, len(piece))}
+    special = ["<s>", "</s>"]
+    pieces = [*special, *alphabet, *dict.fromkeys("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, list(merges)))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_max_length=512, bos_token="<s>", eos_token="</s>", chat_template=CHAT
+    )
+
+
+def save_llama(folder: Path, **settings: Any) -> Path:
+    """Builds and saves a random Llama; ``settings`` go over those of its configuration."""
+    torch.manual_seed(0)
+    tokenizer = byte_level()
+    shape = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+        # As of the encoders.
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        **settings,
+    }
+    LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def _encoder_config(backbone: str, width: int, vocabulary: int) -> dict[str, Any]:
     shape = {
         "vocab_size": vocabulary,
@@ -240,18 +289,31 @@ def save_gliner(folder: Path, encoder: str, backbone: str, **settings: Any) -> P
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random BERT for short texts."""
+    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
+    torch.manual_seed(0)
+    tokenizer = wordpiece(TEXT_LIMIT)
+    BertModel(BertConfig(**_encoder_config("bert", TEXT_WIDTH, len(tokenizer)))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 MODELS = ("bi-bert", "bi-deberta", "cross-bert", "cross-deberta")
 
 
 @pytest.fixture(scope="session")
 def gliner_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Folder of a tiny GLiNER by name (``bi-bert``) and configuration; each is built once."""
+    """Folder of a tiny base by name (``bi-bert``, ``causal-llama``) and configuration; each is built once."""
     parent = tmp_path_factory.mktemp("bases")
 
     @functools.lru_cache
     def build(name: str, **settings: Any) -> Path:
         encoder, backbone = name.split("-")
         folder = parent / "_".join([name, *(f"{key}-{value}" for key, value in settings.items())])
+        if encoder == "causal":
+            return save_llama(folder, **settings)
         return save_gliner(folder, encoder, backbone, **settings)
 
     return build
@@ -382,11 +444,21 @@ def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
     model.eval()
     if not hasattr(model, "threshold"):
         return
+    short = [sentence for sentence in sentences if len(sentence.words) < MAX_WORDS]
+    if getattr(model, "scheme", None) == "bio":
+        # Its scores are not of single spans: those of the spans that it predicts at the lowest threshold.
+        model.threshold = 0.0
+        scores = torch.tensor(sorted(item.score for spans in predictions(model, short) for item in spans)).logit()
+        _set_in_widest_gap(model, scores.flip(0), len(scores) // 3, 2 * len(scores) // 3)
+        return
     with torch.no_grad():
-        short = model.encode([sentence for sentence in sentences if len(sentence.words) < MAX_WORDS])
-        logits = torch.cat([model.logits(model.collate([item])).flatten() for item in short])
+        logits = torch.cat([model.logits(model.collate([item])).flatten() for item in model.encode(short)])
     scores = logits[logits.isfinite()].sort(descending=True).values
-    first, last = len(scores) // 15, len(scores) // 7
+    _set_in_widest_gap(model, scores, len(scores) // 15, len(scores) // 7)
+
+
+def _set_in_widest_gap(model: Any, scores: torch.Tensor, first: int, last: int) -> None:
+    """Sets the threshold between two of some logits, which descend."""
     widest = first + int((scores[first:last] - scores[first + 1 : last + 1]).argmax())
     model.threshold = float((scores[widest] + scores[widest + 1]).div(2).sigmoid())
 

@@ -161,3 +161,20 @@ class ScoredSpan(NamedTuple):
 def above(spans: Iterable[ScoredSpan], threshold: float, type_thresholds: Mapping[str, float]) -> list[ScoredSpan]:
     """The spans whose score is above the threshold of their type: ``threshold`` for a type that has none of its own."""
     return [item for item in spans if item.score > type_thresholds.get(item.span.label, threshold)]
+
+
+def without_overlaps(best_first: Iterable[ScoredSpan], n_words: int) -> list[ScoredSpan]:
+    """The spans that share no word with one before them, in reading order.
+
+    Args:
+        best_first: Spans, those to be preferred first.
+        n_words: Words of the sentence.
+    """
+    taken = bytearray(n_words)
+    kept = []
+    for item in best_first:
+        start, end, _ = item.span
+        if not any(taken[start : end + 1]):
+            taken[start : end + 1] = b"\1" * (end + 1 - start)
+            kept.append(item)
+    return sorted(kept)

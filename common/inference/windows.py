@@ -8,7 +8,7 @@ from typing import Any
 
 from common.approach import Predictor
 from common.data.dataset import Sentence
-from common.data.spans import ScoredSpan, Span
+from common.data.spans import ScoredSpan, Span, without_overlaps
 
 OVERLAP = 16
 """Words that two windows share, but at most half a window; never fewer than the widest span that a model scores."""
@@ -70,10 +70,5 @@ def join(
 
 
 def _flat(candidates: dict[Span, tuple[bool, float]], length: int) -> list[ScoredSpan]:
-    taken = bytearray(length)
-    kept = []
-    for span, (_, score) in sorted(candidates.items(), key=lambda item: (item[1][0], -item[1][1], item[0])):
-        if not any(taken[span.start : span.end + 1]):
-            taken[span.start : span.end + 1] = b"\1" * (span.end + 1 - span.start)
-            kept.append(ScoredSpan(span, score))
-    return sorted(kept)
+    order = sorted(candidates.items(), key=lambda item: (item[1][0], -item[1][1], item[0]))
+    return without_overlaps((ScoredSpan(span, score) for span, (_, score) in order), length)

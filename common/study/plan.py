@@ -36,7 +36,8 @@ class StudyConfig:
     dataset: tuple[str, ...]
     """Names of data sets or paths of their folders; one that is missing is generated."""
     approaches: tuple[str, ...] = ("all",)
-    """all, or names of approaches; one that runs on several kinds of base model is run with each."""
+    """all (but those that need a large GPU), or names of approaches; one that runs on several kinds of base model is
+    run with each."""
     seeds: tuple[int, ...] = (42, 43, 44)
     """Every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
@@ -103,7 +104,9 @@ class StudyConfig:
     @property
     def chosen(self) -> tuple[str, ...]:
         """The approaches of the study."""
-        return cheapest_first() if "all" in self.approaches else self.approaches
+        if "all" not in self.approaches:
+            return self.approaches
+        return tuple(name for name in cheapest_first() if spec(name).in_all or name in self.approaches)
 
     def base_model_of(self, approach: str, kind: str) -> str:
         """The base model that an approach is run with."""

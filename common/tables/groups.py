@@ -290,7 +290,10 @@ class Benchmark:
         labels: set[str] = set()
         for order, name in enumerate((*APPROACHES, *unknown)):
             known = spec(name) if name in APPROACHES else None
-            groups = [g for g in self.groups if g.first.approach == name and _is_default(known, g)]
+            own = [group for group in self.groups if group.first.approach == name]
+            if known and not known.in_all and not own:
+                continue
+            groups = [group for group in own if _is_default(known, group)]
             for kind in known.kinds if known else sorted({group.first.kind for group in groups}):
                 of_kind = self.bases.get(kind, ())
                 preferred = variant_text(known.default_variant(kind)) if known else ""

