@@ -17,6 +17,7 @@ APPROACHES = (
     "glinerev",
     "full_finetune",
     "lora",
+    "vaner",
 )
 """In the order of tables and figures: the thesis's, then what was added."""
 

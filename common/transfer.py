@@ -68,6 +68,9 @@ def transfer(config: Config) -> Path | None:
     if not approach.keeps_zero_shot:
         logger.info("%s: none, it finds only the types that it was trained on", approach.title)
         return None
+    if record["base_model"]["kind"] not in untrained().kinds:
+        logger.info("%s: none, its base model finds no entities before it is trained", approach.title)
+        return None
 
     from common.device import as_trained, make_accelerator, precision_name, provenance
 

@@ -25,6 +25,8 @@ import lora.model
 import lora.spec
 import softprompt_base.model
 import softprompt_base.spec
+import vaner.model
+import vaner.spec
 import zeroshot_baseline.config
 import zeroshot_baseline.model
 from common.approach import (
@@ -35,6 +37,7 @@ from common.approach import (
     freeze_all_but,
 )
 from common.data.dataset import make_sentence
+from common.models.config import LoraConfig
 from common.models.prompts import PromptConfig
 from common.models.token_model import FocalConfig, TokenConfig
 from common.training.optimizer import optimizer_groups
@@ -70,6 +73,7 @@ FT_RATES = {"encoder_lr": 4e-5, "others_lr": 3e-4}
 LDSA, SP_BASE = ldsa.spec.SPEC, softprompt_base.spec.SPEC
 SP_BI, SP_CROSS = injection_bi.spec.SPEC, injection_cross.spec.SPEC
 LABEL_ENCODER = r"^core\.token_rep_layer\.labels_encoder\."
+VANER = vaner.spec.SPEC
 PROJECTION, BEGIN = r"^core\.token_rep_layer\.labels_projection\.", "^begin_offset$"
 BIO = {"token": TokenConfig(scheme="bio")}
 
@@ -130,6 +134,15 @@ def lora_row(base: str, method: str, adapters: str = "", **settings: Any) -> Row
         trains | ({"head": (HEAD, 3e-4)} if settings.get("head", True) else {}),
         {"encoder": base.split("-")[0], "method": method, "adapter_lr": 4e-3, "head_lr": 3e-4, **settings},
         no_decay=("scales",),
+    )
+
+
+def vaner_row(**settings: Any) -> Row:
+    return Row(
+        VANER,
+        "causal-llama",
+        {"adapters": (r"^network\..*\.lora_(A|B|dropout)\.", 2e-3), "head": (r"^head\.", 3e-3)},
+        {"adapter_lr": 2e-3, "head_lr": 3e-3, "dbr": "off", "max_length": 128, "threshold": 0.9, **settings},
     )
 
 
@@ -196,6 +209,8 @@ ROWS = {
     "SP-Cross token, bio": sp_cross_row("cross-bert", "adaptive_avg", **BIO),
     "SP-Cross span, BERT": sp_cross_row("cross-bert", "conv1d", level="span"),
     "SP-Cross span, DeBERTa": sp_cross_row("cross-deberta", "attention", level="span"),
+    "VANER": vaner_row(),
+    "VANER causal": vaner_row(attention="causal", lora=LoraConfig(rank=4, modules=("q_proj", "v_proj"))),
 }
 
 

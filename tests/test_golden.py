@@ -35,6 +35,7 @@ CASES = {
     ),
     "glinerev": ("glinerev", "bi-bert", {"prompt_encoder_lr": 0.003, "downstream_lr": 0.003, "threshold": 0.05}),
     "full_finetune bi": ("full_finetune", "bi-bert", {"encoder": "bi", **FULL}),
+    "vaner": ("vaner", "causal-llama", {"dbr": "off", "adapter_lr": 0.01, "head_lr": 0.01, "threshold": 0.2}),
     "full_finetune cross": ("full_finetune", "cross-bert", {"encoder": "cross", **FULL, "threshold": 0.02}),
     "lora": ("lora", "bi-bert", ADAPTED),
     "lora dora": ("lora", "cross-bert", {"encoder": "cross", "method": "dora", **ADAPTED}),

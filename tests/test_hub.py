@@ -32,7 +32,9 @@ from common.bases import base_revision, load_base
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.hub import snapshot
+from common.models.causal_lm import language_model_revision, load_language_model
 from common.models.published import DEFAULT_BASE
+from common.names.vectors import TextEncoder
 from common.paths import PROJECT_ROOT
 from common.script import run_script
 from dataset_generation import generate
@@ -652,3 +654,42 @@ def test_processes_read_the_endpoint_and_the_cache_from_the_environment(publishe
     assert line.startswith(
         f"error: base model '{DEFAULT_BASE['bi']}' could not be loaded: {hub.endpoint} does not answer"
     )
+
+
+# -- language models and encoders of names ----------------------------------------------------------------------------
+
+
+@GONE
+def test_a_language_model_comes_from_the_hub_and_then_from_its_cache(hub, how, tmp_path, gliner_folder, monkeypatch):
+    local = load_language_model(str(gliner_folder("causal-llama")), "causal")
+    local.network(output_layer=True).save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    local.tokenizer.save_pretrained(tmp_path / "parts")
+    unwanted = {"consolidated.safetensors": b"not wanted", "pytorch_model.bin": b"not wanted"}
+    repository = hub.add("owner/llama", files_of(tmp_path / "parts") | unwanted)
+    ids = torch.tensor([[5, 6, 7]])
+    wanted = local.network(output_layer=True)(ids).logits
+    for _ in range(2):
+        base = load_language_model("owner/llama", "causal")
+        assert (base.name, base.location, base.revision) == ("owner/llama", "owner/llama", repository.refs["main"])
+        assert language_model_revision("owner/llama") == base.revision
+        assert hub.asked("safetensors$|bin$") == []
+        assert torch.equal(base.network(output_layer=True)(ids).logits, wanted)
+        assert not hub.asked("consolidated|bin$")
+        hub.requests.clear()
+        gone(hub, how, monkeypatch)
+    assert language_model_revision(f"owner/llama@{base.revision}") == base.revision
+
+
+def test_a_language_model_without_safe_weights_is_refused(hub, gliner_folder):
+    files = files_of(gliner_folder("causal-llama"))
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    hub.add("owner/old", files)
+    with pytest.raises(InputError, match=r"has no weights in safetensors \(model\.safetensors\)"):
+        load_language_model("owner/old", "causal").network(output_layer=True)
+
+
+def test_an_encoder_of_names_comes_from_the_hub(hub, tiny_encoder):
+    hub.add("owner/names", files_of(tiny_encoder) | {"flax_model.msgpack": b"not wanted"})
+    local = TextEncoder.load(str(tiny_encoder), "cls", "cpu")
+    assert TextEncoder.load("owner/names", "cls", "cpu").revision == local.revision
+    assert not hub.asked("msgpack|bin$")

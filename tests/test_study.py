@@ -22,7 +22,7 @@ from common.evaluation.results import companions
 from common.files import read_json, write_json
 from common.models.published import DEFAULT_BASE
 from common.paths import PROJECT_ROOT
-from common.registry import cheapest_first, spec, trained
+from common.registry import cheapest_first, spec, specs, trained
 from common.study import demo
 from common.study.__main__ import main
 from common.study.estimates import Pace, duration
@@ -52,7 +52,7 @@ def options_file(tmp_path, **options):
 def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
     config = parse(StudyConfig, demo.arguments())
     cells = make_plan(config)
-    assert {cell.approach for cell in cells} == set(cheapest_first())
+    assert {cell.approach for cell in cells} == {spec.name for spec in specs() if spec.in_all}
     assert {dataset_dir(cell.dataset).name for cell in cells} == set(demo.CORPORA)
     asked = read_json(demo.OPTIONS)
     for cell in cells:
@@ -90,6 +90,14 @@ def test_every_approach_has_its_cells_on_every_data_set_with_every_seed():
     (cross,) = {(cell.kind, cell.base_model) for cell in cells if cell.approach == "injection_cross"}
     assert cross == ("cross", DEFAULT_BASE["cross"])
     assert {said(cell, "--seed") for cell in full} == {"42", "43", "44"}
+
+
+def test_an_approach_that_is_not_in_all_is_run_when_it_is_named():
+    special = {spec.name for spec in specs() if not spec.in_all}
+    assert special
+    assert {cell.approach for cell in planned("--approaches", "all", *special)} == set(cheapest_first())
+    (cell, *_) = planned("--approaches", "vaner", "--other-base-models", "causal=demo-llm")
+    assert (cell.kind, cell.base_model) == ("causal", "demo-llm")
 
 
 def test_a_cells_name_says_what_it_is_and_does_not_depend_on_its_options(tmp_path):

@@ -12,6 +12,7 @@ import common.transfer
 import full_finetune.spec
 import glinerev.spec
 import ldsa.spec
+import vaner.spec
 from common.checkpoint import load_checkpoint
 from common.data.dataset import make_sentence
 from common.data.spans import ScoredSpan, Span
@@ -51,6 +52,15 @@ def test_an_untrained_adaptation_keeps_everything(trial, other):
     difference, low, high = adapted["difference_best"]["micro_f1"]
     assert low <= difference <= high
     assert difference == pytest.approx(adapted["after"]["best"]["micro_f1"] - adapted["before"]["best"]["micro_f1"])
+
+
+def test_a_base_that_finds_nothing_before_it_is_trained_has_nothing_to_keep(trial, data, other):
+    made = trial(vaner.spec.SPEC, "causal-llama", dbr="off", train={"epochs": 1}).but(
+        data=replace(data, train=data.train[2:6], validation=data.validation[2:4])
+    )
+    _, run = made.train()
+    arguments = ["--checkpoint", str(run.path), "--dataset", str(other), *QUICK]
+    assert common.transfer.transfer(common.transfer.parse(common.transfer.Config, arguments)) is None
 
 
 @pytest.mark.parametrize(("spec", "base"), [(FT, "bi-bert"), (SP, "bi-bert")], ids=lambda item: str(item)[:20])

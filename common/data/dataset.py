@@ -51,6 +51,8 @@ class Sentence:
     """The entity types that it is annotated with, if they are not all of the label set."""
     text: str | None = field(default=None, compare=False)
     """The raw text that the words are from, if the corpus is one of raw text; as read, not in data set files."""
+    dataset: str | None = field(default=None, compare=False)
+    """The data set that it is of, in a mixture."""
 
 
 def make_sentence(

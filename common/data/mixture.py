@@ -62,6 +62,8 @@ class Mixture(Dataset):
 class Asked:
     """What a model of a mixture is asked for on a data set, whose own names of types come back."""
 
+    dataset: str
+    """The data set's name."""
     labels: LabelSet
     """The data set's types."""
     joint: Mapping[str, str]
@@ -74,7 +76,7 @@ class Asked:
 
     def to_model(self, sentence: Sentence) -> Sentence:
         """A sentence as the model knows it."""
-        return renamed(sentence, self.joint, self.types)
+        return renamed(sentence, self.joint, self.types, self.dataset)
 
     def from_model(self, predictions: Sequence[Sequence[ScoredSpan]]) -> list[list[ScoredSpan]]:
         """Predictions with the data set's names."""
@@ -85,10 +87,10 @@ class Asked:
         ]
 
 
-def renamed(sentence: Sentence, names: Mapping[str, str], types: tuple[str, ...]) -> Sentence:
-    """A sentence with other names of types, which it is asked for alone."""
+def renamed(sentence: Sentence, names: Mapping[str, str], types: tuple[str, ...], dataset: str) -> Sentence:
+    """A sentence of a data set with other names of types, which it is asked for alone."""
     spans = tuple(Span(start, end, names[label]) for start, end, label in sentence.spans)
-    return replace(sentence, spans=spans, types=types)
+    return replace(sentence, spans=spans, types=types, dataset=dataset)
 
 
 def mixture_variant(data: Dataset, config: DataConfig) -> dict[str, str]:
@@ -182,7 +184,7 @@ def with_joint_names(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     labels = label_set(descriptions, dataset.labels.outside_description)
 
     train, validation, test = (
-        [renamed(sentence, joint, labels.names) for sentence in sentences]
+        [renamed(sentence, joint, labels.names, dataset.name) for sentence in sentences]
         for sentences in (dataset.train, dataset.validation, dataset.test)
     )
     return replace(dataset, labels=labels, train=train, validation=validation, test=test)
@@ -205,7 +207,7 @@ def as_asked(dataset: Dataset, names: Mapping[str, str], known: Sequence[str]) -
     if len(set(joint.values())) < len(joint):
         dataset = with_joint_names(dataset, names)
         joint = {name: name for name in dataset.labels.names}
-    return dataset, Asked(dataset.labels, joint)
+    return dataset, Asked(dataset.name, dataset.labels, joint)
 
 
 def label_set(descriptions: Mapping[str, str], outside: str) -> LabelSet:

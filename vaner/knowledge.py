@@ -1,0 +1,98 @@
+"""Finds names for DBR: ``python -m vaner.knowledge --dataset bc5cdr --names names.tsv.gz``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.config import Device, parse, require
+from common.data.dataset import existing_dataset_dir, load_dataset
+from common.script import run_script
+
+logger = logging.getLogger(__name__)
+
+SAPBERT = "cambridgeltl/SapBERT-from-PubMedBERT-fulltext"
+"""The paper's encoder of names (Liu et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class KnowledgeConfig:
+    """The names of a knowledge base that are like the phrases of each training sentence. A killed build goes on."""
+
+    dataset: str
+    """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
+    names: tuple[Path, ...] = ()
+    """Tables of names: a name, a tab and its type a line; .gz is unpacked."""
+    umls: Path | None = None
+    """Folder with the UMLS's own MRCONSO.RRF and MRSTY.RRF."""
+    training_names: bool = True
+    """Take the entities of the training split as names too; no other split is read."""
+    encoder: str = SAPBERT
+    """Encoder of names and phrases: hub id[@revision], folder, or demo-minilm (all-MiniLM-L6-v2 from a package)."""
+    pooling: Literal["auto", "cls", "mean"] = "auto"
+    """The vector of a text: its first token's state, or the mean; auto: mean for demo-minilm, else cls as SapBERT."""
+    nearest: int = 10
+    """Names found for each phrase."""
+    longest_phrase: int = 5
+    """Words of a phrase, at most."""
+    device: Device = "auto"
+    """auto is the GPU if there is one."""
+    progress: bool = True
+    """Show progress bars."""
+
+    def __post_init__(self) -> None:
+        require(self.nearest >= 1, f"nearest must be at least 1, got {self.nearest}")
+        require(self.longest_phrase >= 1, f"longest_phrase must be at least 1, got {self.longest_phrase}")
+        require(
+            bool(self.names) or self.umls is not None or self.training_names,
+            "no names: give --names or --umls, or leave --training-names on",
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Builds the knowledge base of a data set and returns its folder."""
+    config = parse(KnowledgeConfig, argv)
+    existing_dataset_dir(config.dataset)
+
+    from common.models.published import DEMO_ENCODER
+    from common.names.knowledge import build_knowledge
+    from common.names.reading import names_in, read_names, read_umls
+    from common.names.vectors import Embedder, TextEncoder
+    from vaner.names import knowledge_root
+
+    public = [name for path in config.names for name in read_names(path)]
+    if config.umls is not None:
+        public += read_umls(config.umls)
+    data = load_dataset(config.dataset)
+    pooling = config.pooling
+    if pooling == "auto":
+        pooling = "mean" if config.encoder == DEMO_ENCODER else "cls"
+    encoder = TextEncoder.load(config.encoder, pooling, config.device)
+    folder = knowledge_root() / data.name
+    made = build_knowledge(
+        folder,
+        data.train,
+        public,
+        names_in(data.train) if config.training_names else [],
+        Embedder(encoder, knowledge_root() / "vectors", config.progress),
+        nearest=config.nearest,
+        longest_phrase=config.longest_phrase,
+        facts={
+            "dataset": data.name,
+            "dataset_sha256": data.sha256,
+            "encoder": Path(config.encoder).name if Path(config.encoder).is_dir() else config.encoder,
+            "sources": [path.name for path in config.names] + ["UMLS"] * (config.umls is not None),
+        },
+    )
+    logger.info(
+        "%s: %s public names and %s of the training split, %s phrases of %s sentences",
+        folder, f"{made['public']:,}", f"{made['training']:,}", f"{made['phrases']:,}", f"{made['sentences']:,}",
+    )  # fmt: skip
+    return folder
+
+
+if __name__ == "__main__":
+    run_script(main)
