@@ -176,6 +176,44 @@ class Approach(Predictor, Protocol):
         """As in ``nn.Module``."""
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A model that keeps something of its training data beside its weights; the checkpoint's record has it."""
+
+    def kept(self) -> Any:
+        """What it keeps, as JSON has it."""
+
+    def restore(self, kept: Any) -> None:
+        """Takes what a checkpoint has kept.
+
+        Raises:
+            InputError: If it is something else.
+        """
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a predictor says of how it came to its predictions."""
+
+    report: dict[str, Any]
+    """For the result file; ``summary`` has lines for the result's page."""
+    beside: dict[str, list[list[ScoredSpan]]]
+    """Other predictions of the same sentences by name, to be scored beside the main ones."""
+    stored_seconds: float
+    """What those parts of the predictions took that a process before this one had made."""
+
+
+@runtime_checkable
+class Accounting(Protocol):
+    """A predictor that gives an account; its predictions are dear, so they are timed without a warm-up."""
+
+    def begin_account(self) -> None:
+        """Called before the predictions."""
+
+    def account(self, encoded: Sequence[Any]) -> Account:
+        """The account of the predictions of sentences; with several processes, of all of theirs."""
+
+
 def declared_parameters(model: nn.Module, parts: Sequence[TrainedPart]) -> dict[str, dict[str, nn.Parameter]]:
     """The parameters of each part by name, in the model's order; of nested paths, the longest owns the parameter.
 

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from common.approach import BaseModel, freeze_all_but
+from common.approach import BaseModel, Keeping, freeze_all_but
 from common.config import differences, to_dict
 from common.data.dataset import Dataset
 from common.data.labels import LabelSet
@@ -229,6 +229,11 @@ def load_checkpoint(
     with torch.no_grad():
         for name, before in start.items():
             trained[name].lerp_(before, 1 - interpolate)
+    if isinstance(model, Keeping):
+        try:
+            model.restore(record.get("kept"))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     model.eval()
     if threshold is not None and not hasattr(model, "threshold"):
         raise InputError(f"--threshold: {spec.title} takes the best class and has no threshold")

@@ -9,14 +9,14 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from common.config import RuntimeConfig, TestConfig, parse
+from common.config import RuntimeConfig, TestConfig, parse, require, to_dict
 from common.data.dataset import Dataset, Split, existing_dataset_dir, load_dataset
 from common.data.mixture import Asked, as_asked, joint_names, load_training, mixture_name
 from common.errors import InputError
 from common.settings import parse_training
-from common.spec import ApproachSpec
+from common.spec import ApproachSpec, Variant
 from common.training.records import WEIGHTS_FILE, find_checkpoint, read_run
 
 if TYPE_CHECKING:
@@ -91,13 +91,34 @@ class Training(Generic[C]):
         return fit(model, data, self.config.train, self.config.runtime, self.run(data)).path
 
 
-def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
+class Tested(NamedTuple):
+    """What is tested, where a test's options change how a checkpoint predicts."""
+
+    config: Any
+    """The settings of the prediction; those of the training stand in the same configuration."""
+    aspects: Variant
+    """Aspects of the variant beside those of the configuration."""
+
+
+def run_test(
+    spec: ApproachSpec[C],
+    argv: Sequence[str] | None = None,
+    options: type[TestConfig] = TestConfig,
+    prepare: Callable[[Checkpoint[C], Any, Dataset], Tested] | None = None,
+) -> Path:
     """Scores a checkpoint from the command line.
+
+    Args:
+        spec: The approach.
+        argv: Arguments; those of the process if not given.
+        options: The options. Where they have ``unseen`` and it is set, the data set may have other types than those
+            trained on.
+        prepare: Changes the checkpoint's model as the options say; of an approach that has such options.
 
     Returns:
         The path of the result file, of several data sets that of the last.
     """
-    config = parse(TestConfig, argv, description=f"Test of a trained {spec.title} checkpoint.")
+    config: Any = parse(options, argv, description=f"Test of a trained {spec.title} checkpoint.")
     names = [existing_dataset_dir(name).name for name in config.dataset]
     path = find_checkpoint(spec, config.checkpoint, mixture_name(names))
     datasets = [load_dataset(name) for name in config.dataset]
@@ -106,12 +127,19 @@ def run_test(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
     from common.device import as_trained, provenance
     from common.evaluation.results import mean_report, result_record
 
-    checkpoint = load_checkpoint(spec, path, config.base_model, threshold=config.threshold)
+    unseen = getattr(config, "unseen", False)
+    require(not unseen or len(datasets) == 1, f"--unseen takes one data set, got {list(config.dataset)}")
+    labels = datasets[0].labels if unseen else None
+    checkpoint = load_checkpoint(spec, path, config.base_model, threshold=config.threshold, labels=labels)
     record = checkpoint.record
     # All are looked at before the first is scored.
     tests = [_asked(data, checkpoint) for data in datasets]
     results = []
     for data, asked in tests:
+        if prepare is not None:
+            changed = prepare(checkpoint, config, data)
+            variant = dict(spec.variant(changed.config)) | dict(changed.aspects)
+            record |= {"config": to_dict(changed.config), "variant": variant}
         tested = result_record(
             approach=spec.name,
             variant=record["variant"],

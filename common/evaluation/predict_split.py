@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,13 +14,13 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
-from common.approach import Predictor
+from common.approach import Accounting, Predictor
 from common.config import RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.data.mixture import Asked
-from common.data.spans import ScoredSpan
-from common.device import prefetch
+from common.data.spans import ScoredSpan, Span
+from common.device import peak_memory_mb, prefetch, reset_peak_memory
 from common.evaluation.error_kinds import error_report
 from common.evaluation.metrics import (
     METRICS,
@@ -108,7 +108,8 @@ class Evaluation:
     predictions: list[list[ScoredSpan]]
     counts: SpanCounts
     report: dict[str, Any]
-    """``scores``, ``intervals``, ``errors``, ``token_report``, ``unreachable_gold`` and ``speed`` of a result file."""
+    """``scores``, ``intervals``, ``errors``, ``token_report``, ``unreachable_gold`` and ``speed`` of a result file;
+    ``account`` and ``beside`` where the model gives an account."""
 
 
 def evaluate(
@@ -120,7 +121,8 @@ def evaluate(
 ) -> Evaluation:
     """Predicts and scores sentences.
 
-    The time is that of tokenising and predicting all of them, after a few warm-up batches and without scoring.
+    The time is that of tokenising and predicting all of them, after a few warm-up batches and without scoring; what an
+    earlier process has made counts with the time that it took there.
 
     Args:
         model: The model.
@@ -132,16 +134,26 @@ def evaluate(
     model.eval()  # type: ignore[attr-defined]
     labels = model.labels if asked is None else asked.labels
     given = sentences if asked is None else [asked.to_model(sentence) for sentence in sentences]
-    warm_up = EncodedSplit(model.encode(given[: _WARM_UP_BATCHES * runtime.eval_batch_size]))
-    predict_split(model, warm_up, runtime, accelerator, "warm-up")
+    accounting = model if isinstance(model, Accounting) else None
+    if accounting is None:
+        warm_up = EncodedSplit(model.encode(given[: _WARM_UP_BATCHES * runtime.eval_batch_size]))
+        predict_split(model, warm_up, runtime, accelerator, "warm-up")
+    else:
+        accounting.begin_account()
     _synchronise(accelerator)
+    reset_peak_memory()
     start = time.perf_counter()
     split = EncodedSplit(model.encode(given))
     predictions = predict_split(model, split, runtime, accelerator)
     _synchronise(accelerator)
     seconds = time.perf_counter() - start
+    memory = peak_memory_mb()
+    account = None if accounting is None else accounting.account(split.encoded)
+    seconds += account.stored_seconds if account else 0.0
+    beside = account.beside if account else {}
     if asked is not None:
         predictions = asked.from_model(predictions)
+        beside = {name: asked.from_model(others) for name, others in beside.items()}
 
     gold = [sentence.spans for sentence in sentences]
     found = flat(predictions)
@@ -161,9 +173,24 @@ def evaluate(
                 "sentences_per_second": len(sentences) / seconds,
                 "batch_size": runtime.eval_batch_size,
                 "processes": accelerator.num_processes,
+                "peak_memory_mb": memory,
             },
+            **({} if account is None else {"account": account.report}),
+            **({} if account is None else {"beside": _scored(beside, gold, labels.names)}),
         },
     )
+
+
+def _scored(
+    beside: Mapping[str, Sequence[Sequence[ScoredSpan]]], gold: Sequence[Sequence[Span]], types: Sequence[str]
+) -> dict[str, Any]:
+    """Scores and intervals of predictions beside the main ones."""
+    scored = {}
+    for name, predictions in beside.items():
+        counts = count_spans(gold, flat(predictions), types)
+        intervals = {metric: list(interval) for metric, interval in bootstrap_intervals(counts).items()}
+        scored[name] = {"scores": span_scores(counts).as_dict(), "intervals": intervals}
+    return scored
 
 
 def _synchronise(accelerator: Accelerator) -> None:

@@ -425,6 +425,11 @@ def render(result: Mapping[str, Any]) -> str:
         f"| {shown(name)} | " + " | ".join(str(row[other]) for other in errors["confusion"]) + " |"
         for name, row in errors["confusion"].items()
     ]
+    for name, other in result.get("beside", {}).items():
+        f1 = (f"{metric.title} {other['scores'][metric.average]['f1']:.4f}" for metric in METRICS.values())
+        lines += ["", f"Beside these, {name}: {', '.join(f1)}."]
+    for line in result.get("account", {}).get("summary", []):
+        lines += ["", line]
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from common.approach import count_parameters, parameter_count
+from common.approach import Keeping, count_parameters, parameter_count
 from common.config import Metric, RuntimeConfig, TrainConfig
 from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan, above
@@ -324,6 +324,7 @@ class Recorder:
             "updated": now(),
             "seconds_per_epoch": progress.seconds / max(1.0, last.get("epochs", last["epoch"])),
             "peak_memory_mb": peak_memory_mb(),
+            **({"kept": self.model.kept()} if isinstance(self.model, Keeping) else {}),
         }
 
 
