@@ -18,6 +18,7 @@ APPROACHES = (
     "full_finetune",
     "lora",
     "vaner",
+    "nerllama",
 )
 """In the order of tables and figures: the thesis's, then what was added."""
 

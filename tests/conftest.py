@@ -439,10 +439,10 @@ def set_threshold(model: Any, sentences: Sequence[Sentence]) -> None:
     """Sets a threshold that about one span in ten passes, in the widest gap there, so that rounding changes no
     prediction.
 
-    A model that takes the best class has no threshold and stays as it is.
+    A model that takes the best class has no threshold and stays as it is; so does one whose answers are generated.
     """
     model.eval()
-    if not hasattr(model, "threshold"):
+    if not hasattr(model, "threshold") or hasattr(model, "generator"):
         return
     short = [sentence for sentence in sentences if len(sentence.words) < MAX_WORDS]
     if getattr(model, "scheme", None) == "bio":
@@ -461,6 +461,21 @@ def _set_in_widest_gap(model: Any, scores: torch.Tensor, first: int, last: int) 
     """Sets the threshold between two of some logits, which descend."""
     widest = first + int((scores[first:last] - scores[first + 1 : last + 1]).argmax())
     model.threshold = float((scores[widest] + scores[widest + 1]).div(2).sigmoid())
+
+
+def give_answers(model: Any, sentences: Sequence[Sentence], folder: Path) -> None:
+    """Puts the right answers in place of those that a tiny model would generate, with probabilities of all sizes."""
+    from common.models.generation import GREEDY, AnswerStore, answer_key
+
+    model.generator.store = AnswerStore(folder, {})
+    generator = random.Random(0)
+    for item in model.encode(sentences):
+        for number, ids in enumerate(item.answers):
+            key = answer_key(model.prompt(item, number), GREEDY, model.sampling)
+            said = [*ids, *model.chat.end_ids]
+            likely = [round(generator.random(), 4) for _ in said]
+            line = {"key": key, "ids": said, "probabilities": likely, "complete": True, "seconds": 0.1}
+            model.generator.store.add([line])
 
 
 def spans_of(found: Sequence[Sequence]) -> list[list[Span]]:

@@ -36,6 +36,19 @@ CASES = {
     "glinerev": ("glinerev", "bi-bert", {"prompt_encoder_lr": 0.003, "downstream_lr": 0.003, "threshold": 0.05}),
     "full_finetune bi": ("full_finetune", "bi-bert", {"encoder": "bi", **FULL}),
     "vaner": ("vaner", "causal-llama", {"dbr": "off", "adapter_lr": 0.01, "head_lr": 0.01, "threshold": 0.2}),
+    "nerllama": (
+        "nerllama",
+        "causal-llama",
+        {
+            "form": "multi",
+            "training_shots": 1,
+            "shots": 1,
+            "max_sentence": 12,
+            "max_length": 512,
+            "adapter_lr": 0.01,
+            "threshold": 0.0,
+        },
+    ),
     "full_finetune cross": ("full_finetune", "cross-bert", {"encoder": "cross", **FULL, "threshold": 0.02}),
     "lora": ("lora", "bi-bert", ADAPTED),
     "lora dora": ("lora", "cross-bert", {"encoder": "cross", "method": "dora", **ADAPTED}),
@@ -49,7 +62,12 @@ def folder(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("golden") / "tiny", sizes=sizes)
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = ("nerllama",)
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_golden_numbers(case, folder, gliner_folder, request):
     approach, base, settings = CASES[case]
     data = load_dataset(str(folder))

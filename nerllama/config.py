@@ -1,0 +1,127 @@
+"""Configuration of NERLlama3.1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from common.config import DataConfig, RuntimeConfig, TestConfig, TrainConfig, require, require_rate, require_share
+from common.models.config import LoraConfig, Quantization
+
+DEFAULT_BASE = "meta-llama/Llama-3.1-8B-Instruct"
+"""The paper's base model."""
+
+Form = Literal["single", "multi"]
+LossOn = Literal["answer", "all"]
+ExamplesFrom = Literal["training", "own", "none"]
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How sampled answers are drawn."""
+
+    temperature: float = 1.0
+    """Of sampled answers."""
+    top_p: float = 0.95
+    """A token is drawn from the fewest that have this probability together."""
+    top_k: int = 30
+    """A token is drawn from this many; 0: from all."""
+    sampling_seed: int = 42
+    """Of the samples."""
+
+    def __post_init__(self) -> None:
+        require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
+        require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, got {self.top_p}")
+        require(self.top_k >= 0, f"top_k must be at least 0, got {self.top_k}")
+        require(self.sampling_seed >= 0, f"sampling_seed must be at least 0, got {self.sampling_seed}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Training of NERLlama3.1."""
+
+    data: DataConfig
+    train: TrainConfig = TrainConfig(epochs=5, batch_size=4, schedule="cosine")
+    runtime: RuntimeConfig = RuntimeConfig()
+    base_model: str = DEFAULT_BASE
+    """Causal language model: hub id, folder, or demo-llm."""
+    quantization: Quantization = "none"
+    """nf4: frozen weights in 4 bits, by bitsandbytes (QLoRA, as in the paper)."""
+    adapters: LoraConfig = LoraConfig(
+        rank=64, alpha=16.0, dropout=0.1, modules=("q_proj", "k_proj", "v_proj", "o_proj")
+    )
+    adapter_lr: float = 2e-5
+    """Peak learning rate of the adapters; the paper's, of an 8B model. Small models need more."""
+    form: Form = "single"
+    """single: a prompt asks for one type, and each type of a data set has its own; multi: one prompt asks for all."""
+    loss: LossOn = "answer"
+    """answer: the model learns to answer; all: it learns the prompt too, as in the paper's code."""
+    training_shots: int = 5
+    """Examples in a training prompt, of the training split, for each sentence others."""
+    shots: int = 3
+    """Examples in a prompt that is to be answered, of the training split, the same for all sentences."""
+    max_sentence: int = 256
+    """Tokens of a sentence, at most; words behind them are not read."""
+    max_length: int = 2048
+    """Tokens of a prompt and its answer, at most; examples that do not fit are left out."""
+    samples: int = 0
+    """Sampled answers whose votes decide, beside the greedy one; 0: the greedy answer decides. Validation during
+    training is greedy always."""
+    vote: float = 0.5
+    """Share of the valid samples that a span needs at least."""
+    sampling: SamplingConfig = SamplingConfig()
+    rows: int = 32
+    """Answers that are generated together."""
+    threshold: float | None = None
+    """Minimum mean probability of the tokens of an entity in the greedy answer; if not given, the best one on the
+    validation split after training; 0: every entity that is marked, as in the paper."""
+
+    def __post_init__(self) -> None:
+        require_rate("adapter_lr", self.adapter_lr)
+        for name, least in (("training_shots", 0), ("shots", 0), ("samples", 0), ("rows", 1), ("max_sentence", 1)):
+            require(getattr(self, name) >= least, f"{name} must be at least {least}, got {getattr(self, name)}")
+        require_share("vote", self.vote)
+        if self.threshold is not None:
+            require_share("threshold", self.threshold)
+            require(not self.samples, "--threshold is that of the greedy answer; with --samples it is --vote")
+
+
+@dataclass(frozen=True)
+class Options(TestConfig):
+    """Test of a trained checkpoint, on its own corpus or on one that it has not seen."""
+
+    samples: int | None = None
+    """Sampled answers whose votes decide; 0: the greedy answer decides. The checkpoint's own if not given."""
+    vote: float | None = None
+    """Share of the valid samples that a span needs at least; the checkpoint's own if not given."""
+    temperature: float | None = None
+    """Of sampled answers; like the next three, the checkpoint's own if not given."""
+    top_p: float | None = None
+    """A token is drawn from the fewest that have this probability together."""
+    top_k: int | None = None
+    """A token is drawn from this many; 0: from all."""
+    sampling_seed: int | None = None
+    """Of the samples."""
+    unseen: bool = False
+    """The data set may have other types than those trained on; the result says so."""
+    examples: ExamplesFrom = "training"
+    """Whose examples the prompts have. training: the checkpoint's, of what it was trained on; own: of the tested data
+    set's training split; none: no examples."""
+    shots: int | None = None
+    """Examples in a prompt; as in training if not given. A checkpoint keeps no more of its own than that."""
+    rows: int | None = None
+    """Answers that are generated together; the checkpoint's own if not given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.samples is None or self.samples >= 0, f"samples must be at least 0, got {self.samples}")
+        require(self.shots is None or self.shots >= 0, f"shots must be at least 0, got {self.shots}")
+        require(self.rows is None or self.rows >= 1, f"rows must be at least 1, got {self.rows}")
+        if self.vote is not None:
+            require_share("vote", self.vote)
+        self.sampling(SamplingConfig())
+
+    def sampling(self, own: SamplingConfig) -> SamplingConfig:
+        """How samples are drawn: as a checkpoint draws them, but for what is given."""
+        given = {field.name: getattr(self, field.name) for field in fields(own)}
+        return replace(own, **{name: value for name, value in given.items() if value is not None})
