@@ -225,7 +225,7 @@ ROWS = {
     "SP-Cross span, BERT": sp_cross_row("cross-bert", "conv1d", level="span"),
     "SP-Cross span, DeBERTa": sp_cross_row("cross-deberta", "attention", level="span"),
     "VANER": vaner_row(),
-    "VANER causal": vaner_row(attention="causal", lora=LoraConfig(rank=4, modules=("q_proj", "v_proj"))),
+    "VANER causal": vaner_row(attention="causal", adapters=LoraConfig(rank=4, modules=("q_proj", "v_proj"))),
     "NERLlama3.1": nerllama_row(),
     "NERLlama3.1, one prompt": nerllama_row(form="multi", loss="all"),
 }

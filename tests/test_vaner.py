@@ -37,7 +37,7 @@ from vaner.spec import SPEC
 @pytest.fixture
 def tagger(trial):
     """Makes an untrained model: ``tagger(negatives=0.5)``."""
-    return lambda **more: trial(SPEC, "causal-llama", **({"dbr": "off", "lora": LoraConfig(rank=2)} | more)).model()
+    return lambda **more: trial(SPEC, "causal-llama", **({"dbr": "off", "adapters": LoraConfig(rank=2)} | more)).model()
 
 
 # -- spans ------------------------------------------------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_a_later_word_changes_an_earlier_tag_only_in_both_directions(tagger):
 
 
 def test_other_types_can_be_asked_for(trial, data):
-    made = trial(SPEC, "causal-llama", dbr="off", threshold=0.0, lora=LoraConfig(rank=2), type_names=("protein=Gene",))
+    made = trial(SPEC, "causal-llama", dbr="off", threshold=0.0, adapters=LoraConfig(rank=2), type_names=("protein=Gene",))
     other = LabelSet(("organ",), ("A part of the body.",), "Other.")
     model = made.model(labels=other)
     assert {span.span.label for spans in predictions(model, data.test[:3]) for span in spans} == {"organ"}
@@ -290,7 +290,7 @@ def test_lists_of_other_sentences_are_refused():
 def test_the_loss_on_names_is_added_with_its_weight(tagger):
     losses = {}
     for weight in (0.0, 0.5, 1.0):
-        model = tagger(dbr_weight=weight, lora=LoraConfig(rank=2, dropout=0.0))
+        model = tagger(dbr_weight=weight, adapters=LoraConfig(rank=2, dropout=0.0))
         model.lists = lists(SENTENCES)
         model.train()
         torch.manual_seed(3)
@@ -301,7 +301,7 @@ def test_the_loss_on_names_is_added_with_its_weight(tagger):
         assert (batch.tags[batch.is_list] == BEGIN).sum() == 4 * 10
         losses[weight] = model(batch).item()
     assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2)
-    plain = tagger(lora=LoraConfig(rank=2, dropout=0.0))
+    plain = tagger(adapters=LoraConfig(rank=2, dropout=0.0))
     assert losses[0.0] == pytest.approx(plain(plain.collate(plain.encode(SENTENCES[2:6]))).item())
     # In evaluation there are no lists.
     model.eval()
@@ -334,7 +334,7 @@ def test_tags_of_touching_entities():
 def test_gradient_checkpointing_computes_layers_twice_and_the_same_gradients(tagger):
     found = []
     for checkpointing in (False, True):
-        model = tagger(lora=LoraConfig(rank=2, dropout=0.0))
+        model = tagger(adapters=LoraConfig(rank=2, dropout=0.0))
         freeze_all_but(model, model.parts)
         if checkpointing:
             checkpoint_gradients(model)
@@ -397,7 +397,7 @@ def test_a_resumed_training_draws_the_same_names_and_negatives(trial, data, tmp_
     few = replace(data, train=data.train[2:18], validation=data.validation[2:6])
     folder = write_knowledge(tmp_path / "knowledge", few.train)
     made = trial(
-        SPEC, "causal-llama", lora=LoraConfig(rank=2, dropout=0.5), knowledge=(str(folder),), negatives=0.5,
+        SPEC, "causal-llama", adapters=LoraConfig(rank=2, dropout=0.5), knowledge=(str(folder),), negatives=0.5,
         threshold=0.5, train={"epochs": 2, "patience": 0},
     ).but(data=few)  # fmt: skip
 
@@ -416,7 +416,7 @@ def test_a_resumed_training_draws_the_same_names_and_negatives(trial, data, tmp_
 
 def test_a_checkpoint_tags_texts_of_any_length_and_other_types(trial, data):
     few = replace(data, train=data.train[2:6], validation=data.validation[2:4])
-    made = trial(SPEC, "causal-llama", dbr="off", lora=LoraConfig(rank=2), threshold=0.01, train={"epochs": 1}).but(
+    made = trial(SPEC, "causal-llama", dbr="off", adapters=LoraConfig(rank=2), threshold=0.01, train={"epochs": 1}).but(
         data=few
     )
     _, run = made.train()

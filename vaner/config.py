@@ -25,7 +25,7 @@ class Config:
     """Causal language model: hub id[@revision], folder, or demo-llm."""
     attention: Attention = "bidirectional"
     """bidirectional: a word's state also depends on the words behind it; causal: the control."""
-    lora: LoraConfig = LoraConfig(rank=12, alpha=32.0, dropout=0.1)
+    adapters: LoraConfig = LoraConfig(rank=12, alpha=32.0, dropout=0.1)
     quantization: Quantization = "none"
     """nf4: frozen weights in 4 bits, by bitsandbytes."""
     adapter_lr: float = 1e-4

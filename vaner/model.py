@@ -118,7 +118,7 @@ class Tagger(nn.Module):
             dtype=frozen_dtype(config.runtime),
             device=kind_of_device(config.runtime),
         )
-        add_lora(self.network, config.lora)
+        add_lora(self.network, config.adapters)
         self.head = nn.Linear(base.config.get_text_config().hidden_size, 3)
         self.threshold = 0.5 if config.threshold is None else config.threshold
         self.type_thresholds: Mapping[str, float] = {}

@@ -14,8 +14,8 @@ SPACES = {
     "training": (
         Float("adapter_lr", 2e-5, 1e-3, log=True),
         Float("head_lr", 2e-5, 5e-3, log=True),
-        Choice("lora.rank", (8, 12, 16, 32)),
-        Float("lora.dropout", 0.0, 0.3),
+        Choice("adapters.rank", (8, 12, 16, 32)),
+        Float("adapters.dropout", 0.0, 0.3),
         Float("dbr_weight", 0.1, 2.0, log=True),
         Float("negatives", 0.2, 1.0),
     ),
