@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import predictions
 
+import common.device
 import common.study.__main__
 import common.study.identity
 import common.tables.__main__
@@ -123,8 +124,9 @@ def test_an_unfinished_run_is_resumed_and_ends_as_the_finished_one(restore, glin
 
 
 @pytest.mark.slow
-def test_a_result_is_a_repetition_of_todays(restore, gliner_folder, dataset_path, tmp_path):
-    """Another seed of the same settings, tested today, is a seed of the same row."""
+def test_a_result_is_a_repetition_of_todays(restore, gliner_folder, dataset_path, tmp_path, monkeypatch):
+    """Another seed of the same settings, tested today, is a seed of the same row, but for the version of behaviour."""
+    monkeypatch.setattr(common.device, "BEHAVIOUR_VERSION", 1)
     results = restore("results", tmp_path / "results")
     arguments = ["--dataset", str(dataset_path), *QUICK]
     train = importlib.import_module("softprompt_base.train").main

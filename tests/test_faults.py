@@ -425,7 +425,7 @@ def test_an_unfinished_run_is_loaded_with_a_warning(unfinished, caplog):
     _, path = unfinished
     write_json(path / RUN_FILE, read_json(path / RUN_FILE) | {"status": "running"})
     load_checkpoint(SP, path)
-    assert f"{path} is unfinished (status running): its weights are those of epoch 1" in caplog.text
+    assert f"{path} is unfinished (status running): its weights and thresholds are those of epoch 1" in caplog.text
     assert "train --resume latest, or name it as it is with --checkpoint" in message_of(
         lambda: find_checkpoint(SP, "latest")
     )

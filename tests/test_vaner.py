@@ -155,7 +155,9 @@ def test_a_later_word_changes_an_earlier_tag_only_in_both_directions(tagger):
 
 
 def test_other_types_can_be_asked_for(trial, data):
-    made = trial(SPEC, "causal-llama", dbr="off", threshold=0.0, adapters=LoraConfig(rank=2), type_names=("protein=Gene",))
+    made = trial(
+        SPEC, "causal-llama", dbr="off", threshold=0.0, adapters=LoraConfig(rank=2), type_names=("protein=Gene",)
+    )
     other = LabelSet(("organ",), ("A part of the body.",), "Other.")
     model = made.model(labels=other)
     assert {span.span.label for spans in predictions(model, data.test[:3]) for span in spans} == {"organ"}
