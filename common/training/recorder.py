@@ -272,6 +272,8 @@ class Recorder:
             self._set_thresholds()
         self.run.update(**self.report("finished"))
         self.run.drop_state()
+        # One process writes; the others may look for the finished run at once.
+        self.accelerator.wait_for_everyone()
         logger.info(
             "best epoch %d, %s %.4f; checkpoint: %s",
             self.progress.best_epoch, self.config.select_by, self.run.record["best"]["score"], self.run.path,
