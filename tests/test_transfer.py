@@ -19,7 +19,7 @@ from common.data.spans import ScoredSpan, Span
 from common.entry import run_test
 from common.errors import InputError
 from common.evaluation.zero_shot import answer, foreign_predictions
-from common.files import read_json
+from common.files import read_json, sha256_file, write_json
 from common.tables.transfers import kept
 
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
@@ -30,6 +30,31 @@ QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 def other(tmp_path_factory):
     """Another corpus."""
     return write_dataset(tmp_path_factory.mktemp("datasets") / "other")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """A corpus without any of the types that the models are trained on."""
+    folder = write_dataset(tmp_path_factory.mktemp("datasets") / "foreign")
+    names = {"protein": "gene", "cell type": "tissue", "disease": "syndrome"}
+    for path in folder.glob("*.json"):
+        text = path.read_text("utf-8")
+        for name, new in names.items():
+            text = text.replace(f'"{name}"', f'"{new}"')
+        path.write_text(text, "utf-8")
+    written = read_json(folder / "manifest.json")
+    for name in written["files"]:
+        written["files"][name]["sha256"] = sha256_file(folder / name)
+    write_json(folder / "manifest.json", written)
+    return folder
+
+
+def test_a_corpus_without_any_trained_type(trial, foreign):
+    _, run = trial(FT, "bi-bert", train={"epochs": 1}).train()
+    corpus = record_of(None, "--checkpoint", str(run.path), "--dataset", str(foreign))["corpora"]["foreign"]
+    assert corpus["types"] == ["gene", "tissue", "syndrome"]
+    assert corpus["foreign_types"] == ["protein", "cell type", "disease"]
+    assert all(value >= 0 for value in corpus["predictions_per_100_sentences"].values())
 
 
 def record_of(path, *more):
