@@ -13,6 +13,7 @@ import optuna
 import psutil
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 import common.sweeps.trials
 from common.config import from_dict, merge, to_dict
@@ -379,6 +380,24 @@ def test_a_storage_out_of_reach_is_one_clear_error(monkeypatch):
     with pytest.raises(InputError, match=r"--storage postgresql://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
         open_storage("postgresql://me@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_storage_that_is_lost_in_a_sweep_is_one_clear_error(sweep, scored, monkeypatch):
+    scored(lambda number, config: [0.1])
+    made = sweep(trials=3)
+    written = made.study._storage.set_trial_user_attr
+    calls = []
+
+    def lost(*arguments):
+        calls.append(1)
+        if len(calls) > 5:
+            raise OperationalError("UPDATE ...", {}, Exception("server closed the connection"))
+        written(*arguments)
+
+    monkeypatch.setattr(made.study._storage, "set_trial_user_attr", lost)
+    message = r"--storage .*: lost in the middle of the sweep \(server closed the connection\); when it is back"
+    with pytest.raises(InputError, match=message):
+        Worker(made).run()
 
 
 @pytest.mark.parametrize(

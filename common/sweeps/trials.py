@@ -18,9 +18,11 @@ import numpy as np
 import optuna
 import torch
 from filelock import FileLock
+from optuna.exceptions import StorageInternalError
 from optuna.storages import fail_stale_trials
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from common.checkpoint import start_run
 from common.config import from_dict, merge, to_dict
@@ -65,7 +67,20 @@ class Worker:
 
         Args:
             seconds: Time after which no further trial starts.
+
+        Raises:
+            InputError: If the storage is lost on the way.
         """
+        try:
+            self._run(seconds)
+        except (OperationalError, InterfaceError, StorageInternalError) as error:
+            reason = " ".join(str(getattr(error, "orig", None) or error).split())[:200]
+            raise InputError(
+                f"--storage {self.sweep.opened.shown}: lost in the middle of the sweep ({reason}); when it is back the "
+                "same command goes on, and what was cut off is tried again"
+            ) from error
+
+    def _run(self, seconds: float | None) -> None:
         start = time.monotonic()
         while seconds is None or time.monotonic() - start < seconds:
             # Of a database: what has had no heartbeat is queued again.
