@@ -121,7 +121,8 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
     stored_base = record["base_model"]
     if stored_base["revision"] != base.revision:
         # What is on the hub moves on.
-        pinned = f" (--base-model {stored_base['name']}@{stored_base['revision']})" if _on_hub(stored_base) else ""
+        commit = hub_commit(stored_base)
+        pinned = f" (--base-model {stored_base['name']}@{commit})" if commit else ""
         changed.append(f"the base model's weights{pinned}")
     if changed:
         raise InputError(f"--resume: run {path} was started differently: {'; '.join(changed)}")
@@ -140,9 +141,10 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
     return run
 
 
-def _on_hub(base_model: Mapping[str, Any]) -> bool:
-    """Whether a base model has a commit; a local one has the hash of its weights instead."""
-    return not base_model["revision"].startswith("sha256:")
+def hub_commit(base_model: Mapping[str, Any]) -> str | None:
+    """The commit that a base model of the hub had; None for a local one, which has the hash of its weights instead."""
+    revision = str(base_model["revision"])
+    return None if revision.startswith("sha256:") else revision
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,8 +213,7 @@ def load_checkpoint(
     source = base_model or stored["source"]
     if base_model is None and Path(source).is_absolute() and not Path(source).is_dir():
         raise InputError(f"{path}: base model {source!r} is no longer there; say where it is with --base-model")
-    # A hub model is read at the commit that it had.
-    commit = stored["revision"] if _on_hub(stored) else None
+    commit = hub_commit(stored)
     base = spec.load_base(config, source, commit)
     if base.revision != stored["revision"]:
         raise InputError(

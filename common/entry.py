@@ -266,7 +266,7 @@ class ExportConfig:
     """Make a new repository private."""
 
 
-def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any], None] | None = None) -> Path:
+def export(spec: ApproachSpec[Any], config: ExportConfig) -> Path:
     """Writes a GLiNER folder that ``GLiNER.from_pretrained`` loads without any code of ours, and returns it.
 
     It has the adapted model's scores for the labels that it was trained on, and for all others.
@@ -274,7 +274,6 @@ def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any],
     Args:
         spec: The approach; one whose adapted model is a GLiNER.
         config: What to export and where to.
-        merge: Turns what the approach has added to the base into weights of the base.
 
     Raises:
         InputError: If ``output`` has files already, the checkpoint cannot be loaded, a package, a token or the hub is
@@ -304,8 +303,7 @@ def export(spec: ApproachSpec[Any], config: ExportConfig, merge: Callable[[Any],
                 "data set %s is not the one of the training: the graph is compared on it all the same", data.name
             )
     result = result_for(spec, loaded, config.result)
-    if merge is not None:
-        merge(loaded.base)
+    spec.merge(loaded.base)
     save_plain(
         loaded,
         config.output,
@@ -326,19 +324,6 @@ def _of_training(spec: ApproachSpec[Any], run: Path) -> Dataset:
     return load_training(config.data, config.train.seed)
 
 
-def export_plain(
-    spec: ApproachSpec[C],
-    checkpoint: Path,
-    output: Path,
-    base_model: str | None = None,
-    merge: Callable[[Any], None] | None = None,
-) -> None:
-    """:func:`export` of a run folder to ``output``, with the base model at ``base_model``."""
-    export(spec, ExportConfig(output, str(checkpoint), base_model=base_model), merge)
-
-
-def run_export(
-    spec: ApproachSpec[C], argv: Sequence[str] | None = None, merge: Callable[[Any], None] | None = None
-) -> Path:
+def run_export(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
     """Exports what the command line names and returns the folder; for the arguments see :func:`export`."""
-    return export(spec, parse(ExportConfig, argv), merge)
+    return export(spec, parse(ExportConfig, argv))

@@ -129,6 +129,15 @@ class ApproachSpec(Generic[C]):
         """
         return importlib.import_module(f"{self.name}.model").build(config, base, labels)
 
+    def merge(self, base: BaseModel) -> None:
+        """Turns what the approach has added to a base model into weights of that model, in place.
+
+        Its ``model.py`` has ``merge(base)`` if it adds anything.
+        """
+        merge = getattr(importlib.import_module(f"{self.name}.model"), "merge", None)
+        if merge is not None:
+            merge(base)
+
     def plain_config(self, kind: str) -> C:
         """The default configuration with a kind of base model, for any data set."""
         arguments: dict[str, Any] = {"data": DataConfig(("any",))} if self.trains else {"dataset": "any"}

@@ -17,11 +17,11 @@ from common.data.labels import LabelSet
 from common.evaluation.transfer_record import TransferRecord
 from common.files import read_json, sha256_file, write_json
 from common.paths import now
-from common.registry import spec, untrained
+from common.registry import untrained
 from common.schema import read_record
 from common.script import run_script
 from common.spec import ApproachSpec
-from common.training.records import WEIGHTS_FILE, find_checkpoint, labels_of, read_run
+from common.training.records import WEIGHTS_FILE, approach_of, find_checkpoint, labels_of, read_run
 
 if TYPE_CHECKING:
     from common.checkpoint import Checkpoint
@@ -60,9 +60,7 @@ def transfer(config: Config) -> Path | None:
     """
     for name in config.dataset:
         existing_dataset_dir(name)
-    record = read_json(config.checkpoint / "run.json")
-    require(isinstance(record, dict) and "approach" in record, f"{config.checkpoint}: its run.json names no approach")
-    approach = spec(record["approach"])
+    approach = approach_of(config.checkpoint)
     path = find_checkpoint(approach, str(config.checkpoint))
     record = read_run(path, approach)
     if not approach.keeps_zero_shot:
@@ -116,7 +114,7 @@ def _measured(
     approach: ApproachSpec[Any], path: Path, data: Dataset, config: Config, runtime: RuntimeConfig
 ) -> dict[str, Any]:
     """One corpus: the untouched base and the adapted model, asked for its types and for those trained on."""
-    from common.checkpoint import load_checkpoint
+    from common.checkpoint import hub_commit, load_checkpoint
     from common.evaluation.metrics import paired_bootstrap
     from common.evaluation.zero_shot import Answer, answer, foreign_predictions
 
@@ -127,7 +125,7 @@ def _measured(
     def untouched(checkpoint: Checkpoint[Any], labels: LabelSet) -> Any:
         plain, stored = untrained(), checkpoint.record["base_model"]
         settings = replace(plain.plain_config(stored["kind"]), labels=getattr(checkpoint.config, "labels", "names"))
-        base = plain.load_base(settings, checkpoint.base.location, _commit(stored["revision"]))
+        base = plain.load_base(settings, checkpoint.base.location, hub_commit(stored))
         return plain.build(settings, base, labels)
 
     checkpoint = adapted(data.labels)
@@ -137,11 +135,11 @@ def _measured(
     }
     known = labels_of(checkpoint.record, path)
     foreign = [name for name in known.names if name.casefold() not in map(str.casefold, data.labels.names)]
-    checkpoint = adapted(None)
-    spurious = {
-        "before": foreign_predictions(untouched(checkpoint, known), data.test, foreign, runtime),
-        "after": foreign_predictions(checkpoint.model, data.test, foreign, runtime),
-    }
+    spurious: dict[str, float | None] = {"before": None, "after": None}
+    if foreign:
+        checkpoint = adapted(None)
+        models = {"before": untouched(checkpoint, known), "after": checkpoint.model}
+        spurious = {side: foreign_predictions(model, data.test, foreign, runtime) for side, model in models.items()}
     result: dict[str, Any] = {
         "dataset_sha256": data.sha256,
         "sentences": len(data.test),
@@ -157,11 +155,6 @@ def _measured(
             name: [found.difference, found.low, found.high] for name, found in differences.items()
         }
     return result
-
-
-def _commit(revision: str) -> str | None:
-    """The commit to load a hub model at; a local one has the hash of its weights instead."""
-    return None if revision.startswith("sha256:") else revision
 
 
 def shown(name: str, corpus: dict[str, Any]) -> str:

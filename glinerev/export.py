@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.entry import run_export
 from common.script import run_script
 from glinerev.spec import SPEC
 
-if TYPE_CHECKING:
-    from common.models.base import Base
-
-
-def merge(base: Base) -> None:
-    """Merges the prompt encoder into the label embedding table."""
-    from glinerev.model import merge
-
-    merge(base)
-
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Exports and returns the folder."""
-    return run_export(SPEC, argv, merge)
+    return run_export(SPEC, argv)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def run(trial):
 
 def exported(path, folder, **options):
     spec = FT if read_json(path / RUN_FILE)["approach"] == "full_finetune" else SP
-    return export(spec, ExportConfig(folder, str(path), **options), glinerev.export.merge if spec is SP else None)
+    return export(spec, ExportConfig(folder, str(path), **options))
 
 
 # -- the model card ---------------------------------------------------------------------------------------------------

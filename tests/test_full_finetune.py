@@ -10,7 +10,7 @@ from conftest import LABELS, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from common.bases import load_base
-from common.entry import export_plain
+from common.entry import ExportConfig, export
 from common.errors import InputError, TrainingError
 from common.files import read_json
 from common.models.base import PARTS
@@ -247,7 +247,7 @@ def test_an_export_is_a_plain_gliner_with_equal_scores(trial, base, tmp_path):
     encoder = base.split("-")[0]
     made = trial(SPEC, base, train={"epochs": 1}, encoder=encoder, encoder_lr=1e-3, others_lr=1e-2)
     model, run = made.train()
-    export_plain(SPEC, run.path, tmp_path / "plain")
+    export(SPEC, ExportConfig(tmp_path / "plain", str(run.path)))
     plain = SpanModel(load_base(str(tmp_path / "plain"), encoder), LABELS, LABELS.names)
     untrained = SpanModel(made.base(), LABELS, LABELS.names)
     batch = model.collate(model.encode(made.data.test))

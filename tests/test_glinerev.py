@@ -12,11 +12,12 @@ from gliner import GLiNER
 from safetensors import safe_open
 from torch import nn
 
+import common.entry
 from common.approach import freeze_all_but
 from common.bases import load_base
 from common.config import DataConfig
 from common.data.dataset import make_sentence
-from common.entry import export_plain
+from common.entry import ExportConfig
 from common.errors import InputError
 from common.files import read_json
 from common.models.span_model import SpanModel
@@ -24,7 +25,7 @@ from common.spec import variant_text
 from common.training.records import WEIGHTS_FILE
 from common.training.run_folder import load_tensors
 from glinerev.config import Config
-from glinerev.export import main, merge
+from glinerev.export import main
 from glinerev.model import PromptEmbedding, PromptEncoder, build
 from glinerev.spec import SPEC, variant
 
@@ -259,7 +260,7 @@ def trained(request, trial):
 
 
 def export(run, output):
-    export_plain(SPEC, run, output, merge=merge)
+    common.entry.export(SPEC, ExportConfig(output, str(run)))
 
 
 def test_an_export_is_a_plain_gliner_with_equal_scores(trained, tmp_path):

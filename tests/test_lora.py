@@ -14,7 +14,7 @@ from common.checkpoint import load_checkpoint
 from common.config import DataConfig
 from common.data.dataset import make_sentence
 from common.data.labels import LabelSet
-from common.entry import export_plain
+from common.entry import ExportConfig, export
 from common.errors import InputError
 from common.files import write_json
 from common.models.dropout import FastDropout
@@ -24,8 +24,7 @@ from common.spec import variant_text
 from common.training.records import WEIGHTS_FILE
 from common.training.run_folder import load_tensors
 from lora.config import DEFAULTS, Config
-from lora.export import merge
-from lora.model import adapted_layers, block_layers, build, chosen_layers
+from lora.model import adapted_layers, block_layers, build, chosen_layers, merge
 from lora.spec import SPEC, TITLES, variant
 
 METHODS = tuple(DEFAULTS)
@@ -382,7 +381,7 @@ def test_an_export_is_a_plain_gliner_with_equal_scores(trial, data, tmp_path, na
     encoder = name.split("-")[0]
     made = trial(SPEC, name, method=method, encoder=encoder, adapter_lr=1e-2, train={"epochs": 1, "select_by": "loss"})
     model, run = made.train()
-    export_plain(SPEC, run.path, tmp_path / "plain", merge=merge)
+    export(SPEC, ExportConfig(tmp_path / "plain", str(run.path)))
     plain = SpanModel(load_base(str(tmp_path / "plain"), encoder), LABELS, LABELS.names)
     torch.testing.assert_close(scores(plain, data.test), scores(model, data.test), rtol=1e-5, atol=1e-5)
     untrained = scores(SpanModel(made.base(), LABELS, LABELS.names), data.test)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import common.inference.tagger
 from common.data.dataset import make_sentence
 from common.data.spans import ScoredSpan, Span
-from common.entry import export_plain
+from common.entry import ExportConfig, export
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.inference import Document, Entity, Tagged, Tagger
@@ -360,7 +360,7 @@ def test_a_run_knows_its_approach_and_an_export_its_labels(run, tmp_path):
     other = Tagger.load(path, labels=["organ"], threshold=0.01, runtime=RUNTIME)
     assert {entity.label for entity in other.tag([TEXT])[0]} == {"organ"}
 
-    export_plain(spec("full_finetune"), path, tmp_path / "plain")
+    export(spec("full_finetune"), ExportConfig(tmp_path / "plain", str(path)))
     plain = Tagger.load(tmp_path / "plain", runtime=RUNTIME)
     assert plain.labels == LABELS.names
     assert plain.threshold == Tagger.load(path, runtime=RUNTIME).threshold == read_json(path / RUN_FILE)["threshold"]

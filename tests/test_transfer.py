@@ -20,6 +20,7 @@ from common.entry import run_test
 from common.errors import InputError
 from common.evaluation.zero_shot import answer, foreign_predictions
 from common.files import read_json, sha256_file, write_json
+from common.tables.plots import Point, Series, share_figure
 from common.tables.transfers import kept
 
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
@@ -164,11 +165,10 @@ def test_scores_at_both_thresholds_by_hand(monkeypatch, data):
     foreign = Scripted(right, wrong)
     foreign.threshold = 0.2
     assert foreign_predictions(foreign, tiny.test, ["disease"], RUNTIME) == 100
-    assert foreign_predictions(foreign, tiny.test, [], RUNTIME) is None
     assert json.dumps(found_scores)
 
 
-def test_the_table_and_the_figure_show_what_is_kept(trial, other, dataset_path, tmp_path):
+def test_the_table_shows_what_is_kept(trial, other, dataset_path, tmp_path):
     """Of a model with a zero-shot path and of one without; half the way is a line of its own."""
     for spec in (FT, TOKENS):
         _, run = trial(spec, "bi-bert", train={"epochs": 1}).train()
@@ -202,3 +202,12 @@ def test_what_is_kept_by_hand():
     ]
     assert kept(runs) == pytest.approx((50 + 100) / 2)
     assert kept([]) is None
+    assert kept([{"corpora": {"a": corpus(0.0, 0.2)}}]) is None
+
+
+def test_the_figure_shows_all_that_is_kept_and_nothing_kept():
+    points = {Series(0, False, 0, "x"): [Point(0.0, 0.5)], Series(1, False, 0, "y"): [Point(100.0, 0.7, 0.6, 0.8)]}
+    (axes,) = share_figure({"data": points}, "kept", "F1").axes
+    drawn = {tuple(place) for line in axes.lines for place in line.get_xydata().tolist()}
+    assert {(0.0, 0.5), (100.0, 0.7)} <= drawn
+    assert share_figure({}, "kept", "F1") is None

@@ -66,13 +66,11 @@ def answer(model: Predictor, data: Dataset, runtime: RuntimeConfig) -> Answer:
 
 def foreign_predictions(
     model: Any, sentences: Sequence[Sentence], types: Sequence[str], runtime: RuntimeConfig
-) -> float | None:
+) -> float:
     """Spans of some types that a model finds, for each 100 sentences of a corpus that does not annotate them.
 
-    At the model's own thresholds. None without types.
+    At the model's own thresholds.
     """
-    if not types:
-        return None
     # Their entities are of types that the model is not asked for.
     unmarked = [replace(sentence, spans=()) for sentence in sentences]
     predictions = _predictions(model, unmarked, runtime, "foreign types", None)

@@ -13,11 +13,9 @@ from tqdm.auto import tqdm
 from common.config import RuntimeConfig, require, require_share
 from common.data.labels import LabelSet
 from common.errors import InputError
-from common.files import read_json
 from common.inference.documents import Document
-from common.registry import spec
 from common.schema import Share, Texts, read_record
-from common.training.records import RUN_FILE
+from common.training.records import RUN_FILE, approach_of
 
 if TYPE_CHECKING:
     from common.approach import Predictor
@@ -107,9 +105,7 @@ class Tagger:
         from common.checkpoint import load_checkpoint
         from common.device import as_trained
 
-        record = read_json(Path(source) / RUN_FILE)
-        require(isinstance(record, dict) and "approach" in record, f"{source}: its {RUN_FILE} names no approach")
-        approach = spec(record["approach"])
+        approach = approach_of(Path(source))
         loaded = load_checkpoint(approach, Path(source), base_model, threshold=threshold, labels=asked)
         name = f"{approach.name}/{loaded.path.resolve().name}"
         return cls(loaded.model, name, as_trained(runtime, loaded.record.get("precision", "auto")))

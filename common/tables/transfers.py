@@ -44,8 +44,13 @@ def read_transfers(places: Sequence[Path]) -> list[dict[str, Any]]:
 
 def of_entry(transfers: Transfers, benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
     """The records of the models that a line of the main table stands for, as they were trained."""
+    return [item for item in _all_of_entry(transfers, benchmark, entry) if item["model"]["interpolate"] == 1]
+
+
+def _all_of_entry(transfers: Transfers, benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
+    """Those with weights between base and adapted model too."""
     wanted = entry.approach, entry.kind, entry.base, benchmark.name, variant_text(entry.variant)
-    return [item for item in transfers if _model(item) == wanted and item["model"]["interpolate"] == 1]
+    return [item for item in transfers if _model(item) == wanted]
 
 
 def _model(item: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
@@ -54,23 +59,25 @@ def _model(item: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def kept(records: Transfers) -> float | None:
-    """The mean share of the base's zero-shot micro F1 that is left on the other corpora, in percent, over runs."""
+    """The mean share of the base's zero-shot micro F1 that is left on the other corpora, in percent, over runs.
+
+    None where the base finds nothing that could be kept.
+    """
     shares = []
     for record in records:
         before, after = (
             np.mean([corpus[side]["best"][METRIC] for corpus in record["corpora"].values()])
             for side in ("before", "after")
         )
-        shares.append(100 * after / before if before else 0.0)
+        if before:
+            shares.append(100 * after / before)
     return float(np.mean(shares)) if shares else None
 
 
 def transfer_table(found: Sequence[Benchmark], transfers: Transfers) -> Table:
     """Zero-shot F1 on other corpora before and after, for each approach; a column for each corpus."""
 
-    def change(before: float | None, after: float, low: float | None, high: float | None) -> str:
-        if before is None:
-            return NONE
+    def change(before: float, after: float, low: float | None, high: float | None) -> str:
         ends = f" [{100 * low:+.1f}, {100 * high:+.1f}]" if low is not None and high is not None else ""
         return f"{before:.3f} → {after:.3f}{ends}".replace("-", "−")
 
@@ -78,7 +85,7 @@ def transfer_table(found: Sequence[Benchmark], transfers: Transfers) -> Table:
         Column("approach", "label", left=True),
         Column("share of adapted weights", "interpolate", "g"),
         Column("seeds", "n_seeds"),
-        Column("", "shown before after low high", lambda _, *values: change(*values)),
+        Column("", "before after low high", change, where="keeps_zero_shot"),
     )
     sections = [Section(item.title, _rows(item, transfers), NOTES) for item in found]
     across = Column("", "corpus")
@@ -99,10 +106,9 @@ def _rows(benchmark: Benchmark, transfers: Transfers) -> list[dict[str, Any]]:
     for entry in (entry for entry in benchmark.entries if entry.trains and entry.group is not None):
         head = {"dataset": benchmark.name, "label": entry.label, "approach": entry.approach, "kind": entry.kind}
         if entry.spec is not None and not entry.spec.keeps_zero_shot:
-            rows += [head | {"corpus": name, "shown": True} for name in corpora]
+            rows += [head | {"corpus": name, "keeps_zero_shot": False} for name in corpora]
             continue
-        wanted = entry.approach, entry.kind, entry.base, benchmark.name, variant_text(entry.variant)
-        own = [item for item in transfers if _model(item) == wanted]
+        own = _all_of_entry(transfers, benchmark, entry)
         for share in sorted({item["model"]["interpolate"] for item in own}, reverse=True):
             runs = [item for item in own if item["model"]["interpolate"] == share]
             for name in corpora:
@@ -112,7 +118,7 @@ def _rows(benchmark: Benchmark, transfers: Transfers) -> list[dict[str, Any]]:
 
 
 def _values(corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {"shown": True, "n_seeds": len(corpora), "sentences": corpora[0]["sentences"]}
+    values: dict[str, Any] = {"n_seeds": len(corpora), "sentences": corpora[0]["sentences"]}
     for side in ("before", "after"):
         values[side], values[f"{side}_sd"] = mean_sd(item[side]["best"][METRIC] for item in corpora)
         values[f"{side}_at_half"], _ = mean_sd(item[side]["at_half"][METRIC] for item in corpora)

@@ -12,6 +12,8 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from common import registry
+from common.config import require
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json, unique_keys
@@ -168,6 +170,17 @@ class StateRecord(TypedDict):
     optimizer: NotRequired[dict[str, float]]
     scaler: dict[str, float] | None
     provenance: list[dict[str, Any]]
+
+
+def approach_of(run: Path) -> ApproachSpec[Any]:
+    """The approach that a run folder is of.
+
+    Raises:
+        InputError: If there is no record, or it names no approach that is here.
+    """
+    record = read_json(run / RUN_FILE)
+    require(isinstance(record, dict) and "approach" in record, f"{run}: its {RUN_FILE} names no approach")
+    return registry.spec(record["approach"])
 
 
 def read_run(path: Path, spec: ApproachSpec[Any]) -> dict[str, Any]:
