@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require_rate
 from common.data.labels import LabelText
+from common.models.config import check_span_settings
 from common.models.published import DEFAULT_BASE
 
 
@@ -42,8 +43,4 @@ class Config:
             object.__setattr__(self, "base_model", DEFAULT_BASE[self.encoder])
         require_rate("encoder_lr", self.encoder_lr)
         require_rate("others_lr", self.others_lr)
-        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {self.focal_gamma}")
-        if self.focal_alpha is not None:
-            require_share("focal_alpha", self.focal_alpha)
-        if self.threshold is not None:
-            require_share("threshold", self.threshold)
+        check_span_settings(self.focal_gamma, self.focal_alpha, self.threshold)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
 from common.data.labels import LabelText
+from common.models.config import check_span_settings
 from common.models.published import DEFAULT_BASE
 
 PromptForm = Literal["post_norm", "residual"]
@@ -56,9 +57,5 @@ class Config:
         require_rate("prompt_encoder_lr", self.prompt_encoder_lr)
         require_rate("downstream_lr", self.downstream_lr)
         require(0 <= self.rest_lr < float("inf"), f"rest_lr must be at least 0, got {self.rest_lr}")
-        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {self.focal_gamma}")
-        if self.focal_alpha is not None:
-            require_share("focal_alpha", self.focal_alpha)
-        if self.threshold is not None:
-            require_share("threshold", self.threshold)
+        check_span_settings(self.focal_gamma, self.focal_alpha, self.threshold)
         require_share("word_dropout", self.word_dropout)

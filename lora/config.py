@@ -8,6 +8,7 @@ from typing import Literal
 
 from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
 from common.data.labels import LabelText
+from common.models.config import check_span_settings
 from common.models.published import DEFAULT_BASE
 
 Method = Literal["lora", "dora", "rslora", "loha", "lokr", "ia3", "bitfit"]
@@ -87,9 +88,5 @@ class Config:
         require(self.dropout is None or 0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
         require_rate("adapter_lr", self.adapter_lr or 0.0)
         require_rate("head_lr", self.head_lr)
-        require(0 <= self.focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {self.focal_gamma}")
-        if self.focal_alpha is not None:
-            require_share("focal_alpha", self.focal_alpha)
-        if self.threshold is not None:
-            require_share("threshold", self.threshold)
+        check_span_settings(self.focal_gamma, self.focal_alpha, self.threshold)
         require_share("word_dropout", self.word_dropout)

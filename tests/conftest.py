@@ -26,6 +26,7 @@ from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, DebertaV2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+import common.training.loop
 from common.bases import load_base
 from common.checkpoint import load_checkpoint, resume_run, start_run
 from common.config import DataConfig, RuntimeConfig, TrainConfig
@@ -495,3 +496,22 @@ def scripted(monkeypatch):
         monkeypatch.setattr(Recorder, "validate", lambda self: next(values) | {"seconds": 0.0})
 
     return script
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Runs a train script that Ctrl-C ends right after its first stored state."""
+
+    def run(main, arguments):
+        save_state = common.training.loop._Loop.save_state
+
+        def stop(loop):
+            save_state(loop)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(common.training.loop._Loop, "save_state", stop)
+            with pytest.raises(KeyboardInterrupt):
+                main(arguments)
+
+    return run

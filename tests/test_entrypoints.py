@@ -197,20 +197,11 @@ def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, glin
     assert read_result(glinerev.test.main(arguments))["speed"]["sentences"] == SIZES["test"]
 
 
-def test_a_run_resumed_by_command_line_ends_as_an_uninterrupted_one(dataset_path, gliner_folder, monkeypatch):
+def test_a_run_resumed_by_command_line_ends_as_an_uninterrupted_one(dataset_path, gliner_folder, interrupted):
     base = str(gliner_folder("bi-bert"))
     arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--base-model", base]
     whole = glinerev.train.main(arguments)
-    save_state = common.training.loop._Loop.save_state
-
-    def stop(loop):
-        save_state(loop)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(common.training.loop._Loop, "save_state", stop)
-        with pytest.raises(KeyboardInterrupt):
-            glinerev.train.main(arguments)
+    interrupted(glinerev.train.main, arguments)
     run = glinerev.train.main([*arguments, "--resume", "latest"])
     assert run != whole
     assert (run / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()

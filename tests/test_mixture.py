@@ -430,19 +430,10 @@ def test_an_export_of_a_mixture_knows_all_its_types(folders, gliner_folder, tmp_
         assert (report["sentences"], report["f1"]) == (12, report["f1_onnx"])
 
 
-def test_a_resumed_run_of_a_mixture_ends_as_an_uninterrupted_one(folders, gliner_folder, monkeypatch):
+def test_a_resumed_run_of_a_mixture_ends_as_an_uninterrupted_one(folders, gliner_folder, interrupted):
     given = arguments(folders, gliner_folder, "bi-bert", "--sampling", "equal", "--eval-every", "3")
     whole = glinerev.train.main(given)
-    save_state = common.training.loop._Loop.save_state
-
-    def stop(loop):
-        save_state(loop)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(common.training.loop._Loop, "save_state", stop)
-        with pytest.raises(KeyboardInterrupt):
-            glinerev.train.main(given)
+    interrupted(glinerev.train.main, given)
     with pytest.raises(InputError, match=r"data\.sampling"):
         glinerev.train.main([*given, "--sampling", "size", "--resume", "latest"])
     with pytest.raises(InputError, match=r"data\.map"):

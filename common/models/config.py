@@ -89,6 +89,14 @@ def prompt_variant(config: PromptConfig) -> dict[str, str]:
     return aspects | ({"table": "table trained"} if config.train_embedding_table else {})
 
 
+def check_span_settings(focal_gamma: float, focal_alpha: float | None, threshold: float | None) -> None:
+    """Raises ``InputError`` unless the loss and the threshold of a native span approach can be these."""
+    require(0 <= focal_gamma < float("inf"), f"focal_gamma must be at least 0, got {focal_gamma}")
+    for name, value in (("focal_alpha", focal_alpha), ("threshold", threshold)):
+        if value is not None:
+            require_share(name, value)
+
+
 def span_variant(labels: LabelText, focal_gamma: float, focal_alpha: float | None) -> dict[str, str]:
     """The aspects of a variant that the native span approaches share: none for names and plain cross-entropy."""
     aspects = {"labels": "descriptions"} if labels == "descriptions" else {}
