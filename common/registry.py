@@ -49,6 +49,11 @@ def cheapest_first() -> tuple[str, ...]:
     return tuple(item.name for item in sorted(specs(), key=lambda item: item.cost))
 
 
+def has_zero_shot(name: str, kind: str) -> bool:
+    """Whether a trained model of an approach can be asked for other types, as its kind of base model could before."""
+    return spec(name).keeps_zero_shot and kind in untrained().kinds
+
+
 def untrained() -> ApproachSpec[Any]:
     """The approach that tests a base model as it is."""
     return next(item for item in specs() if not item.trains)

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.config import RuntimeConfig, differences, parse, require, require_share
+from common.config import BEHAVIOUR_VERSION, RuntimeConfig, differences, parse, require, require_share
 from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
 from common.data.labels import LabelSet
-from common.evaluation.transfer_record import TransferRecord
+from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
 from common.files import read_json, sha256_file, write_json
 from common.paths import now
-from common.registry import untrained
+from common.registry import has_zero_shot, untrained
 from common.schema import read_record
 from common.script import run_script
 from common.spec import ApproachSpec
@@ -63,11 +63,10 @@ def transfer(config: Config) -> Path | None:
     approach = approach_of(config.checkpoint)
     path = find_checkpoint(approach, str(config.checkpoint))
     record = read_run(path, approach)
-    if not approach.keeps_zero_shot:
-        logger.info("%s: none, it finds only the types that it was trained on", approach.title)
-        return None
-    if record["base_model"]["kind"] not in untrained().kinds:
-        logger.info("%s: none, its base model finds no entities before it is trained", approach.title)
+    if not has_zero_shot(approach.name, record["base_model"]["kind"]):
+        only = "it finds only the types that it was trained on"
+        nothing = "its base model finds no entities before it is trained"
+        logger.info("%s: none, %s", approach.title, nothing if approach.keeps_zero_shot else only)
         return None
 
     from common.device import as_trained, make_accelerator, precision_name, provenance
@@ -86,7 +85,7 @@ def transfer(config: Config) -> Path | None:
         "precision": precision,
     }
     suffix = "" if config.interpolate == 1 else f"_interpolate{config.interpolate:g}"
-    output = config.output or approach.savings.parent / "transfer" / f"{path.name}{suffix}.json"
+    output = config.output or approach.savings.parent / TRANSFER_FOLDER / f"{path.name}{suffix}.json"
     done = _done(output, of)
     for name in config.dataset:
         data = load_dataset(name)
@@ -105,7 +104,8 @@ def _done(output: Path, of: dict[str, Any]) -> dict[str, Any]:
     if not output.exists():
         return {}
     there = read_record(output, TransferRecord)
-    changed = differences(there["model"], of)
+    behaviour = there["provenance"].get("behaviour", 1)
+    changed = differences(there["model"] | {"behaviour": behaviour}, of | {"behaviour": BEHAVIOUR_VERSION})
     require(not changed, f"{output}: is of another model: {'; '.join(changed)}")
     return dict(there["corpora"])
 

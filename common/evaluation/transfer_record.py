@@ -6,6 +6,9 @@ from typing import Any, TypedDict
 
 from common.schema import Amount, Count, FileName, Seed, Share, Texts
 
+TRANSFER_FOLDER = "transfer"
+"""Name of the folders with such files, in an approach's output and beside results."""
+
 
 class _Base(TypedDict):
     name: str

@@ -17,7 +17,7 @@ from common.data.dataset import dataset_dir
 from common.errors import InputError
 from common.files import read_json
 from common.models.published import DEFAULT_BASE, base_name
-from common.registry import cheapest_first, spec, trained
+from common.registry import cheapest_first, has_zero_shot, spec, trained
 from common.settings import parse_training
 
 # Not __name__, so that a study has one logger in all its modules.
@@ -54,6 +54,9 @@ class StudyConfig:
     """Approaches of the few-shot cells; those of the chosen ones that are meant for it if not given."""
     controls: bool = False
     """Also each approach's control runs: parts of it alone, another tag scheme, descriptions in place of names."""
+    transfer: tuple[str, ...] = ()
+    """Further data sets, generated alike: what is left of the base's zero-shot F1 on them after an adaptation on all
+    sentences."""
     config: Path | None = None
     """JSON file of options by approach, as
     {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
@@ -98,8 +101,9 @@ class StudyConfig:
         for text in self.other_base_models:
             kind, separator, model = text.partition("=")
             require(bool(separator and kind and model), f"--other-base-models: expected KIND=MODEL, got {text!r}")
-        folders = [dataset_dir(name).name for name in self.dataset]
-        require(len(set(folders)) == len(folders), f"--dataset: two data sets have one name: {folders}")
+        for option in ("dataset", "transfer"):
+            folders = [dataset_dir(name).name for name in getattr(self, option)]
+            require(len(set(folders)) == len(folders), f"--{option}: two data sets have one name: {folders}")
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -113,6 +117,18 @@ class StudyConfig:
         given = {"bi": self.base_model, "cross": self.cross_base_model}
         given |= dict(text.split("=", 1) for text in self.other_base_models)
         return given.get(kind) or spec(approach).bases.defaults[kind]
+
+    @property
+    def data_sets(self) -> tuple[str, ...]:
+        """All that are needed."""
+        return tuple(dict.fromkeys((*self.dataset, *self.transfer)))
+
+    def foreign(self, cell: Cell) -> tuple[str, ...]:
+        """The data sets that a cell's model is asked for beside its own."""
+        if cell.train_size is not None or cell.seed is None or not has_zero_shot(cell.approach, cell.kind):
+            return ()
+        own = dataset_dir(cell.dataset).name
+        return tuple(name for name in self.transfer if dataset_dir(name).name != own)
 
     @property
     def few_shot(self) -> tuple[str, ...]:

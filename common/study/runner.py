@@ -1,39 +1,45 @@
 """The whole study, cell by cell: ``python -m common.study --dataset jnlpba bc5cdr --approaches all --seeds 42 43 44``.
 
-<study>/results/<cell>.json       what test.py wrote, with its page, its predictions and its counts
-<study>/logs/<cell>.log           what its processes printed the last time
-<study>/superseded/               results that had other settings, data or weights than the newest
-<study>/tables/                   what common.tables makes of the results
+<study>/results/<cell>.json           what test.py wrote, with its page, its predictions and its counts
+<study>/results/transfer/<cell>.json  what common.transfer measured
+<study>/logs/<cell>.log               what its processes printed the last time
+<study>/superseded/                   results that had other settings, data or weights than the newest
+<study>/tables/                       what common.tables makes of the results
 
 A cell is done when its result is there and depends on the same things: the study goes by that and by the run folders.
+What it keeps (--transfer) is done when the record is of the checkpoint that the result is of, and has all data sets.
 The same command resumes after whatever ended it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from common.config import BEHAVIOUR_VERSION
 from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, dataset_dir, load_dataset
 from common.engine import executor, last_lines
 from common.errors import InputError
-from common.evaluation.results import companions
-from common.files import atomic_path
+from common.evaluation.results import companions, read_result
+from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
+from common.files import atomic_path, sha256_file
 from common.paths import output_root
 from common.registry import spec
+from common.schema import read_record
 from common.study.estimates import Pace, duration, paces, total_time
 from common.study.identity import Identity, changes, digest, identity, matching_runs, stored_result
 from common.study.plan import Cell, StudyConfig, configuration, logger, make_plan
-from common.study.work import Outcome, Work, do_cell
+from common.study.work import Outcome, Work, do_cell, do_transfer
 
 T = TypeVar("T")
 
@@ -41,6 +47,22 @@ State = Literal["done", "kept", "failed"]
 
 SHOWN_LINES = 4
 """Of the log of a cell that failed."""
+
+
+@dataclass(frozen=True)
+class _Left:
+    """What is to do of a cell."""
+
+    cell: Cell
+    foreign: Sequence[str]
+    """Data sets on which to measure what its model keeps."""
+    result: bool = True
+    """Whether to train and test before that."""
+
+    @property
+    def log(self) -> str:
+        """End of the name of the log of what is next."""
+        return "" if self.result else "_transfer"
 
 
 @dataclass(frozen=True)
@@ -80,15 +102,19 @@ class Study:
         """Where a cell's collected result is."""
         return self.results / f"{cell.id}.json"
 
-    def log_path(self, cell: Cell) -> Path:
+    def transfer_path(self, cell: Cell) -> Path:
+        """Where the record of what the cell's model keeps is."""
+        return self.results / TRANSFER_FOLDER / f"{cell.id}.json"
+
+    def log_path(self, cell: Cell, step: str = "") -> Path:
         """Where what its processes print goes."""
-        return self.folder / "logs" / f"{cell.id}.log"
+        return self.folder / "logs" / f"{cell.id}{step}.log"
 
     # -- data, and what a result depends on ---------------------------------------------------------------------------
 
     def generate_missing(self) -> None:
         """Generates the data sets that are not there; one that cannot be generated fails its cells and no others."""
-        for name in self.config.dataset:
+        for name in self.config.data_sets:
             directory = dataset_dir(name)
             # The last two files tell: data sets of other tools have only the first of them.
             if any((directory / file).is_file() for file in (LABEL2DESC_FILE, MANIFEST_FILE)):
@@ -150,20 +176,53 @@ class Study:
         base = {"name": cell.base_name, "revision": revision}
         return identity(cell.approach, self.configurations[cell.id], self.content(cell.dataset).sha256, base)
 
+    def to_transfer(self, cell: Cell, result: Mapping[str, Any]) -> tuple[str, ...]:
+        """The data sets on which it is still to measure what the model of a result keeps.
+
+        Raises:
+            InputError: If one of them is not there.
+        """
+        record = self._transfer_record(cell, result) or {"corpora": {}}
+        known = {name: corpus["dataset_sha256"] for name, corpus in record["corpora"].items()}
+        wanted = {name: self.content(name).sha256 for name in self.config.foreign(cell)}
+        return tuple(name for name, sha256 in wanted.items() if known.get(dataset_dir(name).name) != sha256)
+
+    def _transfer_record(self, cell: Cell, result: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What there is of the model of a result; None if nothing, or of another model or behaviour version."""
+        try:
+            record = read_record(self.transfer_path(cell), TransferRecord)
+        except InputError:
+            return None
+        model = record["model"]
+        found = model["checkpoint"], model["interpolate"], record["provenance"].get("behaviour", 1)
+        return record if found == (_checkpoint_name(result), 1, BEHAVIOUR_VERSION) else None
+
     # -- the plan as text ---------------------------------------------------------------------------------------------
 
-    def estimates(self, cells: Iterable[Cell]) -> list[float | None]:
+    def estimates(self, steps: Iterable[_Left]) -> list[float | None]:
         """Seconds that cells take at most, by results of the same approach and base; None where nothing is known."""
         known = paces(output_root() / "results") | paces(self.results)
-        return [self._estimate(cell, known.get((cell.approach, cell.kind, cell.base_name))) for cell in cells]
+        found: list[float | None] = []
+        for step in steps:
+            pace = known.get((step.cell.approach, step.cell.kind, step.cell.base_name))
+            try:
+                parts = [self._estimate(step.cell, pace)] if step.result else []
+                parts += [self._transfer_estimate(name, pace) for name in step.foreign]
+            except InputError:
+                parts = [None]
+            seconds = [part for part in parts if part is not None]
+            found.append(sum(seconds) if len(seconds) == len(parts) else None)
+        return found
+
+    def _transfer_estimate(self, name: str, pace: Pace | None) -> float | None:
+        sizes = self.content(name).sizes
+        # Base and adapted model, for the types of the data set and for those trained on.
+        return None if pace is None else pace.test * 2 * (sizes["validation"] + 2 * sizes["test"])
 
     def _estimate(self, cell: Cell, pace: Pace | None) -> float | None:
         if pace is None:
             return None
-        try:
-            sizes = self.content(cell.dataset).sizes
-        except InputError:
-            return None
+        sizes = self.content(cell.dataset).sizes
         config = self.configurations[cell.id]
         if not spec(cell.approach).trains:
             return pace.seconds(sizes, 0)
@@ -173,8 +232,8 @@ class Study:
 
     def outline(self) -> str:
         """The plan: each cell with its state and the time that it is going to take."""
-        states = [self._state(cell) for cell in self.cells]
-        estimates = self.estimates(self.cells)
+        steps, states = zip(*(self._state(cell) for cell in self.cells), strict=True)
+        estimates = self.estimates(steps)
         width = max(len(cell.title) for cell in self.cells)
         lines = []
         for number, (cell, state, seconds) in enumerate(zip(self.cells, states, estimates, strict=True), start=1):
@@ -185,17 +244,25 @@ class Study:
             [*lines, f"{len(states)} cells, {len(left)} to do: {total_time(left)}; study folder {self.folder}"]
         )
 
-    def _state(self, cell: Cell) -> str:
-        """The state of a cell, its base model taken to be what it was."""
+    def _state(self, cell: Cell) -> tuple[_Left, str]:
+        """What is to do of a cell, its base model taken to be what it was, and the same in words."""
+        foreign = self.config.foreign(cell)
+        names = ", ".join(dataset_dir(name).name for name in foreign)
+        state, then = "to do", f", then transfer to {names}" if foreign else ""
         try:
             wanted = self.wanted(cell)
         except InputError:
-            return "to do"
+            return _Left(cell, foreign), state + then
         if found := stored_result(self.result_path(cell)):
-            others = changes(found[1], wanted)
-            return f"to do again: {'; '.join(others)}" if others else "done"
-        savings = spec(cell.approach).savings
-        return "to resume" if matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, savings) else "to do"
+            if others := changes(found[1], wanted):
+                return _Left(cell, foreign), f"to do again: {'; '.join(others)}{then}"
+            with contextlib.suppress(InputError):  # one of them is still to be generated
+                foreign = self.to_transfer(cell, found[0])
+            names = ", ".join(dataset_dir(name).name for name in foreign)
+            return _Left(cell, foreign, result=False), f"to do: transfer to {names}" if foreign else "done"
+        if matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings):
+            state = "to resume"
+        return _Left(cell, foreign), state + then
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -203,81 +270,121 @@ class Study:
         """Does every cell that is not done; returns how each ended, by its id."""
         self.generate_missing()
         ended: dict[str, State] = {}
-        todo: dict[str, Identity] = {}
+        todo = list[_Left]()
         for cell in self.cells:
             try:
-                self.content(cell.dataset)  # a missing data set is said before a base model is looked for
-                wanted = self.wanted(cell, self.revision(cell))
+                left = self._to_do(cell)
             except InputError as error:
                 ended[cell.id] = self._failed(cell, str(error), cell.title)
                 continue
-            found = stored_result(self.result_path(cell))
-            if found and not changes(found[1], wanted):
+            if left.result or left.foreign:
+                todo.append(left)
+            else:
                 ended[cell.id] = "kept"
-                continue
-            if found:
-                logger.info("%s: to do again: %s", cell.title, "; ".join(changes(found[1], wanted)))
-                self._supersede(cell, found[1])
-            # What is left of an earlier run says nothing of this one.
-            self.log_path(cell).unlink(missing_ok=True)
-            todo[cell.id] = wanted
         logger.info("%d of %d cells are done", len(ended) - len(self.errors), len(self.cells))
         return ended | self._work(todo) if todo else ended
 
-    def _work(self, todo: Mapping[str, Identity]) -> dict[str, State]:
+    def _to_do(self, cell: Cell) -> _Left:
+        """What is to do of a cell; a result of other settings is moved away.
+
+        Raises:
+            InputError: If a data set or the base model is missing.
+        """
+        self.content(cell.dataset)  # a missing data set is said before a base model is looked for
+        wanted = self.wanted(cell, self.revision(cell))
+        found = stored_result(self.result_path(cell))
+        if found and not changes(found[1], wanted):
+            return _Left(cell, self.to_transfer(cell, found[0]), result=False)
+        if found:
+            logger.info("%s: to do again: %s", cell.title, "; ".join(changes(found[1], wanted)))
+            self._supersede(cell, found[1])
+        return _Left(cell, self.config.foreign(cell))
+
+    def _work(self, todo: Sequence[_Left]) -> dict[str, State]:
         """Has cells done, wherever their processes run."""
         config, ended = self.config, dict[str, State]()
-        cells = [cell for cell in self.cells if cell.id in todo]
-        logger.info("%d to do: %s", len(cells), total_time(self.estimates(cells)))
-        self.log_path(cells[0]).parent.mkdir(parents=True, exist_ok=True)
+        logger.info("%d to do: %s", len(todo), total_time(self.estimates(todo)))
+        for step in todo:
+            # What is left of an earlier run says nothing of this one.
+            self.log_path(step.cell, step.log).unlink(missing_ok=True)
+        self.log_path(todo[0].cell).parent.mkdir(parents=True, exist_ok=True)
         with (
             logging_redirect_tqdm(),
-            tqdm(total=len(cells), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
+            tqdm(total=len(todo), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
             executor(config.workers, config.cluster) as pool,
         ):
-            waiting = {pool.submit(do_cell, self._piece(cell, todo[cell.id])): cell for cell in cells}
+            waiting = {self._submit(pool, step): step for step in todo}
             while waiting:
                 for future in wait(waiting, timeout=1, return_when=FIRST_COMPLETED).done:
                     # Nothing may hold on to what is done: if the worker that has it dies, a cluster does it again.
-                    cell = waiting.pop(future)
-                    ended[cell.id] = self._collected(cell, future, f"[{len(ended) + 1}/{len(cells)}] {cell.title}")
+                    step = waiting.pop(future)
+                    state, then = self._collected(step, future, f"[{len(ended) + 1}/{len(todo)}] {step.cell.title}")
+                    del future
+                    if then is not None:
+                        self.log_path(then.cell, then.log).unlink(missing_ok=True)
+                        waiting[self._submit(pool, then)] = then
+                        continue
+                    ended[step.cell.id] = state
                     bar.update()
                     if waiting:
                         left = self.estimates(waiting.values())
                         logger.info("cells left: %d, %s", len(left), total_time(left))
-                    del future
                 bar.set_postfix_str(self._running(waiting.values()))
         return ended
 
-    def _piece(self, cell: Cell, wanted: Identity) -> Work:
-        config = self.config
-        return Work(cell, wanted, config.overrides, self.log_path(cell), output_root(), Path.cwd(), config.threads)
+    def _submit(self, pool: Executor, step: _Left) -> Future[Outcome]:
+        """Has the next step of a cell done: training and test, or then the transfer."""
+        cell, config = step.cell, self.config
+        wanted = self.wanted(cell, self.revision(cell))
+        log = self.log_path(cell, step.log)
+        work = Work(cell, wanted, config.overrides, log, output_root(), Path.cwd(), config.threads)
+        if step.result:
+            return pool.submit(do_cell, work)
+        result, record = read_result(self.result_path(cell)), self.transfer_path(cell)
+        if record.exists() and self._transfer_record(cell, result) is None:
+            self._supersede_record(cell)
+        checkpoint = spec(cell.approach).savings / _checkpoint_name(result)
+        return pool.submit(do_transfer, work, checkpoint, step.foreign, record)
 
-    def _running(self, cells: Iterable[Cell]) -> str:
+    def _running(self, steps: Iterable[_Left]) -> str:
         """What runs where: the first lines of the logs that there are."""
-        logs = [path for path in map(self.log_path, cells) if path.is_file()]
+        logs = [path for path in (self.log_path(step.cell, step.log) for step in steps) if path.is_file()]
         first = [path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for path in logs]
         return "; ".join(first[:3]) + (f"; and {len(first) - 3} more" if len(first) > 3 else "")
 
-    def _collected(self, cell: Cell, future: Future[Outcome], head: str) -> State:
-        """Copies the result of a cell into the study's folder, the JSON file last: what has one is whole."""
+    def _collected(self, step: _Left, future: Future[Outcome], head: str) -> tuple[State, _Left | None]:
+        """How a step of a cell ended, and what is to do then."""
+        cell = step.cell
         error = InputError("cancelled") if future.cancelled() else future.exception()
         if error is not None:
-            return self._failed(cell, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", head)
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            return self._failed(cell, text, head, step.log), None
         outcome = future.result()
         if outcome.result is None:
-            return self._failed(cell, outcome.error, head)
-        for source, target in zip(companions(outcome.result), companions(self.result_path(cell)), strict=True):
+            return self._failed(cell, outcome.error, head, step.log), None
+        if not step.result:
+            logger.info("%s: transfer measured, %s", head, duration(outcome.seconds))
+            return "done", None
+        result = self._copied(cell, outcome.result)
+        logger.info("%s: micro F1 %.4f, %s", head, result["scores"]["micro"]["f1"], duration(outcome.seconds))
+        try:
+            foreign = self.to_transfer(cell, result)
+        except InputError as missing:
+            return self._failed(cell, str(missing), head), None
+        return "done", _Left(cell, foreign, result=False) if foreign else None
+
+    def _copied(self, cell: Cell, result: Path) -> dict[str, Any]:
+        """Copies the result of a cell into the study's folder, the JSON file last: what has one is whole."""
+        for source, target in zip(companions(result), companions(self.result_path(cell)), strict=True):
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
         found = stored_result(self.result_path(cell))
         assert found is not None
-        logger.info("%s: micro F1 %.4f, %s", head, found[0]["scores"]["micro"]["f1"], duration(outcome.seconds))
-        return "done"
+        return found[0]
 
-    def _failed(self, cell: Cell, error: str, head: str) -> State:
+    def _failed(self, cell: Cell, error: str, head: str, step: str = "") -> State:
         self.errors[cell.id] = error
-        log = self.log_path(cell)
+        log = self.log_path(cell, step)
         lines = [line[:200] for line in last_lines(log, SHOWN_LINES)]
         lines = [] if lines and lines[-1].endswith(error) else lines
         logger.error("%s: failed: %s", head, "\n    ".join([error, *lines, *([f"all of it: {log}"] if lines else [])]))
@@ -289,6 +396,16 @@ class Study:
         target.parent.mkdir(parents=True, exist_ok=True)
         for file, place in zip(companions(self.result_path(cell)), companions(target), strict=True):
             file.replace(place)
+        if self.transfer_path(cell).exists():
+            self._supersede_record(cell)
+
+    def _supersede_record(self, cell: Cell) -> None:
+        """The same with the record of what another model of the cell keeps."""
+        path = self.transfer_path(cell)
+        target = self.folder / "superseded" / TRANSFER_FOLDER / f"{cell.id}_{sha256_file(path)[:6]}.json"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        logger.info("%s: of another model or version, now in %s", path, target.parent)
+        path.replace(target)
 
     def summary(self, ended: Mapping[str, State]) -> str:
         """How the cells ended, and the names and errors of those that failed."""
@@ -297,6 +414,10 @@ class Study:
         failed = [cell for cell in self.cells if cell.id in self.errors]
         lines += [f"failed: {cell.title}: {self.errors[cell.id]} ({cell.id})" for cell in failed]
         return "\n".join(lines)
+
+
+def _checkpoint_name(result: Mapping[str, Any]) -> str:
+    return Path((result.get("training") or {}).get("checkpoint", "")).name
 
 
 def _once(known: dict[str, T | InputError], key: str, make: Callable[[], T]) -> T:

@@ -1,10 +1,10 @@
-"""One cell of a study: its train.py, then its test.py, each in a process of its own, tried again if it dies."""
+"""One cell of a study: train.py, test.py, common.transfer, each in a process of its own, tried again if it dies."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common.paths import OUTPUT_VARIABLE, now
 from common.registry import spec
 from common.study.identity import Identity, matching_runs, stored_result
 from common.study.plan import Cell
-from common.training.records import lock_path
+from common.training.records import WEIGHTS_FILE, lock_path
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Outcome:
     """How a cell ended."""
 
     result: Path | None
-    """What test.py wrote; None if it failed."""
+    """What test.py or common.transfer wrote; None if it failed."""
     seconds: float
     error: str = ""
 
@@ -58,10 +58,19 @@ class _Failed(Exception):
 
 def do_cell(work: Work) -> Outcome:
     """Trains and tests; a training that was cut off before is resumed."""
+    return _outcome(work, _Doing.result)
+
+
+def do_transfer(work: Work, checkpoint: Path, corpora: Sequence[str], record: Path) -> Outcome:
+    """Measures what a cell's checkpoint keeps of its base's zero-shot F1 on some corpora; adds to the record there."""
+    return _outcome(work, lambda doing: doing.transfer(checkpoint, corpora, record))
+
+
+def _outcome(work: Work, do: Callable[[_Doing], Path]) -> Outcome:
     start = time.perf_counter()
     write_text(work.log, f"{place().name}: {work.cell.title}\n")
     try:
-        result, error = _Doing(work).result(), ""
+        result, error = do(_Doing(work)), ""
     except _Failed as failure:
         result, error = None, str(failure)
     return Outcome(result, time.perf_counter() - start, error)
@@ -81,13 +90,23 @@ class _Doing:
             checkpoint = ("--checkpoint", str(self.trained()))
             arguments = ["--dataset", self.cell.dataset, *checkpoint, *self.work.overrides, "--no-progress"]
         started = now()
-        while (status := self.run("test", arguments)) != 0:
-            self.count_death("test", status)
+        while (status := self.run(f"{self.cell.approach}.test", arguments)) != 0:
+            self.count_death("test.py", status)
         for path in sorted((self.place / "test_results").glob(f"{self.dataset}_*.json"), reverse=True):
             found = stored_result(path)
             if found and found[0]["created"] >= started and found[1] == self.work.wanted:
                 return path
         raise _Failed(f"test.py has left no result {NOT_OURS}")
+
+    def transfer(self, checkpoint: Path, corpora: Sequence[str], record: Path) -> Path:
+        """The record, which :mod:`common.transfer` writes corpus by corpus."""
+        if not (checkpoint / WEIGHTS_FILE).is_file():
+            raise _Failed(f"{checkpoint}: is no longer there, and what it keeps cannot be measured without it")
+        arguments = ["--checkpoint", str(checkpoint), "--base-model", self.cell.base_model, "--dataset", *corpora]
+        arguments += ["--output", str(record), *self.work.overrides, "--no-progress"]
+        while (status := self.run("common.transfer", arguments)) != 0:
+            self.count_death("common.transfer", status)
+        return record
 
     def trained(self) -> Path:
         """The folder of a finished run with the cell's settings; what was cut off is resumed."""
@@ -103,7 +122,9 @@ class _Doing:
                 # What is left of a worker that was killed may take a moment to end.
                 with contextlib.suppress(Timeout), FileLock(lock_path(run), timeout=GRACE):
                     pass
-            code = self.run("train", [*self.cell.arguments, *(["--resume", str(run)] if resume else [])])
+            code = self.run(
+                f"{self.cell.approach}.train", [*self.cell.arguments, *(["--resume", str(run)] if resume else [])]
+            )
             if code == 0:
                 if any(status == "finished" for _, status in self.runs()):
                     continue
@@ -112,16 +133,16 @@ class _Doing:
                 # It was started on another kind of device, for example.
                 passed_over.add(run)
             else:
-                self.count_death("train", code)
+                self.count_death("train.py", code)
 
     def runs(self) -> list[tuple[Path, str]]:
         return matching_runs(self.cell.approach, self.dataset, self.work.wanted, self.place / "savings")
 
-    def run(self, script: str, arguments: Sequence[str]) -> int | None:
-        self.note(f"{script}.py {' '.join(arguments)}")
+    def run(self, module: str, arguments: Sequence[str]) -> int | None:
+        self.note(f"{module} {' '.join(arguments)}")
         environment = {OUTPUT_VARIABLE: str(self.work.output)}
         environment |= {} if self.work.threads is None else {"OMP_NUM_THREADS": str(self.work.threads)}
-        return run_module(f"{self.cell.approach}.{script}", arguments, self.work.log, environment, self.work.folder)
+        return run_module(module, arguments, self.work.log, environment, self.work.folder)
 
     def count_death(self, script: str, status: int | None) -> None:
         """Lets the cell be tried again, or ends it.
@@ -133,10 +154,10 @@ class _Doing:
             raise _Failed("stopped")
         if status == REFUSED:
             raise _Failed("".join(last_lines(self.work.log, 1)).removeprefix("error: "))
-        self.note(f"{script}.py {ending(status)}")
+        self.note(f"{script} {ending(status)}")
         self.deaths += 1
         if self.deaths > RETRIES:
-            raise _Failed(f"{script}.py {ending(status)}, after {RETRIES} retries")
+            raise _Failed(f"{script} {ending(status)}, after {RETRIES} retries")
 
     def note(self, text: str) -> None:
         with self.work.log.open("a", encoding="utf-8") as stream:

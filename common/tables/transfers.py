@@ -11,7 +11,7 @@ import numpy as np
 
 from common.config import Metric
 from common.errors import InputError
-from common.evaluation.transfer_record import TransferRecord
+from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
 from common.paths import output_root
 from common.schema import read_record
 from common.spec import variant_text
@@ -32,7 +32,8 @@ def read_transfers(places: Sequence[Path]) -> list[dict[str, Any]]:
 
     A bad record is passed over with a warning.
     """
-    folders = [path / "transfer" for path in places] if places else sorted(output_root().glob("*/transfer"))
+    own = [*sorted(output_root().glob("*")), output_root() / "study" / "results"]
+    folders = [path / TRANSFER_FOLDER for path in places or own]
     records = []
     for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
         try:
