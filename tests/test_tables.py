@@ -708,7 +708,8 @@ def test_readme_shows_the_committed_results(tmp_path):
     committed = [
         path for path in (PROJECT_ROOT / "results" / "tables").iterdir() if path.suffix in (".md", ".csv", ".tex")
     ]
-    assert len(committed) == 3 * (len(TABLES) + 1)
+    made = [path.name for path in output.iterdir() if path.suffix in (".md", ".csv", ".tex")]
+    assert sorted(path.name for path in committed) == sorted(made)
     for path in committed:
         assert (output / path.name).read_bytes() == path.read_bytes(), path.name
 

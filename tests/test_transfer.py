@@ -21,7 +21,7 @@ from common.errors import InputError
 from common.evaluation.zero_shot import answer, foreign_predictions
 from common.files import read_json, sha256_file, write_json
 from common.tables.plots import Point, Series, share_figure
-from common.tables.transfers import kept
+from common.tables.transfers import kept, known_corpora
 
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
@@ -196,13 +196,15 @@ def corpus(before: float, after: float) -> dict:
 
 
 def test_what_is_kept_by_hand():
+    """Of corpora that the base knew, and that all runs were asked for."""
     runs = [
-        {"corpora": {"a": corpus(0.4, 0.2), "b": corpus(0.6, 0.3)}},
-        {"corpora": {"a": corpus(0.4, 0.5), "b": corpus(0.6, 0.5)}},
+        {"corpora": {"a": corpus(0.8, 0.4), "b": corpus(0.6, 0.3), "unknown": corpus(0.49, 0.1)}},
+        {"corpora": {"a": corpus(0.8, 0.9), "b": corpus(0.6, 0.5), "unknown": corpus(0.49, 0.1), "c": corpus(0.9, 0)}},
     ]
+    assert known_corpora(runs) == ["a", "b"]
     assert kept(runs) == pytest.approx((50 + 100) / 2)
     assert kept([]) is None
-    assert kept([{"corpora": {"a": corpus(0.0, 0.2)}}]) is None
+    assert kept([{"corpora": {"a": corpus(0.49, 0.2)}}]) is None
 
 
 def test_the_figure_shows_all_that_is_kept_and_nothing_kept():

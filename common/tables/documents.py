@@ -22,6 +22,7 @@ from common.tables.groups import (
 )
 from common.tables.render import DAGGER, NONE, ONE_RUN, Column, Section, Table, markdown_notes, markdown_table
 from common.tables.results import MISSING, Result
+from common.tables.transfers import KEPT, is_measured, kept_note, kept_values
 
 Row = dict[str, Any]
 """Values by name, those of a table's line."""
@@ -164,6 +165,7 @@ def _part(benchmark: Benchmark, group: Group) -> str:
 
 def main_table(found: Sequence[Benchmark]) -> Table:
     """Scores and costs of each approach's default variant, the thesis's own figures beside them."""
+    measured = is_measured(found)
     columns = (
         APPROACH,
         _text("base", "base_or_kind"),
@@ -175,6 +177,7 @@ def main_table(found: Sequence[Benchmark]) -> Table:
         Column("macro 95 %", "macro_f1_low macro_f1_high", _range),
         _text("interval over", "interval"),
         _reported("macro F1", "thesis_macro_f1", 4),
+        *((KEPT,) if measured else ()),
         Column("trained", "trainable", ","),
         TRAINED,
         Column("with gradient %", "with_gradient_percent", ".2f"),
@@ -184,7 +187,10 @@ def main_table(found: Sequence[Benchmark]) -> Table:
         Column("checkpoint MiB", "checkpoint_bytes checkpoint_bytes_estimated", _mebibytes, where="trained"),
         Column("machine", "machine", where="trained"),
     )
-    sections = (Section(item.title, [_main_row(item, e) for e in item.entries], _main_notes(item)) for item in found)
+    sections = (
+        Section(item.title, [_main_row(item, entry, measured) for entry in item.entries], _main_notes(item))
+        for item in found
+    )
     return Table("main", "Approaches: scores and costs", columns, tuple(sections))
 
 
@@ -192,7 +198,7 @@ def _mebibytes(size: int, estimated: bool) -> str:
     return f"{'≈ ' * estimated}{size / 2**20:.1f}"
 
 
-def _main_row(benchmark: Benchmark, entry: Entry) -> Row:
+def _main_row(benchmark: Benchmark, entry: Entry, measured: bool) -> Row:
     row = _who(benchmark, entry, entry.group) | {"base_or_kind": entry.base or entry.kind}
     reported = {
         "thesis_macro_f1": thesis.MACRO_F1.get(benchmark.name, {}).get(entry.approach),
@@ -202,6 +208,8 @@ def _main_row(benchmark: Benchmark, entry: Entry) -> Row:
         row |= {name: figure.value, f"{name}_approximate": figure.approximate} if figure else {}
     if entry.group is None:
         return row
+    if measured:
+        row |= kept_values(benchmark, entry)
     first, cost = entry.group.first, entry.group.cost
     estimates = {metric: benchmark.estimate(entry.group, metric) for metric in METRICS}
     for metric, estimate in estimates.items():
@@ -234,6 +242,7 @@ def _main_notes(benchmark: Benchmark) -> list[str]:
         f"Strict exact match on the test split, best epoch by validation. {MISSING}: no result; {NONE}: does not "
         "apply. Mean ± standard deviation over seeds where there are several.",
         INTERVALS,
+        *([kept_note([benchmark])] if is_measured([benchmark]) else []),
         "trained: parameters that the optimizer holds; with gradient: those of them that a gradient reached; both of "
         "all parameters. s/epoch: training alone, on the machine named. checkpoint: ≈ is 4 bytes for each trained "
         "parameter, where the result does not say.",
@@ -515,9 +524,10 @@ def _run_row(result: Result) -> Row:
 def glance_table(found: Sequence[Benchmark]) -> Table:
     """What decides, the data sets side by side: macro F1 and what it took."""
     lines: dict[str, dict[str, Row]] = {}
+    measured = is_measured(found)
     for item in found:
         for entry in item.entries:
-            lines.setdefault(entry.label, {})[item.name] = _main_row(item, entry) | {"look": entry.look}
+            lines.setdefault(entry.label, {})[item.name] = _main_row(item, entry, measured) | {"look": entry.look}
 
     def each(columns: Sequence[Column], line: dict[str, Row]) -> str:
         texts = [[column.text(line.get(item.name, {})) for item in found] for column in columns]
@@ -534,7 +544,7 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         if known is None:
             continue
         scores = (score.text(line.get(item.name, {})) for item in found)
-        took = each((N_SEEDS, EPOCHS), line), *scores, each((PACE,), line)
+        took = each((N_SEEDS, EPOCHS), line), *scores, *([each((KEPT,), line)] if measured else []), each((PACE,), line)
         rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
     titles = " and ".join(item.title for item in found)
     notes = [
@@ -542,9 +552,12 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         f"interval over seeds and test sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over "
         "sentences alone, and another seed may well lie outside.",
         "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
+        *([kept_note(found)] if measured else []),
         *dict.fromkeys(note for item in found for note in _notes(item)[1:]),
     ]
-    heads = "approach", "base", "trained %", "seeds / epochs", *(f"{item.title} macro F1" for item in found), "s/epoch"
+    scores = (f"{item.title} macro F1" for item in found)
+    kept = (KEPT.title,) if measured else ()
+    heads = "approach", "base", "trained %", "seeds / epochs", *scores, *kept, "s/epoch"
     columns = tuple(Column(head, f"{place}", left=place < 2) for place, head in enumerate(heads))
     texts = [{f"{place}": text for place, text in enumerate(row)} for row in rows]
     return Table("glance", "At a glance", columns, (Section("At a glance", texts, notes),))
@@ -564,10 +577,11 @@ LIGHT = 15
 def answer(found: Sequence[Benchmark]) -> str:
     """The question of the project in three rows, as Markdown: the cheapest, the best of the light ones, the best."""
     rows: dict[str, list[Row]] = {}
+    measured = is_measured(found)
     for item in found:
         for entry in item.entries:
             if entry.group is not None and entry.group.cost is not None:
-                rows.setdefault(entry.label, []).append(_main_row(item, entry))
+                rows.setdefault(entry.label, []).append(_main_row(item, entry, measured))
     whole = {label: of for label, of in rows.items() if len(of) == len(found)}
     if not whole:
         return "No approach has a result on every data set.\n"
@@ -580,10 +594,12 @@ def answer(found: Sequence[Benchmark]) -> str:
         "best": max(whole, key=lambda label: mean[label]),
     }
     f1 = [Column(f"{item.title} macro F1", f"{place}", ".3f") for place, item in enumerate(found)]
-    columns = (_text("", "what"), _text("approach", "label"), TRAINED, *f1, Column("s/epoch", "pace"))
+    kept = [Column(KEPT.title, "kept_on_each")] if measured else []
+    columns = (_text("", "what"), _text("approach", "label"), TRAINED, *f1, *kept, Column("s/epoch", "pace"))
     lines = [
         {"what": what, "label": label, "trainable_percent": share[label]}
         | {"pace": ", ".join(PACE.text(row) for row in whole[label])}
+        | {"kept_on_each": ", ".join(KEPT.text(row) for row in whole[label])}
         | {f"{place}": row["macro_f1"] for place, row in enumerate(whole[label])}
         for what, label in chosen.items()
         if label is not None

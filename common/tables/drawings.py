@@ -9,14 +9,14 @@ from pathlib import Path
 from common.tables import plots
 from common.tables.groups import Benchmark, Entry, Group, mean_sd
 from common.tables.render import DAGGER
-from common.tables.transfers import Transfers, gain_and_loss
+from common.tables.transfers import gain_and_loss
 
 logger = logging.getLogger(__name__)
 
 MARKS = {DAGGER: "trained on a part of the training sentences"}
 
 
-def write_figures(found: Sequence[Benchmark], folder: Path, transfers: Transfers = ()) -> list[str]:
+def write_figures(found: Sequence[Benchmark], folder: Path) -> list[str]:
     """Draws the figures that have something to show, and removes what an earlier call drew of those that have nothing.
 
     Returns:
@@ -25,9 +25,7 @@ def write_figures(found: Sequence[Benchmark], folder: Path, transfers: Transfers
     figures = {
         "pareto_parameters": plots.cost_figure(_by_parameters(found), "trained parameters", marks=MARKS),
         "pareto_time": plots.cost_figure(_by_time(found), "training time, minutes", marks=MARKS),
-        "transfer": plots.share_figure(
-            gain_and_loss(found, transfers), "zero-shot F1 kept on other corpora, percent", "macro F1"
-        ),
+        "transfer": plots.share_figure(gain_and_loss(found), "zero-shot F1 kept on other corpora, percent", "macro F1"),
         "few_shot": plots.few_shot_figure({benchmark.title: _curves(benchmark) for benchmark in found}),
     }
     for benchmark in found:

@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 OVER_SENTENCES, OVER_BOTH = "sentences", "seeds, sentences"
 """What an interval is over: the sentences of one run, or seeds and sentences."""
 
+Transfers = Sequence[Mapping[str, Any]]
+"""Records of ``common.transfer``, see :class:`common.evaluation.transfer_record.TransferRecord`."""
+
 Samples = tuple[int, NDArray[np.float64]]
 """On which sentences, by a number; and F1 on bootstrap samples of them, shape ``(metrics, resamples)``."""
 
@@ -186,6 +189,8 @@ class Benchmark:
     bases: Mapping[str, Sequence[str]]
     """The base models by kind, on whatever data set."""
     resampled: Mapping[Path, Samples]
+    transfers: Transfers = ()
+    """Records of ``common.transfer`` of models trained on it."""
     size: int | None = field(init=False)
     """Training sentences of the data set; None if all runs were trained on samples, since then no result tells."""
     entries: tuple[Entry, ...] = field(init=False)
@@ -322,8 +327,8 @@ def _size(groups: Sequence[Group]) -> int | None:
     return size if (size, None) in trained else None
 
 
-def benchmarks(results: Sequence[Result]) -> list[Benchmark]:
-    """The results on test splits by data set, those of the thesis first.
+def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Benchmark]:
+    """The results on test splits by data set, those of the thesis first, with what their models keep.
 
     The log says which results are of other splits, and what differs between results that stand side by side.
     """
@@ -342,7 +347,8 @@ def benchmarks(results: Sequence[Result]) -> list[Benchmark]:
         for text in not_alike({f"{group.first.approach} ({group.variant})": group for group in groups}):
             logger.warning("%s: not alike in all results: %s", name, text)
         of_kind = {kind: sorted(names) for kind, names in bases.items()}
-        found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups)))
+        own = [item for item in transfers if item["model"]["trained_on"]["name"] == name]
+        found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups), own))
     return found
 
 

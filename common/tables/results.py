@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from common.config import Metric, require, to_dict, upgrade
 from common.errors import InputError
 from common.evaluation.results import counts_path
+from common.evaluation.transfer_record import TRANSFER_FOLDER
 from common.files import read_json
 from common.paths import check_name, output_root
 from common.registry import APPROACHES, spec
@@ -72,6 +73,8 @@ class Result:
     parameters: Annotated[int | None, "parameters.total"] = None
     training: Annotated[dict[str, Any] | None, "training"] = None
     """None if nothing was trained; so are the next ones."""
+    checkpoint: Annotated[str | None, "training.checkpoint"] = None
+    """Name of the run folder; None in results of earlier versions too."""
     n_train: Annotated[int | None, "training.dataset.train"] = None
     """Training sentences."""
     n_validation: Annotated[int | None, "training.dataset.validation"] = None
@@ -232,7 +235,7 @@ def read_results(places: Sequence[Path], dataset: str | None = None) -> list[Res
                 stored = read_json(path)
                 if path == place or (isinstance(stored, dict) and stored.keys() & {"approach", "scores"}):
                     found.append(_result(path, stored))
-                else:
+                elif path.parent.name != TRANSFER_FOLDER:
                     logger.info("%s: passed over, it is no result", path)
             except (InputError, OSError) as error:
                 bad.append(str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,70 +13,134 @@ import numpy as np
 from common.config import Metric
 from common.errors import InputError
 from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
-from common.paths import output_root
+from common.registry import has_zero_shot
 from common.schema import read_record
 from common.spec import variant_text
 from common.tables import plots
-from common.tables.groups import Benchmark, Entry, mean_sd
+from common.tables.groups import Benchmark, Entry, Transfers, mean_sd
 from common.tables.render import NONE, Column, Section, Table
+from common.tables.results import own_places
 
 logger = logging.getLogger(__name__)
 
 METRIC: Metric = "micro_f1"
 """Macro F1 of one type, which most of the corpora have, is the same."""
 
-Transfers = Sequence[Mapping[str, Any]]
+KNOWN = 0.5
+"""A base knew the types of a corpus if this was its micro F1 there, untouched; of less there is little to keep."""
 
 
 def read_transfers(places: Sequence[Path]) -> list[dict[str, Any]]:
-    """The records in the folders ``transfer`` of some places, or among the user's own output if there are none.
+    """The records in folders ``transfer`` in some places, or among the user's own output if there are none.
 
-    A bad record is passed over with a warning.
+    Of several of one model and corpus the newest counts. A bad record is passed over with a warning.
     """
-    own = [*sorted(output_root().glob("*")), output_root() / "study" / "results"]
-    folders = [path / TRANSFER_FOLDER for path in places or own]
     records = []
-    for path in (path for folder in folders for path in sorted(folder.glob("*.json"))):
+    for path in dict.fromkeys(path for place in places or own_places() for path in _files(place)):
         try:
             records.append(read_record(path, TransferRecord))
         except InputError as error:
             logger.warning("passed over: %s", error)
-    return records
+    models: dict[str, dict[str, Any]] = {}
+    for record in sorted(records, key=lambda record: str(record["created"])):
+        older = models.get(key := json.dumps(record["model"], sort_keys=True), {"corpora": {}})
+        models[key] = record | {"corpora": older["corpora"] | record["corpora"]}
+    return list(models.values())
 
 
-def of_entry(transfers: Transfers, benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
+def _files(place: Path) -> list[Path]:
+    """Those in a folder; those beside a result file or a folder of test results."""
+    if place.is_dir() and place.name != "test_results":
+        return sorted(place.rglob(f"{TRANSFER_FOLDER}/*.json"))
+    return sorted((place.parent / TRANSFER_FOLDER).glob("*.json"))
+
+
+def of_entry(benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
     """The records of the models that a line of the main table stands for, as they were trained."""
-    return [item for item in _all_of_entry(transfers, benchmark, entry) if item["model"]["interpolate"] == 1]
+    return [item for item in _all_of_entry(benchmark, entry) if item["model"]["interpolate"] == 1]
 
 
-def _all_of_entry(transfers: Transfers, benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
+def _all_of_entry(benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
     """Those with weights between base and adapted model too."""
-    wanted = entry.approach, entry.kind, entry.base, benchmark.name, variant_text(entry.variant)
-    return [item for item in transfers if _model(item) == wanted]
+    wanted = entry.approach, entry.kind, entry.base, variant_text(entry.variant)
+    # Where a result does not say of which checkpoint it is, any of the variant is taken for it.
+    tested = {result.checkpoint for result in entry.group.results} if entry.group else set()
+    return [
+        item
+        for item in benchmark.transfers
+        if _model(item) == wanted and (None in tested or item["model"]["checkpoint"] in tested)
+    ]
 
 
-def _model(item: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+def _model(item: Mapping[str, Any]) -> tuple[str, str, str, str]:
     model, base = item["model"], item["model"]["base_model"]
-    return model["approach"], base["kind"], base["name"], model["trained_on"]["name"], variant_text(model["variant"])
+    return model["approach"], base["kind"], base["name"], variant_text(model["variant"])
+
+
+def _keeps(entry: Entry) -> bool:
+    """Whether there is anything to measure: what is trained and can still be asked for other types."""
+    return entry.spec is None or has_zero_shot(entry.approach, entry.kind)
+
+
+def known_corpora(records: Transfers) -> list[str]:
+    """The corpora of all records whose types the base knew."""
+    names = set.intersection(*(set(record["corpora"]) for record in records)) if records else set()
+    return sorted(
+        name for name in names if min(record["corpora"][name]["before"]["best"][METRIC] for record in records) >= KNOWN
+    )
 
 
 def kept(records: Transfers) -> float | None:
-    """The mean share of the base's zero-shot micro F1 that is left on the other corpora, in percent, over runs.
+    """The share of the base's zero-shot micro F1 that is left on the corpora that it knew, in percent; mean over runs.
 
-    None where the base finds nothing that could be kept.
+    None where the base knew none of them.
     """
-    shares = []
-    for record in records:
-        before, after = (
-            np.mean([corpus[side]["best"][METRIC] for corpus in record["corpora"].values()])
-            for side in ("before", "after")
-        )
-        if before:
-            shares.append(100 * after / before)
-    return float(np.mean(shares)) if shares else None
+    names = known_corpora(records)
+    if not names:
+        return None
+    before, after = (
+        np.array([[record["corpora"][name][side]["best"][METRIC] for name in names] for record in records]).mean(1)
+        for side in ("before", "after")
+    )
+    return float(np.mean(100 * after / before))
 
 
-def transfer_table(found: Sequence[Benchmark], transfers: Transfers) -> Table:
+KEPT = Column("kept %", "kept", ".0f", where="keeps_zero_shot")
+"""For the table's rows with :func:`kept_values`."""
+
+
+def is_measured(found: Sequence[Benchmark]) -> bool:
+    """Whether there are records of what stands in the main table."""
+    return any(of_entry(item, entry) for item in found for entry in item.entries)
+
+
+def kept_values(benchmark: Benchmark, entry: Entry) -> dict[str, Any]:
+    """What a line of the main table keeps."""
+    records = of_entry(benchmark, entry)
+    names = known_corpora(records)
+    can = _keeps(entry) and entry.trains and not (records and not names)
+    return {"keeps_zero_shot": can, "kept": kept(records), "kept_runs": len(records), "kept_on": ";".join(names)}
+
+
+def kept_note(found: Sequence[Benchmark]) -> str:
+    """What :data:`KEPT` is, and on which corpora."""
+    measured: list[str] = []
+    for item in found:
+        lines: dict[str, list[str]] = {}
+        for entry in item.entries:
+            if records := of_entry(item, entry):
+                lines.setdefault(", ".join(known_corpora(records)) or "none", []).append(entry.label)
+        for names, labels in lines.items():
+            measured.append(f"{', '.join([item.title, *(labels if len(lines) > 1 else ())])}: {names}")
+    return (
+        "kept: zero-shot micro F1 on other corpora after the adaptation, in percent of the untouched base's, each at "
+        f"its best threshold on validation; mean over the corpora whose types the base knew (micro F1 of at least "
+        f"{KNOWN:g} before) and over the runs. Measured on {'; '.join(measured)}. {NONE}: nothing is adapted, or only "
+        "the trained types are found, or the base knew none of the corpora."
+    )
+
+
+def transfer_table(found: Sequence[Benchmark]) -> Table:
     """Zero-shot F1 on other corpora before and after, for each approach; a column for each corpus."""
 
     def change(before: float, after: float, low: float | None, high: float | None) -> str:
@@ -88,7 +153,7 @@ def transfer_table(found: Sequence[Benchmark], transfers: Transfers) -> Table:
         Column("seeds", "n_seeds"),
         Column("", "before after low high", change, where="keeps_zero_shot"),
     )
-    sections = [Section(item.title, _rows(item, transfers), NOTES) for item in found]
+    sections = [Section(item.title, _rows(item), NOTES) for item in found]
     across = Column("", "corpus")
     return Table("transfer", "Zero-shot micro F1 on other corpora, before and after", columns, tuple(sections), across)
 
@@ -101,15 +166,15 @@ NOTES = (
 )
 
 
-def _rows(benchmark: Benchmark, transfers: Transfers) -> list[dict[str, Any]]:
+def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    corpora = sorted({name for item in transfers if _model(item)[3] == benchmark.name for name in item["corpora"]})
+    corpora = sorted({name for item in benchmark.transfers for name in item["corpora"]})
     for entry in (entry for entry in benchmark.entries if entry.trains and entry.group is not None):
         head = {"dataset": benchmark.name, "label": entry.label, "approach": entry.approach, "kind": entry.kind}
-        if entry.spec is not None and not entry.spec.keeps_zero_shot:
+        if not _keeps(entry):
             rows += [head | {"corpus": name, "keeps_zero_shot": False} for name in corpora]
             continue
-        own = _all_of_entry(transfers, benchmark, entry)
+        own = _all_of_entry(benchmark, entry)
         for share in sorted({item["model"]["interpolate"] for item in own}, reverse=True):
             runs = [item for item in own if item["model"]["interpolate"] == share]
             for name in corpora:
@@ -129,12 +194,12 @@ def _values(corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def gain_and_loss(found: Sequence[Benchmark], transfers: Transfers) -> dict[str, plots.Panel]:
+def gain_and_loss(found: Sequence[Benchmark]) -> dict[str, plots.Panel]:
     """For each data set: what of the zero-shot F1 is kept, in percent, against macro F1 on the data set itself."""
     panels: dict[str, plots.Panel] = {}
     for item in found:
         panel: dict[plots.Series, list[plots.Point]] = {}
-        shares = {entry: kept(of_entry(transfers, item, entry)) if entry.trains else 100.0 for entry, _ in item.shown}
+        shares = {entry: kept(of_entry(item, entry)) if entry.trains else 100.0 for entry, _ in item.shown}
         for entry, group in item.shown:
             if (share := shares[entry]) is not None:
                 macro = item.estimate(group, "macro_f1")

@@ -43,13 +43,13 @@ def write_tables(
         InputError: If a place does not exist, no result is there or all of them are bad.
     """
     results = read_results(places or own_places(), dataset)
-    found = benchmarks(results)
     transfers = read_transfers(places)
+    found = benchmarks(results, transfers)
     if transfers:
-        write_table(transfer_table(found, transfers), folder)
+        write_table(transfer_table(found), folder)
     for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
         write_table(table, folder)
-    write_figures(found, folder, transfers)
+    write_figures(found, folder)
     glance = documents.glance(found)
     if readme is not None:
         put_between_markers(readme, "answer", documents.answer(found))
