@@ -14,6 +14,7 @@ import pytest
 from conftest import write_dataset
 
 import common.study.identity
+import common.transfer
 from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
 from common.engine import RETRIES
@@ -130,6 +131,22 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
     assert {(cell.approach, cell.train_size) for cell in named} == {(ZERO_SHOT, None), ("softprompt_base", 50)}
 
 
+def test_other_data_sets_are_asked_of_adapted_models_that_can_answer():
+    plan = "--dataset jnlpba bc5cdr --approaches all vaner --seeds 1 --train-sizes 50 --controls"
+    config = parse(StudyConfig, [*plan.split(), "--transfer", "other", "bc5cdr"])
+    asked = {
+        (cell.dataset, cell.approach, cell.control, cell.train_size): config.foreign(cell) for cell in make_plan(config)
+    }
+    assert asked["jnlpba", "glinerev", "", None] == ("other", "bc5cdr")
+    assert asked["bc5cdr", "glinerev", "", None] == ("other",), "its own is no other"
+    assert asked["jnlpba", "glinerev", "head only", None] == ("other", "bc5cdr")
+    assert asked["jnlpba", "glinerev", "", 50] == ()
+    # Nothing is trained, no other types can be asked for, the base finds nothing before it is trained.
+    for approach in (ZERO_SHOT, "ldsa", "vaner"):
+        assert asked["jnlpba", approach, "", None] == ()
+    assert config.data_sets == ("jnlpba", "bc5cdr", "other")
+
+
 def test_control_cells_have_the_right_options():
     cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.control]
     configs = {(cell.approach, cell.control): configuration(cell) for cell in cells}
@@ -210,7 +227,8 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
     "options",
     [
         ["--approaches", "gliner"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
-        ["--dataset", "a", "b/a"], ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
+        ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
+        ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):
@@ -269,17 +287,22 @@ def arguments(gliner_folder, dataset_path):
 
 @pytest.fixture
 def done(arguments, output):
-    """A study with one cell, which is done; trained and tested in this process."""
+    """A study with one cell, which is done."""
     study = Study(parse(StudyConfig, arguments))
+    collect(study)
+    return study
+
+
+def collect(study):
+    """Trains and tests the one cell of a study in this process."""
     (cell,) = study.cells
-    run = importlib.import_module("softprompt_base.train").main(cell.arguments)
-    result = importlib.import_module("softprompt_base.test").main(
+    run = importlib.import_module(f"{cell.approach}.train").main(cell.arguments)
+    result = importlib.import_module(f"{cell.approach}.test").main(
         ["--dataset", cell.dataset, "--checkpoint", str(run), *ON_CPU, "--no-progress"]
     )
     study.results.mkdir(parents=True)
     for source, target in zip(companions(result), companions(study.result_path(cell)), strict=True):
         shutil.copyfile(source, target)
-    return study
 
 
 def state(arguments):
@@ -357,6 +380,88 @@ def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, data
     study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
     assert [*study.run().values()] == ["failed"]
     assert "no gliner_config.json" in study.summary({})
+
+
+@pytest.fixture
+def kept(gliner_folder, dataset_path, output, tmp_path):
+    """The command line of a study that measures what SP-GLiNER keeps on another data set."""
+    other = write_dataset(tmp_path / "more" / "other")
+    return [
+        "--dataset", str(dataset_path), "--approaches", "glinerev", "--seeds", "1", "--epochs", "1",
+        "--base-model", str(gliner_folder("bi-bert")), "--transfer", str(other), *ON_CPU,
+    ]  # fmt: skip
+
+
+def test_only_what_is_missing_of_a_transfer_is_to_do(kept, tmp_path, caplog):
+    """Of a cell with a result; records of another checkpoint or version are moved away."""
+    study = Study(parse(StudyConfig, kept))
+    (cell,) = study.cells
+    assert state(kept) == "to do, then transfer to other"
+    collect(study)
+    assert state(kept) == "to do: transfer to other"
+    record = study.transfer_path(cell)
+    checkpoint = next(spec(cell.approach).savings.glob("*/run.json")).parent
+    common.transfer.main(
+        ["--checkpoint", str(checkpoint), "--dataset", kept[-5], "--output", str(record), *ON_CPU, "--no-progress"]
+    )
+    assert (state(kept), study.run()) == ("done", {cell.id: "kept"})
+    further = write_dataset(tmp_path / "more" / "further")
+    assert state([*kept, "--transfer", kept[-5], str(further)]) == "to do: transfer to further"
+    assert state([*kept, "--transfer", str(tmp_path / "nowhere")]) == "to do: transfer to nowhere"
+    whole = read_json(record)
+    for part, change in (("model", {"checkpoint": "tiny_1"}), ("provenance", {"behaviour": 1})):
+        write_json(record, whole | {part: whole[part] | change})
+        assert state(kept) == "to do: transfer to other"
+    write_dataset(Path(kept[-5]), sizes={"train": 30, "validation": 16, "test": 18})
+    write_json(record, whole)
+    assert state(kept) == "to do: transfer to other"
+
+    # The record is of another checkpoint, and that of the result is gone.
+    write_json(record, whole | {"model": whole["model"] | {"checkpoint": "tiny_1"}})
+    shutil.rmtree(checkpoint)
+    study = Study(parse(StudyConfig, kept))
+    with caplog.at_level("INFO"):
+        assert study.run() == {cell.id: "failed"}
+    assert f"{checkpoint}: is no longer there" in study.summary({})
+    assert not record.exists()
+    (moved,) = (study.folder / "superseded" / "transfer").iterdir()
+    assert read_json(moved)["model"]["checkpoint"] == "tiny_1"
+    assert stored_result(study.result_path(cell)), "the result stays"
+
+
+@pytest.mark.slow
+def test_a_transfer_that_was_cut_off_is_all_that_is_done_then(kept, output, monkeypatch, capsys):
+    """Each step in this process; a cut off transfer costs no training and no test."""
+    begun, ends = [], [-signal.SIGKILL, None]
+
+    def in_this_process(module, arguments, *_):
+        begun.append(module)
+        if module == "common.transfer" and ends:
+            return ends.pop(0)
+        importlib.import_module(module).main(arguments)
+        return 0
+
+    monkeypatch.setattr("common.study.work.run_module", in_this_process)
+    # Killed once, and tried again; then stopped.
+    assert main(kept) == 1
+    printed = capsys.readouterr().out
+    assert "1 cells: 0 done, 0 done before, 1 failed" in printed
+    assert "failed: SP-GLiNER bi on tiny, seed 1: stopped" in printed
+    assert begun == ["glinerev.train", "glinerev.test", *2 * ["common.transfer"]]
+    (result,) = (output / "study" / "results").glob("*.json")
+    assert state(kept) == "to do: transfer to other"
+    assert not (output / "study" / "tables" / "transfer.md").exists()
+
+    begun.clear()
+    assert main(kept) == 0
+    assert "1 cells: 1 done, 0 done before, 0 failed" in capsys.readouterr().out
+    assert begun == ["common.transfer"]
+    record = read_json(result.parent / "transfer" / result.name)
+    assert list(record["corpora"]) == ["other"]
+    assert record["model"]["checkpoint"] == read_json(result)["training"]["checkpoint"]
+    assert (output / "study" / "tables" / "transfer.md").is_file()
+    assert "| kept % |" in (output / "study" / "tables" / "main.md").read_text("utf-8")
+    assert state(kept) == "done"
 
 
 # -- running: real processes, some of which misbehave -----------------------------------------------------------------
