@@ -22,11 +22,12 @@ from common.evaluation.metrics import bootstrap_intervals, count_spans, holm, pa
 from common.evaluation.results import counts_path, read_counts, write_counts
 from common.files import put_between_markers
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
-from common.registry import specs
+from common.registry import spec, specs
 from common.tables import documents, render
 from common.tables.__main__ import main
 from common.tables.groups import benchmarks
 from common.tables.results import read_results
+from common.tables.transfers import read_transfers
 from common.tables.write import TABLES
 
 TYPES = ("chemical", "disease")
@@ -573,6 +574,76 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------- rendering and command
+
+
+def kept(path, checkpoint, **corpora):
+    """A record of what Full-FT keeps, of micro F1 before and after by corpus."""
+
+    def side(value):
+        return {"at_half": scores(value), "best": scores(value), "threshold": 0.4}
+
+    def scores(value):
+        return {"micro_f1": value, "macro_f1": value}
+
+    base = {"name": "owner/base", "revision": "1", "kind": "bi"}
+    model = {"approach": "full_finetune", "variant": {"encoder": "bi"}, "base_model": base, "seed": 42}
+    model |= {"trained_on": {"name": "bc5cdr"}, "checkpoint": checkpoint, "weights_sha256": checkpoint}
+    measured = {
+        name: {
+            "dataset_sha256": name, "sentences": 9, "types": ["x"], "before": side(before), "after": side(after),
+            "difference_at_half": {}, "difference_best": {"micro_f1": [after - before] * 3},
+            "foreign_types": [], "predictions_per_100_sentences": {"before": None, "after": None},
+        }
+        for name, (before, after) in corpora.items()
+    }  # fmt: skip
+    record = {"created": "2026-01-02", "model": model | {"interpolate": 1.0, "precision": "bf16"}, "provenance": {}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record | {"corpora": measured}))
+
+
+def test_what_is_kept_stands_beside_what_is_won(tmp_path):
+    """Mean over seeds, on corpora that the base knew; of the checkpoints that were tested and no others."""
+    same = {"dataset": "bc5cdr"}
+    for seed in (42, 43):
+        training = trained(4560, checkpoint=f"run{seed}")
+        result = full(training=training, seed=seed, parameters={"total": 9, "trainable": 9}, scores=scored(0.8))
+        write(tmp_path / f"f{seed}.json", **result)
+    write(tmp_path / "g.json", training=trained(4560, checkpoint="run1"), **same)
+    write(tmp_path / "l.json", approach="ldsa", variant=dict(spec("ldsa").default_variant("bi")), **same)
+    zero = {"variant": {"encoder": "bi", "labels": "names"}, "training": None, "seed": None}
+    write(tmp_path / "z.json", approach="zeroshot_baseline", **zero, **same)
+    found = benchmarks(read_results([tmp_path]))
+    assert "kept" not in render.markdown(documents.main_table(found)) + documents.glance(found) + documents.answer(
+        found
+    )
+
+    kept(tmp_path / "transfer" / "a.json", "run42", known=(0.8, 0.4), other=(0.6, 0.3), new=(0.3, 0.6))
+    kept(tmp_path / "transfer" / "b.json", "run43", known=(0.8, 0.6), other=(0.6, 0.3), new=(0.3, 0.6))
+    kept(tmp_path / "transfer" / "c.json", "never tested", known=(0.8, 0.0), other=(0.6, 0.0), new=(0.3, 0.0))
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- answer -->\n<!-- /answer -->\n<!-- results -->\n<!-- /results -->\n")
+    main(["--results", str(tmp_path), "--output", str(tmp_path / "with"), "--readme", str(readme)])
+    # (50 + 900 / 14) / 2
+    expected = {"Full-FT (bi)": "57", "SP-GLiNER": "missing", "LDSA": "-", "Zero-shot (bi)": "-"}
+    transfers = read_transfers([tmp_path])
+    table = documents.main_table(benchmarks(read_results([tmp_path]), transfers))
+    texts = table.texts(table.sections[0]).set_index("approach")["kept %"]
+    assert {name: texts[name] for name in expected} == expected
+    note = next(note for note in table.sections[0].notes if note.startswith("kept: "))
+    assert "at least 0.5 before" in note
+    assert "Measured on BC5CDR: known, other. -: " in note
+    answer, glance = readme.read_text().split("<!-- /answer -->")
+    assert "| best | Full-FT (bi) | 100.00 | 0.800 | 57 | 12.3 |" in answer
+    assert "| Full-FT (bi) | owner/base | 100.00 | 2 / 5 | 0.800 | 57 | 12.3 |" in glance
+    assert "- kept: " in glance
+    page = (tmp_path / "with" / "transfer.md").read_text()
+    assert "| Full-FT (bi) | 1 | 2 | 0.800 → 0.500 | 0.300 → 0.600 | 0.600 → 0.300 |" in page
+    assert (tmp_path / "with" / "transfer.png").is_file()
+    # Beside a file of results, and measured in two parts.
+    alone = read_transfers([tmp_path / "f42.json"])
+    assert [item["model"]["checkpoint"] for item in alone] == ["run42", "run43", "never tested"]
+    kept(tmp_path / "transfer" / "d.json", "run42", further=(0.5, 0.5))
+    assert list(read_transfers([tmp_path])[0]["corpora"]) == ["known", "other", "new", "further"]
 
 
 def test_escapes():
