@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from common.config import BEHAVIOUR_VERSION, RuntimeConfig, differences, parse, require, require_share
 from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
 from common.data.labels import LabelSet
-from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
+from common.errors import InputError
+from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord, UntouchedRecord
 from common.files import read_json, sha256_file, write_json
-from common.paths import now
+from common.paths import cache_dir, now
 from common.registry import has_zero_shot, untrained
 from common.schema import read_record
 from common.script import run_script
@@ -25,6 +28,7 @@ from common.training.records import WEIGHTS_FILE, approach_of, find_checkpoint, 
 
 if TYPE_CHECKING:
     from common.checkpoint import Checkpoint
+    from common.evaluation.zero_shot import Answer
 
 # Not __name__, which is __main__ when this file runs as a script.
 logger = logging.getLogger("common.transfer")
@@ -115,8 +119,9 @@ def _measured(
 ) -> dict[str, Any]:
     """One corpus: the untouched base and the adapted model, asked for its types and for those trained on."""
     from common.checkpoint import hub_commit, load_checkpoint
+    from common.device import make_accelerator, precision_name, provenance
     from common.evaluation.metrics import paired_bootstrap
-    from common.evaluation.zero_shot import Answer, answer, foreign_predictions
+    from common.evaluation.zero_shot import answer, foreign_predictions
 
     def adapted(labels: LabelSet | None) -> Checkpoint[Any]:
         # Built anew for each label set: an approach may change the base that it is given.
@@ -129,17 +134,32 @@ def _measured(
         return plain.build(settings, base, labels)
 
     checkpoint = adapted(data.labels)
-    sides: dict[str, Answer] = {
-        "before": answer(untouched(checkpoint, data.labels), data, runtime),
-        "after": answer(checkpoint.model, data, runtime),
-    }
+    after = answer(checkpoint.model, data, runtime)
     known = labels_of(checkpoint.record, path)
     foreign = [name for name in known.names if name.casefold() not in map(str.casefold, data.labels.names)]
-    spurious: dict[str, float | None] = {"before": None, "after": None}
-    if foreign:
-        checkpoint = adapted(None)
-        models = {"before": untouched(checkpoint, known), "after": checkpoint.model}
-        spurious = {side: foreign_predictions(model, data.test, foreign, runtime) for side, model in models.items()}
+
+    def untouched_alone() -> tuple[Answer, float | None]:
+        before = answer(untouched(checkpoint, data.labels), data, runtime)
+        base = untouched(checkpoint, known) if foreign else None
+        return before, None if base is None else foreign_predictions(base, data.test, foreign, runtime)
+
+    stored, here = checkpoint.record["base_model"], provenance()
+    before, before_foreign = _once_for_each_base(
+        {
+            "base_model": {name: stored[name] for name in ("name", "revision", "kind")},
+            "label texts": getattr(checkpoint.config, "labels", "names"),
+            "dataset_sha256": data.sha256,
+            "trained types": [known.names, known.descriptions, foreign],
+            "precision": precision_name(make_accelerator(runtime)),
+            "behaviour": here["behaviour"],
+            "packages": here["packages"],
+            "machine": {name: here["machine"][name] for name in ("processor", "gpu")} | {"device": runtime.device},
+        },
+        untouched_alone,
+    )
+    after_foreign = foreign_predictions(adapted(None).model, data.test, foreign, runtime) if foreign else None
+    sides: dict[str, Answer] = {"before": before, "after": after}
+    spurious = {"before": before_foreign, "after": after_foreign}
     result: dict[str, Any] = {
         "dataset_sha256": data.sha256,
         "sentences": len(data.test),
@@ -149,12 +169,41 @@ def _measured(
         "predictions_per_100_sentences": spurious,
     }
     for place in ("at_half", "best"):
-        after, before = (getattr(sides[side], place) for side in ("after", "before"))
-        differences = paired_bootstrap({None: after}, {None: before})
+        counts = {side: getattr(found, place) for side, found in sides.items()}
+        differences = paired_bootstrap({None: counts["after"]}, {None: counts["before"]})
         result[f"difference_{place}"] = {
             name: [found.difference, found.low, found.high] for name, found in differences.items()
         }
     return result
+
+
+def _once_for_each_base(
+    of: dict[str, Any], measure: Callable[[], tuple[Answer, float | None]]
+) -> tuple[Answer, float | None]:
+    """What the untouched base finds, from the cache if it was measured before: it is the same for all its adaptations.
+
+    Args:
+        of: All that it depends on.
+        measure: Gives the answer, and the predictions of foreign types for each 100 sentences.
+    """
+    from common.evaluation.results import read_counts, write_counts
+    from common.evaluation.zero_shot import Answer
+
+    folder = cache_dir() / "zero-shot" / hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    at_half, best, record = (folder / f"{name}.json" for name in ("at_half", "best", "untouched"))
+    try:
+        stored = read_record(record, UntouchedRecord)
+        answer = Answer(read_counts(at_half), read_counts(best), stored["threshold"])
+        logger.info("the untouched base was measured before: %s", folder)
+        return answer, stored["predictions_per_100_sentences"]
+    except InputError:
+        pass  # not there, or not whole
+    answer, foreign = measure()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_counts(at_half, answer.at_half)
+    write_counts(best, answer.best)
+    write_json(record, {"of": of, "threshold": answer.threshold, "predictions_per_100_sentences": foreign})
+    return answer, foreign
 
 
 def shown(name: str, corpus: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from common.entry import run_test
 from common.errors import InputError
 from common.evaluation.zero_shot import answer, foreign_predictions
 from common.files import read_json, sha256_file, write_json
+from common.paths import CACHE_VARIABLE
 from common.tables.plots import Point, Series, share_figure
 from common.tables.transfers import kept, known_corpora
 
@@ -87,6 +88,37 @@ def test_a_base_that_finds_nothing_before_it_is_trained_has_nothing_to_keep(tria
     _, run = made.train()
     arguments = ["--checkpoint", str(run.path), "--dataset", str(other), *QUICK]
     assert common.transfer.transfer(common.transfer.parse(common.transfer.Config, arguments)) is None
+
+
+def test_the_untouched_base_is_measured_once(trial, other, dataset_path, tmp_path, monkeypatch):
+    """For all models trained on the same types; what is taken from the cache is what was measured."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    asked = []
+
+    def counted(model, data, runtime):
+        asked.append(type(model).__module__)
+        return answer(model, data, runtime)
+
+    monkeypatch.setattr("common.evaluation.zero_shot.answer", counted)
+    records = []
+    for spec in (FT, SP):
+        _, run = trial(spec, "bi-bert", train={"epochs": 1}).train()
+        records.append(record_of(None, "--checkpoint", str(run.path), "--dataset", str(other))["corpora"]["other"])
+    assert len(asked) == 3
+    assert records[0]["before"] == records[1]["before"]
+    (folder,) = (tmp_path / "cache" / "zero-shot").iterdir()
+    # What is not whole is measured again, to the same figures.
+    (folder / "best_counts.npz").write_bytes(b"")
+    again = record_of(
+        None, "--checkpoint", str(run.path), "--dataset", str(other), "--output", str(tmp_path / "a.json")
+    )
+    assert len(asked) == 5
+    assert again["corpora"]["other"] == records[1]
+    # Another precision is another measurement.
+    arguments = ["--checkpoint", str(run.path), "--dataset", str(other), "--output", str(tmp_path / "b.json")]
+    config = common.transfer.parse(common.transfer.Config, [*arguments, *QUICK, "--precision", "bf16"])
+    common.transfer.transfer(config)
+    assert len(asked) == 7
 
 
 @pytest.mark.parametrize(("spec", "base"), [(FT, "bi-bert"), (SP, "bi-bert")], ids=lambda item: str(item)[:20])

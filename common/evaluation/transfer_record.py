@@ -68,6 +68,13 @@ class CorpusRecord(TypedDict):
     predictions_per_100_sentences: _Foreign
 
 
+class UntouchedRecord(TypedDict):
+    """What is kept of an untouched base on a corpus, beside the counts at both thresholds."""
+
+    threshold: Share
+    predictions_per_100_sentences: Amount | None
+
+
 class TransferRecord(TypedDict):
     """The file."""
 
