@@ -14,8 +14,9 @@ def variant(config: Config) -> Variant:
     if config.prompt_encoder:
         hidden = f" of {config.prompt_hidden}" if config.prompt_hidden is not None else ""
         aspects |= {"layers": f"{config.prompt_layers} layers{hidden}"} if config.prompt_layers > 1 else {}
-        usual = config.prompt_encoder_lr == Config.prompt_encoder_lr
-        aspects |= {} if usual else {"prompt rate": f"prompt rate {config.prompt_encoder_lr:g}"}
+    # Also without prompt encoder: a control differs from a tuned default in nothing but what it controls.
+    usual = config.prompt_encoder_lr == Config.prompt_encoder_lr
+    aspects |= {} if usual else {"prompt rate": f"prompt rate {config.prompt_encoder_lr:g}"}
     aspects |= {} if config.head else {"head": "prompt only"}
     if config.release_head_after:
         aspects |= {"head": f"head released after {config.release_head_after}"}
