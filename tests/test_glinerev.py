@@ -261,7 +261,7 @@ def test_rates_out_of_range(name, value):
         ({"threshold": 1.5}, "threshold must be between 0 and 1, got 1.5"),
         ({"word_dropout": -0.1}, "word_dropout must be between 0 and 1, got -0.1"),
         ({"prompt_layers": 0}, "prompt_layers must be at least 1, got 0"),
-        ({"prompt_hidden": 8}, "prompt_hidden: a map of one layer has no hidden width"),
+        ({"prompt_hidden": 8}, "prompt_hidden: a map of one layer has none, see --prompt-layers"),
         ({"prompt_layers": 2, "prompt_hidden": 0}, "prompt_hidden must be at least 1, got 0"),
         ({"release_head_after": -1}, "release_head_after must be at least 0, got -1"),
         ({"release_head_after": 2, "head": False}, "release_head_after: needs prompt encoder and head"),
