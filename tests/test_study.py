@@ -130,6 +130,11 @@ def test_few_shot_cells_have_their_size_and_only_the_approaches_for_it():
     assert {(cell.approach, cell.train_size) for cell in named} == {(ZERO_SHOT, None), ("softprompt_base", 50)}
 
 
+def test_kinds_of_base_models_can_be_chosen():
+    cells = planned("--kinds", "bi", "--approaches", "lora", "injection_cross", "ldsa", "--seeds", "1")
+    assert {(cell.approach, cell.kind) for cell in cells} == {("lora", "bi"), ("ldsa", "bi")}
+
+
 def test_control_cells_have_the_right_options():
     cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.control]
     configs = {(cell.approach, cell.control): configuration(cell) for cell in cells}
@@ -258,7 +263,7 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
 @pytest.mark.parametrize(
     "options",
     [
-        ["--approaches", "gliner"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
+        ["--approaches", "gliner"], ["--kinds", "both"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],
 )  # fmt: skip

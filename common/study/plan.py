@@ -43,6 +43,8 @@ class StudyConfig:
     approaches: tuple[str, ...] = ("all",)
     """all (but those that need a large GPU), or names of approaches; one that runs on several kinds of base model is
     run with each."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of base model, as bi; all of each approach if not given."""
     seeds: tuple[int, ...] = (42, 43, 44)
     """Every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
@@ -91,6 +93,9 @@ class StudyConfig:
             require(approach in known, f"--approaches: {approach!r} is none of {list(known)}")
         for approach in self.few_shot_approaches or ():
             require(approach in trained(), f"--few-shot-approaches: {approach!r} is none of {list(trained())}")
+        kinds = sorted({kind for name in cheapest_first() for kind in spec(name).kinds})
+        for kind in self.kinds:
+            require(kind in kinds, f"--kinds: {kind!r} is none of {kinds}")
         for seed in self.seeds:
             require(seed >= 0, f"--seeds must be at least 0, got {seed}")
         for size in self.train_sizes:
@@ -204,7 +209,7 @@ def make_plan(config: StudyConfig) -> list[Cell]:
             rows += [(name, more, size) for size in config.train_sizes for name, more in variants.items()]
         seeds = config.seeds if known.trains else (None,)
         last = ("--epochs", str(config.epochs)) if known.trains and config.epochs is not None else ()
-        for kind in known.kinds:
+        for kind in (kind for kind in known.kinds if kind in (config.kinds or known.kinds)):
             base_model = config.base_model_of(approach, kind)
             for control, more, size in rows:
                 for seed, dataset in itertools.product(seeds, config.dataset):
