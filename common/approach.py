@@ -112,6 +112,8 @@ class TrainedPart:
     """Peak learning rate."""
     decays: bool = True
     """Whether weight decay acts on it, biases and LayerNorms aside; not on scales, whose neutral value is not zero."""
+    starts_after: int = 0
+    """Epochs in which it stays frozen first; its schedule is of the steps in which it is trained, warm-up included."""
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,15 @@ class Config:
     model itself at step 0."""
     prompt_encoder: bool = True
     """Train the prompt encoder; off: the control that trains the head alone."""
+    prompt_layers: int = 1
+    """Linear layers of the map, GELU between them."""
+    prompt_hidden: int | None = None
+    """Width between the map's layers; that of the label encoder's word embeddings if not given."""
     head: bool = True
     """Train the span head (span_rep_layer, prompt_rep_layer); off: the control that trains the prompt
     encoder alone."""
+    release_head_after: int = 0
+    """Epochs in which the prompt encoder is trained alone, the head still frozen."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
     downstream_lr: float = 5e-4
@@ -54,6 +60,21 @@ class Config:
         require(
             self.prompt_encoder or self.head, "nothing to train: --no-prompt-encoder and --no-head exclude each other"
         )
+        require(self.prompt_layers >= 1, f"prompt_layers must be at least 1, got {self.prompt_layers}")
+        if self.prompt_hidden is not None:
+            require(self.prompt_layers > 1, "prompt_hidden: a map of one layer has none, see --prompt-layers")
+            require(self.prompt_hidden >= 1, f"prompt_hidden must be at least 1, got {self.prompt_hidden}")
+        require(self.release_head_after >= 0, f"release_head_after must be at least 0, got {self.release_head_after}")
+        if self.release_head_after:
+            require(
+                self.prompt_encoder and self.head,
+                "release_head_after: needs prompt encoder and head, of which one is off",
+            )
+            require(
+                self.release_head_after < self.train.epochs,
+                f"release_head_after {self.release_head_after}: the head would never be trained in "
+                f"{self.train.epochs} epochs",
+            )
         require_rate("prompt_encoder_lr", self.prompt_encoder_lr)
         require_rate("downstream_lr", self.downstream_lr)
         require(0 <= self.rest_lr < float("inf"), f"rest_lr must be at least 0, got {self.rest_lr}")

@@ -5,6 +5,8 @@ Legend: C labels, S sub-words, V vocabulary, E width of the label encoder.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -20,16 +22,23 @@ class PromptEncoder(nn.Module):
 
     ``post_norm``: LayerNorm(e + W e + b) with W Xavier-normal and b zero, as in the thesis's code.
     ``residual``: e + W LayerNorm(e) + b with W and b zero, so that training starts from the base model as it is.
+    Of several layers, what W and b read has gone through the others, a GELU behind each; W and b start alike.
 
     Args:
         width: E.
         form: Which of the two.
+        layers: Linear layers.
+        hidden: Width between them; E if None.
     """
 
-    def __init__(self, width: int, form: PromptForm) -> None:
+    def __init__(self, width: int, form: PromptForm, layers: int = 1, hidden: int | None = None) -> None:
         super().__init__()
         self.form = form
-        self.linear = nn.Linear(width, width)
+        widths = [width, *[hidden or width] * (layers - 1)]
+        self.hidden = nn.Sequential()
+        for inside, outside in itertools.pairwise(widths):
+            self.hidden.extend([nn.Linear(inside, outside), nn.GELU()])
+        self.linear = nn.Linear(widths[-1], width)
         self.norm = nn.LayerNorm(width)
         nn.init.zeros_(self.linear.bias)
         if form == "post_norm":
@@ -40,8 +49,8 @@ class PromptEncoder(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         """Maps embeddings of shape ``(..., E)`` to the same shape."""
         if self.form == "post_norm":
-            return self.norm(embeddings + self.linear(embeddings))
-        return embeddings + self.linear(self.norm(embeddings))
+            return self.norm(embeddings + self.linear(self.hidden(embeddings)))
+        return embeddings + self.linear(self.hidden(self.norm(embeddings)))
 
 
 class PromptEmbedding(nn.Module):
@@ -90,7 +99,9 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
     if config.prompt_encoder:
         embedding = label_encoder.get_input_embeddings()
         special_ids = base.gliner.data_processor.labels_tokenizer.all_special_ids
-        prompt_encoder = PromptEncoder(embedding.embedding_dim, config.prompt_form)
+        prompt_encoder = PromptEncoder(
+            embedding.embedding_dim, config.prompt_form, config.prompt_layers, config.prompt_hidden
+        )
         label_encoder.set_input_embeddings(PromptEmbedding(embedding, prompt_encoder, special_ids))
     model = SpanModel(
         base,
@@ -104,7 +115,8 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
     if config.prompt_encoder:
         parts.append(TrainedPart("prompt encoder", (model.path_of(prompt_encoder),), config.prompt_encoder_lr))
     if config.head:
-        parts.append(TrainedPart("downstream", ("core.span_rep_layer", "core.prompt_rep_layer"), config.downstream_lr))
+        head = "core.span_rep_layer", "core.prompt_rep_layer"
+        parts.append(TrainedPart("downstream", head, config.downstream_lr, starts_after=config.release_head_after))
     if config.rest_lr:
         parts.append(TrainedPart("rest", ("core.token_rep_layer",), config.rest_lr))
     model.declare(*parts)

@@ -11,7 +11,15 @@ from glinerev.config import Config
 def variant(config: Config) -> Variant:
     """The prompt form or the control run, and what else differs from the plain approach."""
     aspects: dict[str, str] = {"prompt encoder": config.prompt_form if config.prompt_encoder else "head only"}
+    if config.prompt_encoder:
+        hidden = f" of {config.prompt_hidden}" if config.prompt_hidden is not None else ""
+        aspects |= {"layers": f"{config.prompt_layers} layers{hidden}"} if config.prompt_layers > 1 else {}
+    # Also without prompt encoder: a control differs from a tuned default in nothing but what it controls.
+    usual = config.prompt_encoder_lr == Config.prompt_encoder_lr
+    aspects |= {} if usual else {"prompt rate": f"prompt rate {config.prompt_encoder_lr:g}"}
     aspects |= {} if config.head else {"head": "prompt only"}
+    if config.release_head_after:
+        aspects |= {"head": f"head released after {config.release_head_after}"}
     aspects |= {"encoders": "encoders trained"} if config.rest_lr else {}
     return aspects | span_variant(config.labels, config.focal_gamma, config.focal_alpha)
 
@@ -24,8 +32,12 @@ SPEC = ApproachSpec(
     kinds=("bi",),
     variant=variant,
     variant_settings=frozenset(
-        {"prompt_form", "prompt_encoder", "head", "rest_lr", "labels", "focal_gamma", "focal_alpha"}
+        {
+            *("prompt_form", "prompt_encoder", "prompt_layers", "prompt_hidden", "prompt_encoder_lr"),
+            *("head", "release_head_after", "rest_lr", "labels", "focal_gamma", "focal_alpha"),
+        }
     ),
+    tuned=frozenset({"prompt rate"}),
     controls=(
         Control("head only", "head only", ("--no-prompt-encoder",), {"prompt encoder": "head only"}),
         Control("prompt only", "prompt only", ("--no-head",), {"head": "prompt only"}),

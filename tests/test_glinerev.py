@@ -67,10 +67,32 @@ def test_forms_by_hand():
     torch.testing.assert_close(post_norm(values), post_norm.norm(summed))
 
 
-def test_at_step_0_the_residual_form_is_the_base_model(load, data):
+def test_a_deeper_map_by_hand():
+    torch.manual_seed(0)
+    values = torch.randn(5, 6)
+    residual, post_norm = PromptEncoder(6, "residual", 3, 4), PromptEncoder(6, "post_norm", 2)
+    assert torch.equal(residual(values), values)
+    assert [tuple(p.shape) for p in residual.hidden.parameters()] == [(4, 6), (4,), (4, 4), (4,)]
+    assert [tuple(p.shape) for p in post_norm.hidden.parameters()] == [(6, 6), (6,)]
+    assert not list(PromptEncoder(6, "residual").hidden.parameters())
+    for parameter in (*residual.parameters(), *post_norm.parameters()):
+        nn.init.normal_(parameter)
+
+    def layer(inputs, linear):
+        summed = inputs @ linear.weight.T + linear.bias
+        return summed * 0.5 * (1 + (summed / 2**0.5).erf())
+
+    inner = layer(layer(residual.norm(values), residual.hidden[0]), residual.hidden[2])
+    torch.testing.assert_close(residual(values), values + inner @ residual.linear.weight.T + residual.linear.bias)
+    summed = values + layer(values, post_norm.hidden[0]) @ post_norm.linear.weight.T + post_norm.linear.bias
+    torch.testing.assert_close(post_norm(values), post_norm.norm(summed))
+
+
+@pytest.mark.parametrize("settings", [{}, {"prompt_layers": 2, "prompt_hidden": 8}])
+def test_at_step_0_the_residual_form_is_the_base_model(load, data, settings):
     """Scores equal bit by bit: the map is added before the label encoder, once, and adds nothing yet."""
     plain = SpanModel(load("bi-bert"), LABELS, LABELS.names)
-    adapted = build(config(prompt_form="residual"), load("bi-bert"), LABELS)
+    adapted = build(config(prompt_form="residual", **settings), load("bi-bert"), LABELS)
     batch = plain.collate(plain.encode(data.test))
     with torch.no_grad():
         assert torch.equal(plain.logits(batch), adapted.logits(batch))
@@ -157,10 +179,11 @@ def changed_parts(made) -> set[str]:
 @pytest.mark.parametrize(
     ("settings", "parts", "name"),
     [
-        ({}, {"prompt encoder", "head"}, "residual"),
-        ({"prompt_form": "post_norm"}, {"prompt encoder", "head"}, "post_norm"),
-        ({"prompt_encoder": False}, {"head"}, "head only"),
-        ({"head": False}, {"prompt encoder"}, "residual, prompt only"),
+        ({}, {"prompt encoder", "head"}, "residual, prompt rate 0.01"),
+        ({"prompt_form": "post_norm"}, {"prompt encoder", "head"}, "post_norm, prompt rate 0.01"),
+        ({"prompt_encoder": False}, {"head"}, "head only, prompt rate 0.01"),
+        ({"head": False}, {"prompt encoder"}, "residual, prompt rate 0.01, prompt only"),
+        ({"prompt_layers": 3}, {"prompt encoder", "head"}, "residual, 3 layers, prompt rate 0.01"),
         (
             {"rest_lr": 1e-3},
             {"prompt encoder", "head", "label encoder", "label projection", "text encoder", "text projection"},
@@ -214,6 +237,14 @@ def test_the_bilstm_is_frozen_and_never_counted(trial):
         assert not calls
 
 
+def test_the_name_says_how_the_head_is_released_and_that_a_rate_is_tuned():
+    released = variant(config(release_head_after=3))
+    assert variant_text(released) == "residual, head released after 3"
+    assert not SPEC.is_default(released, "bi")
+    assert SPEC.is_default(variant(config(prompt_encoder_lr=2e-3)), "bi")
+    assert variant_text(variant(config(prompt_layers=2, prompt_hidden=64))) == "residual, 2 layers of 64"
+
+
 @pytest.mark.parametrize("name", ["prompt_encoder_lr", "downstream_lr"])
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_rates_out_of_range(name, value):
@@ -229,6 +260,13 @@ def test_rates_out_of_range(name, value):
         ({"focal_alpha": 2.0}, "focal_alpha must be between 0 and 1, got 2.0"),
         ({"threshold": 1.5}, "threshold must be between 0 and 1, got 1.5"),
         ({"word_dropout": -0.1}, "word_dropout must be between 0 and 1, got -0.1"),
+        ({"prompt_layers": 0}, "prompt_layers must be at least 1, got 0"),
+        ({"prompt_hidden": 8}, "prompt_hidden: a map of one layer has none, see --prompt-layers"),
+        ({"prompt_layers": 2, "prompt_hidden": 0}, "prompt_hidden must be at least 1, got 0"),
+        ({"release_head_after": -1}, "release_head_after must be at least 0, got -1"),
+        ({"release_head_after": 2, "head": False}, "release_head_after: needs prompt encoder and head"),
+        ({"release_head_after": 2, "prompt_encoder": False}, "release_head_after: needs prompt encoder and head"),
+        ({"release_head_after": 15}, "release_head_after 15: the head would never be trained in 15 epochs"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -244,6 +282,7 @@ EXPORTED = {
     "post_norm": ("bi-deberta", {"prompt_form": "post_norm"}),
     "all trained": ("bi-bert", {"rest_lr": 1e-3}),
     "head only": ("bi-bert", {"prompt_encoder": False}),
+    "deeper, head released": ("bi-bert", {"prompt_layers": 2, "prompt_hidden": 8, "release_head_after": 2}),
 }
 
 

@@ -147,6 +147,11 @@ def test_other_data_sets_are_asked_of_adapted_models_that_can_answer():
     assert config.data_sets == ("jnlpba", "bc5cdr", "other")
 
 
+def test_kinds_of_base_models_can_be_chosen():
+    cells = planned("--kinds", "bi", "--approaches", "lora", "injection_cross", "ldsa", "--seeds", "1")
+    assert {(cell.approach, cell.kind) for cell in cells} == {("lora", "bi"), ("ldsa", "bi")}
+
+
 def test_control_cells_have_the_right_options():
     cells = [cell for cell in planned("--controls", "--seeds", "1") if cell.control]
     configs = {(cell.approach, cell.control): configuration(cell) for cell in cells}
@@ -204,9 +209,58 @@ def test_options_for_one_data_set_and_for_few_sentences(tmp_path):
     }  # fmt: skip
 
 
+def test_variants_of_a_file_are_run_at_all_sizes_beside_the_approach_itself(tmp_path):
+    options = options_file(
+        tmp_path,
+        remark="Why.",
+        glinerev=["--epochs", "8"],
+        variants={"glinerev": {"head only": ["--no-prompt-encoder"], "fast": ["--prompt-encoder-lr", "0.01"]}},
+        **{"few-shot": {"glinerev": ["--epochs", "20"]}},
+    )
+    chosen = ["--approaches", "glinerev", "ldsa", "--seeds", "1", "--train-sizes", "50", *options]
+    cells = [cell for cell in planned(*chosen) if cell.dataset == "bc5cdr" and cell.approach == "glinerev"]
+    found = {(cell.control, cell.train_size): configuration(cell) for cell in cells}
+    assert list(found) == [(name, size) for size in (None, 50) for name in ("", "head only", "fast")]
+    assert {key: config.train.epochs for key, config in found.items()} == {key: 20 if key[1] else 8 for key in found}
+    assert not found["head only", 50].prompt_encoder
+    assert (found["fast", None].prompt_encoder_lr, found["fast", None].prompt_encoder) == (0.01, True)
+    assert len({cell.id for cell in cells}) == len(cells)
+    assert cells[4].id.startswith("bc5cdr_glinerev_bi_head-only_n50_s1_")
+    # A control of the same name is the same cell.
+    both = [cell for cell in planned(*chosen, "--controls") if cell.control == "head only" and not cell.train_size]
+    assert len(both) == 2
+    few = planned(*chosen[3:], "--approaches", ZERO_SHOT, "--few-shot-approaches", "glinerev")
+    assert {(cell.control, cell.train_size) for cell in few if cell.approach == "glinerev"} == {
+        ("", 50), ("head only", 50), ("fast", 50),
+    }  # fmt: skip
+
+
+def test_two_variants_of_one_name_are_refused(tmp_path):
+    options = options_file(tmp_path, variants={"glinerev": {"head only": ["--no-prompt-encoder"], "head-only": []}})
+    with pytest.raises(InputError, match="are two cells of one name, jnlpba_glinerev_bi_head-only_s42_"):
+        planned(*options)
+
+
+def test_the_examples_for_a_gpu_are_understood():
+    for name in ("study_gpu", "study_prompt_encoder"):
+        cells = planned("--config", str(PROJECT_ROOT / "examples" / f"{name}.json"), "--train-sizes", "50", "1000")
+        assert all(configuration(cell).train.patience > 0 for cell in cells if cell.seed == 42)
+        sizes = {cell.train_size for cell in cells if (cell.approach, cell.control) == ("glinerev", "head only")}
+        assert sizes == {None, 50, 1000}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"variants": ["glinerev"]}, "variants: expected an object of options by approach"),
+        ({"variants": {"gliner": {}}}, "variants: expected an object of options by approach"),
+        ({"variants": {"glinerev": ["--epochs"]}}, "variants: glinerev: expected an object of options by name"),
+        ({"variants": {"glinerev": {"a": "x"}}}, "variants: glinerev: a: expected a list of strings, got 'x'"),
+        ({"variants": {"glinerev": {"a": ["--seed", "1"]}}}, "variants: glinerev: a: --seed is for the study to say"),
+        ({"variants": {"glinerev": {"../a": []}}}, "variants: glinerev: name of a variant must be letters"),
+        ({"variants": {"glinerev": {"head only": ["--no-head"]}}}, "'head only' is the name of a control"),
+        ({"variants": {"glinerev": {"a": ["--epoch", "3"]}}}, "options of glinerev are not right"),
+        ({"remark": 3}, "remark: expected a text"),
         ({"glinerev": ["--seed", "3"]}, "glinerev: --seed is for the study to say"),
         ({"glinerev": ["--train_size=3"]}, "glinerev: --train_size=3 is for the study to say"),
         ({"glinerev": "--epochs 3"}, "expected a list of strings"),
@@ -226,7 +280,7 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
 @pytest.mark.parametrize(
     "options",
     [
-        ["--approaches", "gliner"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
+        ["--approaches", "gliner"], ["--kinds", "both"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
         ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],

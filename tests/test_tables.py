@@ -457,6 +457,34 @@ def test_differences_are_those_of_the_paired_bootstrap_corrected_by_holm(tmp_pat
     assert "Holm" in notes[0]
 
 
+def test_a_variant_stands_beside_its_approach_at_few_sentences(tmp_path):
+    head_only = {"variant": {"prompt encoder": "head only"}}
+    sides: dict[str, dict[int, Path]] = {"default": {}, "head only": {}}
+    for seed in (1, 2):
+        for name, changes, share in (("default", {}, 0.8), ("head only", head_only, 0.7)):
+            place = tmp_path / f"{name}{seed}.json"
+            sides[name][seed] = predicted(
+                place, noisy(7 * seed + len(name), share), GOLD, dataset="bc5cdr", seed=seed, **sample(50), **changes
+            )
+    write(tmp_path / "whole.json", **full())
+    write(tmp_path / "post_norm.json", dataset="bc5cdr", variant={"prompt encoder": "post_norm"})
+    few, _ = lines_of(documents.few_shot_table, tmp_path)
+    assert few["SP-GLiNER, head only"]["50"] != "missing"
+    assert (few["SP-GLiNER, head only"]["all (4,560)"], few["Full-FT (bi)"]["50"]) == ("missing", "missing")
+    assert "SP-GLiNER, post_norm" not in few, "a variant on all sentences stands among the controls"
+    rows = [row for row in values_of(documents.differences_table, tmp_path) if row["training_sentences"] == "50"]
+    assert [(row["first"], row["second"]) for row in rows] == [("SP-GLiNER, head only", "SP-GLiNER")] * 2
+    counts = [{seed: read_counts(path) for seed, path in sides[name].items()} for name in ("head only", "default")]
+    for row, metric in zip(rows, ("micro_f1", "macro_f1"), strict=True):
+        found = [float(row[name]) for name in ("difference", "low", "high", "p_holm")]
+        assert found == pytest.approx(list(vars(paired_bootstrap(*counts)[metric]).values()), abs=1e-6)
+        assert (row["metric"], row["first_seeds"]) == (metric, "1;2")
+    table = documents.differences_table(benchmarks(read_results([tmp_path])))
+    assert [section.title for section in table.sections][2:] == [
+        f"BC5CDR, 50 training sentences, {metric} F1" for metric in ("micro", "macro")
+    ]
+
+
 def test_a_star_needs_the_corrected_p_value(tmp_path):
     rows = [{"difference": 0.1, "low": 0.01, "high": 0.2, "p_value": p} for p in (0.04, 0.03, 0.001)]
     documents._correct(rows, "")

@@ -181,6 +181,48 @@ def test_patience_counts_steps_too(trial, scripted, patience_steps, epochs_run):
     assert len(run.record["history"]) == epochs_run
 
 
+def test_a_part_that_is_released_later_is_frozen_until_then(trial):
+    """As long as the head waits, the run is bit by bit the one without it; then the head has a schedule of its own."""
+    train = {"epochs": 4, "warmup_ratio": 0.2, "patience": 0}
+    made = trial(SP, "bi-bert", train=train, prompt_encoder_lr=1e-2, downstream_lr=1.0, release_head_after=2)
+    alone = trial(SP, "bi-bert", train=train, prompt_encoder_lr=1e-2, head=False)
+
+    def after_epochs(made):
+        model, found = made.model(), []
+
+        def note(_entry):
+            found.append({name: p.detach().clone() for name, p in model.named_parameters()})
+
+        return found, made.fit(model, made.start(), on_validation=note)
+
+    seen = []
+    hook = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: seen.append({group["name"]: group["lr"] for group in optimizer.param_groups})
+    )
+    (first, second, third, _), run = after_epochs(made)
+    hook.remove()
+    theirs = after_epochs(alone)[0]
+    for ours, other in zip((first, second), theirs, strict=False):
+        assert all(torch.equal(ours[name], other[name]) for name in other)
+    head = [name for name in third if name.startswith("core.span_rep_layer")]
+    assert any(not torch.equal(third[name], second[name]) for name in head)
+    # 20 steps, 4 of them warm-up; of the head's 10, 2.
+    assert [rates["downstream"] for rates in seen[:10]] == [0] * 10
+    expected = [1 / 2, 1, *(place / 9 for place in range(8, 0, -1))]
+    assert [rates["downstream"] for rates in seen[10:]] == pytest.approx(expected)
+    assert [rates["prompt encoder"] for rates in seen[:4]] == pytest.approx([0.0025, 0.005, 0.0075, 0.01])
+    whole = trial(SP, "bi-bert", train={"epochs": 1}).train()[1].record["parameters"]
+    assert run.record["parameters"]["trainable"] == whole["trainable"]
+
+
+def test_patience_does_not_count_while_a_part_waits(trial, scripted):
+    scripted(0.5, 0.4, 0.3, 0.3, 0.3, 0.3)
+    train = {"epochs": 6, "patience": 2, "patience_steps": 10}
+    run = trial(SP, "bi-bert", train=train, release_head_after=3).train()[1]
+    assert len(run.record["history"]) == 5
+    assert run.record["best"]["epoch"] == 1
+
+
 @pytest.mark.parametrize(("select_by", "best", "score"), [("macro_f1", 2, 0.5), ("micro_f1", 1, 0.7), ("loss", 3, 1.5)])
 def test_select_by(trial, scripted, select_by, best, score):
     scripted(macro_f1=[0.1, 0.5, 0.3], micro_f1=[0.7, 0.2, 0.6], loss=[3.0, 2.0, 1.5])
@@ -318,6 +360,13 @@ def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
     assert resumed.path == path
     assert_same_run(resumed, whole)
     assert trained_digest(model) == weights_digest(whole)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["frozen", "about to be released", "released"])
+def test_a_run_with_a_part_that_waits_resumes(trial, epoch):
+    made = trial(SP, "bi-bert", train={"epochs": 4}, release_head_after=2, prompt_layers=2)
+    whole = made.train()[1]
+    assert_same_run(made.resume(killed_run(made, on_validation=kill_after(epoch)))[1], whole)
 
 
 @pytest.mark.parametrize("step", [3, 8], ids=["in the first epoch", "in the second epoch"])

@@ -17,6 +17,7 @@ from common.data.dataset import dataset_dir
 from common.errors import InputError
 from common.files import read_json
 from common.models.published import DEFAULT_BASE, base_name
+from common.paths import check_name
 from common.registry import cheapest_first, has_zero_shot, spec, trained
 from common.settings import parse_training
 
@@ -25,6 +26,10 @@ logger = logging.getLogger("common.study")
 
 FEW_SHOT_KEY = "few-shot"
 """In an options file, for the few-shot cells of all data sets."""
+VARIANTS_KEY = "variants"
+"""In an options file, further runs of approaches, by name with their options."""
+REMARK_KEY = "remark"
+"""In an options file, a text for its readers."""
 OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
 """What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
 
@@ -38,6 +43,8 @@ class StudyConfig:
     approaches: tuple[str, ...] = ("all",)
     """all (but those that need a large GPU), or names of approaches; one that runs on several kinds of base model is
     run with each."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of base model, as bi; all of each approach if not given."""
     seeds: tuple[int, ...] = (42, 43, 44)
     """Every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
@@ -60,7 +67,8 @@ class StudyConfig:
     config: Path | None = None
     """JSON file of options by approach, as
     {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
-    for all cells of the approach, for those on one data set, for those on few sentences; the later one wins."""
+    for all cells of the approach, for those on one data set, for those on few sentences; the later one wins.
+    "variants": {"glinerev": {"head only": ["--no-prompt-encoder"]}} runs each cell of the approach that way too."""
     output: Path | None = None
     """The study's folder; study/ among the project's output if not given."""
     device: Device | None = None
@@ -88,6 +96,9 @@ class StudyConfig:
             require(approach in known, f"--approaches: {approach!r} is none of {list(known)}")
         for approach in self.few_shot_approaches or ():
             require(approach in trained(), f"--few-shot-approaches: {approach!r} is none of {list(trained())}")
+        kinds = sorted({kind for name in cheapest_first() for kind in spec(name).kinds})
+        for kind in self.kinds:
+            require(kind in kinds, f"--kinds: {kind!r} is none of {kinds}")
         for seed in self.seeds:
             require(seed >= 0, f"--seeds must be at least 0, got {seed}")
         for size in self.train_sizes:
@@ -156,7 +167,7 @@ class Cell:
     seed: int | None = None
     """None where nothing is trained."""
     control: str = ""
-    """Name of the control run; empty for the approach itself."""
+    """Name of the control run, or of a variant of the options file; empty for the approach itself."""
     train_size: int | None = None
     """Training sentences of a few-shot cell; all if None."""
     options: tuple[str, ...] = ()
@@ -201,27 +212,29 @@ def make_plan(config: StudyConfig) -> list[Cell]:
     Raises:
         InputError: If ``--config`` is no file of options by approach.
     """
-    options = read_options(config.config, config.dataset) if config.config else Options({}, {})
+    options = read_options(config.config, config.dataset) if config.config else Options({}, {}, {})
     cells: dict[str, Cell] = {}
     for approach in cheapest_first():
         known = spec(approach)
+        variants = {"": (), **options.variants.get(approach, {})}
         rows: list[tuple[str, tuple[str, ...], int | None]] = []
         if approach in config.chosen:
-            controls = known.controls if config.controls else ()
-            rows = [("", (), None), *((control.name, control.options, None) for control in controls)]
+            controls = {control.name: control.options for control in known.controls} if config.controls else {}
+            rows = [(name, more, None) for name, more in {**controls, **variants}.items()]
         if approach in config.few_shot:
-            rows += [("", (), size) for size in config.train_sizes]
+            rows += [(name, more, size) for size in config.train_sizes for name, more in variants.items()]
         seeds = config.seeds if known.trains else (None,)
         last = ("--epochs", str(config.epochs)) if known.trains and config.epochs is not None else ()
-        for kind in known.kinds:
+        for kind in (kind for kind in known.kinds if kind in (config.kinds or known.kinds)):
             base_model = config.base_model_of(approach, kind)
             for control, more, size in rows:
                 for seed, dataset in itertools.product(seeds, config.dataset):
                     given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
                     cell = Cell(approach, kind, base_model, dataset, seed, control, size, given)
-                    cells.setdefault(cell.id, cell)
-    first, _, step = (config.part or "1/1").partition("/")
-    return list(cells.values())[int(first) - 1 :: int(step)]
+                    first = cells.setdefault(cell.id, cell)
+                    require(first == cell, f"{cell.title} and {first.title} are two cells of one name, {cell.id}")
+    place, _, step = (config.part or "1/1").partition("/")
+    return list(cells.values())[int(place) - 1 :: int(step)]
 
 
 @dataclass(frozen=True)
@@ -232,6 +245,8 @@ class Options:
     """For all cells of an approach."""
     by_condition: Mapping[str, Mapping[str, tuple[str, ...]]]
     """For those on a data set, or under :data:`FEW_SHOT_KEY`, by approach."""
+    variants: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """Of each approach by name: what a variant has beside them."""
 
     def of(self, approach: str, dataset: str, train_size: int | None) -> tuple[str, ...]:
         """The options of a cell, those that win last."""
@@ -252,26 +267,54 @@ def read_options(path: Path, datasets: Iterable[str]) -> Options:
     """
     values = read_json(path)
     require(isinstance(values, dict), f"{path}: expected an object of options by approach")
+    variants = _read_variants(values.pop(VARIANTS_KEY, {}), f"{path}: {VARIANTS_KEY}")
+    require(isinstance(values.pop(REMARK_KEY, ""), str), f"{path}: {REMARK_KEY}: expected a text")
     plain = {name: value for name, value in values.items() if not isinstance(value, dict)}
     inner = {name: value for name, value in values.items() if isinstance(value, dict)}
     used = {FEW_SHOT_KEY, *(dataset_dir(name).name for name in datasets)}
     if unused := [name for name in inner if name not in used]:
         logger.info("%s: not used, no data set of this study: %s", path, unused)
     return Options(
-        _read_lists(plain, str(path)), {name: _read_lists(value, f"{path}: {name}") for name, value in inner.items()}
+        _read_lists(plain, str(path)),
+        {name: _read_lists(value, f"{path}: {name}") for name, value in inner.items()},
+        variants,
     )
 
 
 def _read_lists(values: Any, where: str) -> dict[str, tuple[str, ...]]:
+    _check_approaches(values, where)
+    return {approach: _read_list(options, f"{where}: {approach}") for approach, options in values.items()}
+
+
+def _read_variants(values: Any, where: str) -> dict[str, dict[str, tuple[str, ...]]]:
+    _check_approaches(values, where)
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for approach, variants in values.items():
+        require(isinstance(variants, dict), f"{where}: {approach}: expected an object of options by name of a variant")
+        controls = {control.name: control.options for control in spec(approach).controls}
+        for name, options in variants.items():
+            # It stands in the names of files.
+            check_name(name.replace(" ", "-"), f"{where}: {approach}: name of a variant")
+            found.setdefault(approach, {})[name] = own = _read_list(options, f"{where}: {approach}: {name}")
+            require(
+                controls.get(name, own) == own,
+                f"{where}: {approach}: {name!r} is the name of a control with the options {controls.get(name)}",
+            )
+    return found
+
+
+def _check_approaches(values: Any, where: str) -> None:
     if not isinstance(values, dict) or not set(values) <= set(cheapest_first()):
         raise InputError(f"{where}: expected an object of options by approach; approaches are {list(cheapest_first())}")
-    for approach, options in values.items():
-        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
-            raise InputError(f"{where}: {approach}: expected a list of strings, got {options!r}")
-        for option in options:
-            if option.partition("=")[0].replace("_", "-") in OWN_OPTIONS:
-                raise InputError(f"{where}: {approach}: {option} is for the study to say")
-    return {approach: tuple(options) for approach, options in values.items()}
+
+
+def _read_list(options: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise InputError(f"{where}: expected a list of strings, got {options!r}")
+    for option in options:
+        if option.partition("=")[0].replace("_", "-") in OWN_OPTIONS:
+            raise InputError(f"{where}: {option} is for the study to say")
+    return tuple(options)
 
 
 def configuration(cell: Cell) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from common.config import differences
+from common.config import Metric, differences
 from common.evaluation.metrics import METRICS, Difference, holm
 from common.spec import variant_text
 from common.tables import thesis
@@ -274,24 +274,47 @@ def types_table(found: Sequence[Benchmark]) -> Table:
 
 
 def differences_table(found: Sequence[Benchmark]) -> Table:
-    """Paired differences between the entries of the main table."""
+    """Paired differences between the entries of the main table, and between what was trained on as few sentences."""
     sections = []
     for item in found:
-        # The upper half would say the same with the signs turned.
-        pairs = [(first, second) for place, first in enumerate(item.entries) for second in item.entries[:place]]
-        deltas = [item.difference(first.group, second.group) for first, second in pairs]
-        for metric in METRICS:
-            rows = []
-            for (first, second), delta in zip(pairs, deltas, strict=True):
-                row: Row = {"dataset": item.name, "metric": metric, "first": first.label, "second": second.label}
-                row |= {"first_seeds": _seeds(first.group), "second_seeds": _seeds(second.group)}
-                rows.append(row | (_delta("", delta[metric]) if delta else {}))
-            _correct(rows, "")
-            notes = [f"Row minus column. {DIFFERENCES}", *_notes(item)]
-            sections.append(Section(f"{item.title}, {METRICS[metric].title}", rows, notes))
+        curves = list(item.curves())
+        compared: dict[int | None, list[_Compared]] = {
+            None: [(entry, entry.label, entry.group) for entry in item.entries]
+        }
+        for n in sorted({n for _, _, curve in curves for n in curve if n != item.size}):
+            few: list[_Compared] = [(entry, label, curve[n]) for entry, label, curve in curves if n in curve]
+            compared |= {n: few} if len(few) > 1 else {}
+        for size, groups in compared.items():
+            shown = [(entry, group) for entry, _, group in groups if group is not None]
+            notes = [f"Row minus column. {DIFFERENCES}", *_notes(item, shown)]
+            notes = [note for note in notes if size is None or DAGGER not in note]
+            title = item.title if size is None else f"{item.title}, {size:,} training sentences"
+            for metric, rows in _difference_rows(item, groups, size).items():
+                sections.append(Section(f"{title}, {METRICS[metric].title}", rows, notes))
     columns = (_text("first − second", "first"), _difference("difference"))
     across = Column("second", "second")
     return Table("differences", "Differences between approaches", columns, tuple(sections), across)
+
+
+_Compared = tuple[Entry, str, Group | None]
+"""What is compared: its entry, its label and its group."""
+
+
+def _difference_rows(benchmark: Benchmark, groups: Sequence[_Compared], n: int | None) -> dict[Metric, list[Row]]:
+    """Each with each, by metric; trained on n sentences, on all of them if None."""
+    # The upper half would say the same with the signs turned.
+    pairs = [(first, second) for place, first in enumerate(groups) for second in groups[:place]]
+    found: dict[Metric, list[Row]] = {metric: [] for metric in METRICS}
+    for (_, first, first_group), (_, second, second_group) in pairs:
+        delta = benchmark.difference(first_group, second_group)
+        for metric, rows in found.items():
+            row: Row = {"dataset": benchmark.name, "metric": metric, "training_sentences": n}
+            row |= {"first": first, "second": second}
+            row |= {"first_seeds": _seeds(first_group), "second_seeds": _seeds(second_group)}
+            rows.append(row | (_delta("", delta[metric]) if delta else {}))
+    for rows in found.values():
+        _correct(rows, "")
+    return found
 
 
 Pair = tuple[str, Entry, str, Group | None, Group | None]
@@ -455,17 +478,20 @@ def few_shot_table(found: Sequence[Benchmark]) -> Table:
     """F1 by the number of training sentences."""
     sections = []
     for item in found:
-        curves = [(entry, item.curve(entry)) for entry in item.entries if entry.trains]
+        curves = list(item.curves())
         expected = thesis.FEW_SHOT_SIZES if item.name in thesis.DATASETS else ()
-        sizes = {n for _, curve in curves for n in curve} | {n for n in expected if item.size is None or n < item.size}
-        shown = [(entry, group) for entry, curve in curves for group in curve.values()]
+        sizes = {n for _, _, curve in curves for n in curve} | {
+            n for n in expected if item.size is None or n < item.size
+        }
+        shown = [(entry, group) for entry, _, curve in curves for group in curve.values()]
         notes = ["Columns: training sentences. Mean ± standard deviation over seeds where there are several."]
         notes += [note for note in _notes(item, shown) if DAGGER not in note]
         for metric in METRICS:
             rows = []
-            for entry, curve in curves:
+            for entry, label, curve in curves:
                 for n in sorted(sizes):
-                    row = _who(item, entry, curve.get(n)) | {"metric": metric, "training_sentences": n, "of": item.size}
+                    row = _who(item, entry, curve.get(n)) | {"label": label, "metric": metric}
+                    row |= {"training_sentences": n, "of": item.size}
                     if n in curve:
                         estimate = item.estimate(curve[n], metric)
                         row |= _estimate("f1", estimate) | {"interval": estimate.over}

@@ -290,6 +290,22 @@ class Benchmark:
         preferred = variant_text(entry.variant)
         return {n: best for n in sorted(by_size) if (best := self.pick(by_size[n], preferred)) is not None}
 
+    def curves(self) -> Iterable[tuple[Entry, str, dict[int, Group]]]:
+        """What is trained, its label, and its groups by number of training sentences.
+
+        Of each entry, and of each other variant of its approach that was trained on few sentences.
+        """
+        for entry in (entry for entry in self.entries if entry.trains):
+            yield entry, entry.label, self.curve(entry)
+            of_variant: dict[str, list[Group]] = {}
+            for group in self.of(entry):
+                if group.variant != variant_text(entry.variant) and group.first.n_train and not group.first.mixture:
+                    of_variant.setdefault(group.variant, []).append(group)
+            for variant in sorted(of_variant):
+                by_size = {group.first.n_train or 0: group for group in of_variant[variant]}
+                if not all(map(self.is_whole, by_size.values())):
+                    yield entry, f"{entry.label}, {variant}", dict(sorted(by_size.items()))
+
     def _entries(self) -> Iterable[Entry]:
         unknown = sorted({group.first.approach for group in self.groups} - set(APPROACHES))
         labels: set[str] = set()

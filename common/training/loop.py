@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from common.approach import Approach, Batch, freeze_all_but
+from common.approach import Approach, Batch, declared_parameters, freeze_all_but
 from common.config import RuntimeConfig, TrainConfig
 from common.data.batching import training_batches
 from common.data.dataset import Dataset
@@ -67,9 +67,9 @@ class _Loop:
         local = self.accelerator.device.type == "cpu" and self.accelerator.num_processes == 1
         self.used_rows = UsedRows(self.model, self.optimizer, enabled=local and config.optimizer == "adamw")
         self.batches_per_epoch = len(self._batches(1))
-        steps = math.ceil(self.batches_per_epoch / config.grad_accumulation) * config.epochs
+        self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.grad_accumulation)
+        steps = self.steps_per_epoch * config.epochs
         self.total_steps = min(steps, config.max_steps or steps)
-        self.warmup_steps = math.ceil(self.total_steps * config.warmup_ratio)
 
     @property
     def progress(self) -> Progress:
@@ -175,14 +175,13 @@ class _Loop:
         groups = [batches[first : first + accumulation] for first in range(progress.batch, len(batches), accumulation)][
             : min(limits)
         ]
-        self.model.train()
         start = time.perf_counter()
         loss_sum, n_sentences = 0.0, 0
         bar = tqdm(
             total=sum(map(len, groups)), desc=f"epoch {epoch}/{self.config.epochs}", leave=False,
             disable=not (self.runtime.progress and self.accelerator.is_main_process),
         )  # fmt: skip
-        with self.used_rows, bar, contextlib.closing(self._loaded(groups)) as loaded:
+        with self._mode_of(epoch), self.used_rows, bar, contextlib.closing(self._loaded(groups)) as loaded:
             for group in groups:
                 group_loss = self._step(group, loaded)
                 size = sum(map(len, group))
@@ -203,6 +202,24 @@ class _Loop:
             "train_seconds": seconds,
             "sentences_per_second": n_sentences * self.accelerator.num_processes / seconds,
         }
+
+    @contextlib.contextmanager
+    def _mode_of(self, epoch: int) -> Iterator[None]:
+        """Training mode in an epoch, but for the parts that are trained later: those are as frozen as all else."""
+        self.model.train()
+        later = [part for part in self.approach.parts if part.starts_after >= epoch]
+        declared = declared_parameters(self.approach, self.approach.parts)
+        waiting = [parameter for part in later for parameter in declared[part.name].values()]
+        modules = dict(self.approach.named_modules())
+        for path in (path for part in later for path in part.modules if path in modules):
+            modules[path].eval()
+        for parameter in waiting:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in waiting:
+                parameter.requires_grad_(True)
 
     def _loaded(self, groups: list[list[list[int]]]) -> Generator[Batch]:
         """The batches of all groups on the device, on a GPU each prepared while the one before is computed."""
@@ -236,11 +253,17 @@ class _Loop:
         return sum(values)
 
     def _set_learning_rates(self) -> None:
-        factor = schedule_factor(
-            self.progress.step + 1, total=self.total_steps + 1, warmup=self.warmup_steps, schedule=self.config.schedule
-        )
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            frozen = group["starts_after"] * self.steps_per_epoch
+            total = self.total_steps - frozen
+            factor = schedule_factor(
+                self.progress.step + 1 - frozen,
+                total=total + 1,
+                warmup=math.ceil(total * self.config.warmup_ratio),
+                schedule=self.config.schedule,
+            )
+            # Before its first step a part has none; a schedule says nothing of that time.
+            group["lr"] = group["initial_lr"] * factor if self.progress.step >= frozen else 0.0
 
     def _check_finite(self, loss: float, batch: Batch) -> None:
         if math.isfinite(loss):

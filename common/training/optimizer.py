@@ -57,6 +57,7 @@ def optimizer_groups(model: nn.Module, parts: Sequence[TrainedPart], weight_deca
                         "lr": part.learning_rate,
                         "initial_lr": part.learning_rate,
                         "weight_decay": decay,
+                        "starts_after": part.starts_after,
                     }
                 )
     return groups

@@ -113,6 +113,8 @@ class Recorder:
         self.chooses = bool(getattr(model, "tunes_threshold", False))
         # Of the last validation: the threshold for all types, and those of single ones.
         self.chosen: tuple[float | None, dict[str, float]] = (None, {})
+        # Until then the run is not whole, and patience does not count.
+        self.whole_after = max((part.starts_after for part in model.parts), default=0)
         # A gradient can be zero in the first step only: a layer behind a map that starts at zero.
         self.without_gradient = dict(self.trained)
         run.record["precision"] = precision_name(accelerator)
@@ -146,8 +148,9 @@ class Recorder:
         for group in groups:
             size = sum(map(parameter_count, group["params"]))
             logger.info(
-                "  %s: %s parameters, lr %g, weight decay %g",
+                "  %s: %s parameters, lr %g, weight decay %g%s",
                 group.get("name", "group"), f"{size:,}", group["lr"], group["weight_decay"],
+                f", frozen until epoch {after} is over" if (after := group.get("starts_after")) else "",
             )  # fmt: skip
 
     def count_gradients(self) -> None:
@@ -243,6 +246,8 @@ class Recorder:
         entry = entry | {"validation": validation} | ({"type_thresholds": own} if own else {})
         progress.waited += 1
         best = self._take_if_best(entry["epoch"], validation)
+        if entry["epoch"] <= self.whole_after:
+            progress.waited, progress.waited_since = 0, progress.step
         progress.history.append(entry)
         self.run.update(**self.report("running"))
         at = f"epoch {entry['epoch']}" + (f", step {progress.step}" if self.config.eval_every else "")

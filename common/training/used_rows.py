@@ -51,6 +51,7 @@ class UsedRows:
                 and module.weight.numel() >= _LEAST_ELEMENTS
                 and id(module.weight) in places
                 and names.count(id(module.weight)) == 1
+                and module.weight.requires_grad
             ):
                 self._tables.append(_Table(module, self.optimizer, *places[id(module.weight)]))
         return self
