@@ -220,6 +220,19 @@ def test_the_table_shows_what_is_kept(trial, other, dataset_path, tmp_path):
     assert (tmp_path / "tables" / "transfer.csv").is_file()
 
 
+def test_a_variant_has_a_line_of_its_own_in_the_table(trial, other, dataset_path, tmp_path):
+    for settings in ({}, {"prompt_encoder": False}):
+        _, run = trial(SP, "bi-bert", train={"epochs": 1}, **settings).train()
+        common.transfer.main(["--checkpoint", str(run.path), "--dataset", str(other), *QUICK])
+        run_test(SP, ["--dataset", str(dataset_path), "--checkpoint", str(run.path), *QUICK])
+    common.tables.__main__.main(["--output", str(tmp_path / "tables")])
+    page = (tmp_path / "tables" / "transfer.md").read_text("utf-8")
+    lines = [line for line in page.splitlines() if line.startswith("| SP")]
+    assert [line.split(" | ")[:3] for line in lines] == [
+        ["| SP-GLiNER", "1", "1"], ["| SP-GLiNER, head only", "1", "1"],
+    ]  # fmt: skip
+
+
 def corpus(before: float, after: float) -> dict:
     def side(value: float) -> dict:
         return {"best": {"micro_f1": value}}

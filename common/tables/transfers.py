@@ -17,7 +17,7 @@ from common.registry import has_zero_shot
 from common.schema import read_record
 from common.spec import variant_text
 from common.tables import plots
-from common.tables.groups import Benchmark, Entry, Transfers, mean_sd
+from common.tables.groups import Benchmark, Entry, Group, Transfers, mean_sd
 from common.tables.render import NONE, Column, Section, Table
 from common.tables.results import own_places
 
@@ -62,9 +62,14 @@ def of_entry(benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
 
 def _all_of_entry(benchmark: Benchmark, entry: Entry) -> list[Mapping[str, Any]]:
     """Those with weights between base and adapted model too."""
-    wanted = entry.approach, entry.kind, entry.base, variant_text(entry.variant)
+    return _of_group(benchmark, entry, variant_text(entry.variant), entry.group)
+
+
+def _of_group(benchmark: Benchmark, entry: Entry, variant: str, group: Group | None) -> list[Mapping[str, Any]]:
+    """Those of a variant of an entry's approach that its group has results of."""
+    wanted = entry.approach, entry.kind, entry.base, variant
     # Where a result does not say of which checkpoint it is, any of the variant is taken for it.
-    tested = {result.checkpoint for result in entry.group.results} if entry.group else set()
+    tested = {result.checkpoint for result in group.results} if group else set()
     return [
         item
         for item in benchmark.transfers
@@ -174,12 +179,17 @@ def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:
         if not _keeps(entry):
             rows += [head | {"corpus": name, "keeps_zero_shot": False} for name in corpora]
             continue
-        own = _all_of_entry(benchmark, entry)
-        for share in sorted({item["model"]["interpolate"] for item in own}, reverse=True):
-            runs = [item for item in own if item["model"]["interpolate"] == share]
-            for name in corpora:
-                here = [item["corpora"][name] for item in runs if name in item["corpora"]]
-                rows.append(head | {"interpolate": share, "corpus": name} | (_values(here) if here else {}))
+        own = {entry.label: _all_of_entry(benchmark, entry)}
+        for variant, group in benchmark.variants(entry).items():
+            if variant != variant_text(entry.variant):
+                own[f"{entry.label}, {variant}"] = _of_group(benchmark, entry, variant, group)
+        for label, records in own.items():
+            for share in sorted({item["model"]["interpolate"] for item in records}, reverse=True):
+                runs = [item for item in records if item["model"]["interpolate"] == share]
+                for name in corpora:
+                    here = [item["corpora"][name] for item in runs if name in item["corpora"]]
+                    row = head | {"label": label, "interpolate": share, "corpus": name}
+                    rows.append(row | (_values(here) if here else {}))
     return rows
 
 
