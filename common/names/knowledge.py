@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Manifest(TypedDict):
     encoder: str
     encoder_sha256: str
     pooling: str
+    precision: NotRequired[str]
     sources: list[str]
     public: int
     training: int
@@ -108,6 +109,7 @@ def build_knowledge(
         **facts,
         "encoder_sha256": embedder.encoder.revision,
         "pooling": embedder.encoder.pooling,
+        "precision": embedder.encoder.precision,
         "public": len(public),
         "training": len(training),
         "sentences": len(sentences),

@@ -17,7 +17,8 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from common.device import resolve_device
+from common.config import Precision
+from common.device import resolve_device, resolve_precision
 from common.errors import InputError
 from common.files import sync
 from common.hub import TEXT_FILES, snapshot, split_revision
@@ -81,6 +82,8 @@ class TextEncoder:
     """The first token's state, or the mean of all."""
     revision: str
     """Changes with its weights."""
+    precision: str = "fp32"
+    """Arithmetic of its layers: ``fp32``, ``bf16`` or ``fp16``."""
     batch_size: int = 256
 
     @property
@@ -88,17 +91,24 @@ class TextEncoder:
         """Numbers in a vector."""
         return int(self.network.config.hidden_size)
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float16 if self.precision == "fp16" else torch.bfloat16
+
     @classmethod
-    def load(cls, source: str, pooling: Pooling, device: str = "auto") -> TextEncoder:
+    def load(
+        cls, source: str, pooling: Pooling, device: str = "auto", precision: Precision = "fp32"
+    ) -> TextEncoder:
         """Loads an encoder.
 
         Args:
             source: Hub id, folder, or ``demo-minilm``.
             pooling: As the encoder was trained.
             device: As of :class:`common.config.RuntimeConfig`.
+            precision: As of :class:`common.config.RuntimeConfig`.
 
         Raises:
-            InputError: If it cannot be loaded.
+            InputError: If it cannot be loaded, or the device or the precision is not available.
         """
         from transformers import AutoModel, AutoTokenizer
 
@@ -113,8 +123,9 @@ class TextEncoder:
         digest = hashlib.sha256()
         for name, tensor in network.state_dict().items():
             digest.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        network.eval().to(resolve_device(device))
-        return cls(tokenizer, network, pooling, digest.hexdigest())
+        device = resolve_device(device)
+        network.eval().to(device)
+        return cls(tokenizer, network, pooling, digest.hexdigest(), resolve_precision(precision, device))
 
     @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> np.ndarray:
@@ -126,7 +137,8 @@ class TextEncoder:
             tokens = self.tokenizer(
                 [texts[index] for index in chosen], padding=True, truncation=True, max_length=48, return_tensors="pt"
             ).to(self.network.device)
-            states = self.network(**tokens).last_hidden_state
+            with torch.autocast(tokens["input_ids"].device.type, self._dtype, enabled=self.precision != "fp32"):
+                states = self.network(**tokens).last_hidden_state.float()
             if self.pooling == "cls":
                 pooled = states[:, 0]
             else:
@@ -177,7 +189,7 @@ class Embedder:
 
     def key(self, texts: Iterable[str], *more: object) -> str:
         """A hash of texts, of the encoder and of what else a file depends on."""
-        digest = hashlib.sha256(repr((self.encoder.revision, self.encoder.pooling, *more)).encode())
+        digest = hashlib.sha256(repr((self.encoder.revision, self.encoder.pooling, self.encoder.precision, *more)).encode())
         for text in texts:
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()[:32]
