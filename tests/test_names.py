@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import generated_split, write_dataset
 
 from common.data.dataset import load_dataset, make_sentence
@@ -14,7 +15,7 @@ from common.models.published import DEMO_ENCODER
 from common.names.knowledge import Knowledge, build_knowledge, joined, read_knowledge
 from common.names.phrases import phrases_of
 from common.names.reading import Name, names_in, read_names, read_umls
-from common.names.vectors import Embedder, TextEncoder, filled_rows
+from common.names.vectors import Embedder, TextEncoder, best_by_faiss, best_by_torch, filled_rows
 from vaner.knowledge import main
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -175,10 +176,23 @@ def test_nearest_names_are_those_of_brute_force(encoder, tmp_path, monkeypatch):
     assert embedder.nearest(texts[:1], [words[:2], []], 4).shape == (1, 2)
 
 
-def test_another_encoder_or_text_is_another_file(tiny_encoder, encoder, tmp_path):
-    one, other = (Embedder(e, tmp_path) for e in (encoder, TextEncoder.load(str(tiny_encoder), "mean", "cpu")))
-    keys = {one.key(["a", "b"]), one.key(["ab"]), other.key(["a", "b"]), one.key(["a", "b"], 3)}
-    assert len(keys) == 4
+def test_the_searches_of_cpu_and_gpu_find_the_same(monkeypatch):
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("common.names.vectors._BASE_ROWS", 7)
+    random = np.random.default_rng(0)
+    asked, *bases = (random.normal(size=(rows, 8)).astype(np.float16) for rows in (5, 20, 3, 1))
+    for k in (1, 4, 24):
+        by_torch = best_by_torch(asked.astype(np.float32), bases, k, device=torch.device("cpu"))
+        assert np.array_equal(by_torch, best_by_faiss()(asked.astype(np.float32), bases, k))
+
+
+def test_another_encoder_text_or_precision_is_another_file(tiny_encoder, encoder, tmp_path):
+    others = (TextEncoder.load(str(tiny_encoder), *more) for more in (("mean", "cpu"), ("cls", "cpu", "bf16")))
+    one, other, half = (Embedder(e, tmp_path) for e in (encoder, *others))
+    keys = {one.key(["a", "b"]), one.key(["ab"]), *(e.key(["a", "b"]) for e in (other, half)), one.key(["a", "b"], 3)}
+    assert len(keys) == 5
+    found, exact = half.encoder.vectors(["acute liver failure"]), encoder.vectors(["acute liver failure"])
+    assert 0 < np.abs(found - exact).max() < 0.05
 
 
 def test_an_encoder_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):

@@ -434,10 +434,13 @@ def test_a_checkpoint_tags_texts_of_any_length_and_other_types(trial, data):
 
 def test_a_sentence_of_a_mixture_is_asked_for_its_own_types_of_its_own_data_set(tagger):
     model = tagger()
-    sentence = make_sentence(["IL-2", "binds"], [Span(0, 0, "protein")])
-    (item,) = model.encode([replace(sentence, types=("protein", "disease"), dataset="other")])
+    model.named_datasets |= {"other"}
+    sentence = replace(make_sentence(["IL-2", "binds"], [Span(0, 0, "protein")]), types=("protein", "disease"))
+    item, unseen = model.encode([replace(sentence, dataset=name) for name in ("other", "unseen")])
     assert [row.type_id for row in item.rows] == [0, 2]
-    assert "sentence of other mentions" in model.tokenizer.decode(item.rows[1].input_ids)
+    assert "this sentence of other mentions" in model.tokenizer.decode(item.rows[1].input_ids)
+    # A data set that it was not trained on is not named.
+    assert "this sentence mentions" in model.tokenizer.decode(unseen.rows[1].input_ids)
     model.threshold = 0.0
     (found,) = model.predict(model.collate([item]))
     assert {span.span.label for span in found} <= {"protein", "disease"}

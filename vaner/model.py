@@ -106,6 +106,7 @@ class Tagger(nn.Module):
         self.shown = tuple(config.shown_names.get(name, name) for name in labels.names)
         names = [dataset_dir(name).name for name in config.data.dataset]
         self.only_dataset = names[0] if len(names) == 1 else None
+        self.named_datasets = frozenset(names) if config.name_datasets else frozenset()
         for name, dataset in itertools.product(self.shown, names):
             text = instruction(name, dataset if config.name_datasets else None)
             length = len(self.tokenizer(text)["input_ids"])
@@ -143,8 +144,10 @@ class Tagger(nn.Module):
         encoded = []
         for sentence in sentences:
             types = [self.labels.label2id[name] for name in sentence.types or self.labels.names]
-            dataset = (sentence.dataset or self.only_dataset) if self.config.name_datasets else None
-            rows = self._rows([(sentence, type_id) for type_id in types], dataset)
+            dataset = sentence.dataset or self.only_dataset
+            # A name that it was not trained with would say nothing.
+            known = dataset if dataset in self.named_datasets else None
+            rows = self._rows([(sentence, type_id) for type_id in types], known)
             n_words = max(1, min(len(row.first) for row in rows))
             encoded.append(EncodedSentence(sentence, tuple(rows), n_words))
         return encoded

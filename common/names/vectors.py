@@ -5,9 +5,10 @@ A file is named by what its rows are computed from, so it may be missing or unfi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -96,9 +97,7 @@ class TextEncoder:
         return torch.float16 if self.precision == "fp16" else torch.bfloat16
 
     @classmethod
-    def load(
-        cls, source: str, pooling: Pooling, device: str = "auto", precision: Precision = "fp32"
-    ) -> TextEncoder:
+    def load(cls, source: str, pooling: Pooling, device: str = "auto", precision: Precision = "fp32") -> TextEncoder:
         """Loads an encoder.
 
         Args:
@@ -189,7 +188,9 @@ class Embedder:
 
     def key(self, texts: Iterable[str], *more: object) -> str:
         """A hash of texts, of the encoder and of what else a file depends on."""
-        digest = hashlib.sha256(repr((self.encoder.revision, self.encoder.pooling, self.encoder.precision, *more)).encode())
+        digest = hashlib.sha256(
+            repr((self.encoder.revision, self.encoder.pooling, self.encoder.precision, *more)).encode()
+        )
         for text in texts:
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()[:32]
@@ -214,28 +215,65 @@ class Embedder:
             Numbers of names, counted through all groups, int32, shape ``(len(texts), k)``.
 
         Raises:
-            InputError: If faiss is not installed.
+            InputError: If there is no GPU and faiss is not installed.
         """
-        try:
-            import faiss
-        except ImportError as error:
-            raise InputError("nearest names need the package faiss-cpu: pip install -e .[llm]") from error
         k = min(k, sum(map(len, groups)))
+        device = next(self.encoder.network.parameters()).device
+        best = best_by_faiss() if device.type == "cpu" else functools.partial(best_by_torch, device=device)
         bases = [self.vectors(group, "vectors of names") for group in groups if len(group)]
         queries = self.vectors(texts, "vectors of phrases")
 
         def search(first: int, last: int) -> np.ndarray:
-            asked = queries[first:last].astype(np.float32)
-            best = faiss.ResultHeap(len(asked), k, keep_max=True)
-            start = 0
-            for base in bases:
-                for low in range(0, len(base), _BASE_ROWS):
-                    part = base[low : low + _BASE_ROWS].astype(np.float32)
-                    cosines, rows = faiss.knn(asked, part, min(k, len(part)), faiss.METRIC_INNER_PRODUCT)
-                    best.add_result(cosines, rows + start)
-                    start += len(part)
-            best.finalize()
-            return best.I
+            return best(queries[first:last].astype(np.float32), bases, k)
 
         key = self.key((text for group in (texts, *groups) for text in group), [len(texts), *map(len, groups)], k)
         return filled_rows(self.folder / f"{key}.i32", len(texts), k, np.int32, search, "nearest names", self.progress)
+
+
+Best = Callable[[np.ndarray, Sequence[np.ndarray], int], np.ndarray]
+"""For vectors, lists of vectors and k: numbers of the k vectors with the highest inner product, best first."""
+
+
+def best_by_faiss() -> Best:
+    """An exact search by faiss.
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise InputError("nearest names need a GPU or the package faiss-cpu: pip install -e .[llm]") from error
+
+    def search(asked: np.ndarray, bases: Sequence[np.ndarray], k: int) -> np.ndarray:
+        best = faiss.ResultHeap(len(asked), k, keep_max=True)
+        for start, part in _parts(bases):
+            cosines, rows = faiss.knn(asked, part.astype(np.float32), min(k, len(part)), faiss.METRIC_INNER_PRODUCT)
+            best.add_result(cosines, rows + start)
+        best.finalize()
+        return np.asarray(best.I)
+
+    return search
+
+
+def best_by_torch(asked: np.ndarray, bases: Sequence[np.ndarray], k: int, *, device: torch.device) -> np.ndarray:
+    """An exact search on a GPU, as :data:`Best`."""
+    queries = torch.from_numpy(asked).to(device)
+    cosines = queries.new_empty((len(asked), 0))
+    numbers = cosines.long()
+    for start, part in _parts(bases):
+        found = (queries @ torch.from_numpy(np.array(part)).to(device).float().T).topk(min(k, len(part)))
+        cosines, numbers = torch.cat((cosines, found.values), 1), torch.cat((numbers, found.indices + start), 1)
+        cosines, places = cosines.topk(min(k, cosines.shape[1]))
+        numbers = numbers.gather(1, places)
+    return numbers.cpu().numpy()
+
+
+def _parts(bases: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Some rows at a time, with the number of the first."""
+    start = 0
+    for base in bases:
+        for low in range(0, len(base), _BASE_ROWS):
+            part = base[low : low + _BASE_ROWS]
+            yield start, part
+            start += len(part)
