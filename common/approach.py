@@ -263,7 +263,10 @@ def set_mode(model: nn.Module, parts: Sequence[TrainedPart], training: bool) -> 
     """
     for module in model.modules():
         # A layer with gradient checkpointing looks at its own mode only; the dropout inside it stays off.
-        module.training = training and bool(getattr(module, "gradient_checkpointing", False))
+        checkpointed = bool(getattr(module, "gradient_checkpointing", False))
+        # cuDNN computes the gradient through a recurrent layer in train mode alone; without dropout it is the same.
+        undropped = isinstance(module, nn.RNNBase) and (module.num_layers == 1 or not module.dropout)
+        module.training = training and (checkpointed or undropped)
     modules = dict(model.named_modules())
     for part in parts:
         for path in part.modules:
