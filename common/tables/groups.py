@@ -375,6 +375,7 @@ def not_alike(groups: Mapping[str, Group]) -> list[str]:
         for result in group.results:
             hidden = {
                 "precision": result.precision,
+                "behaviour version": str(result.behaviour),
                 "data": (result.dataset_sha256 or "")[:8] or None,
                 **result.versions,
             }
