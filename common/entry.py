@@ -156,6 +156,7 @@ def run_test(
                 },
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
                 "earlier_provenance": record.get("earlier_provenance", []),
+                **{key: record[key] for key in ("supplements",) if key in record},
                 "epochs": record.get("epochs", len(record["history"])),
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,
