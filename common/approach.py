@@ -193,6 +193,14 @@ class Keeping(Protocol):
         """
 
 
+@runtime_checkable
+class Supplemented(Protocol):
+    """A model that is trained with more than its data set; the run's record and its results say with what."""
+
+    def supplements(self) -> list[dict[str, Any]]:
+        """What that is, by content, as JSON has it; asked after ``begin_training``."""
+
+
 @dataclass(frozen=True)
 class Account:
     """What a predictor says of how it came to its predictions."""

@@ -134,11 +134,13 @@ def run_test(
     record = checkpoint.record
     # All are looked at before the first is scored.
     tests = [_asked(data, checkpoint) for data in datasets]
+    own = spec.variant(checkpoint.config)
+    of_mixture = {name: value for name, value in record["variant"].items() if name not in own}
     results = []
     for data, asked in tests:
         if prepare is not None:
             changed = prepare(checkpoint, config, data)
-            variant = dict(spec.variant(changed.config)) | dict(changed.aspects)
+            variant = dict(spec.variant(changed.config)) | of_mixture | dict(changed.aspects)
             record |= {"config": to_dict(changed.config), "variant": variant}
         tested = result_record(
             approach=spec.name,
@@ -156,6 +158,7 @@ def run_test(
                 },
                 **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
                 "earlier_provenance": record.get("earlier_provenance", []),
+                **{key: record[key] for key in ("supplements",) if key in record},
                 "epochs": record.get("epochs", len(record["history"])),
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,

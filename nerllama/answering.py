@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.config import require
-from common.data.dataset import Dataset
+from common.data.dataset import Dataset, Sentence
+from common.data.mixture import as_asked, joint_names
 from common.entry import Tested
 from common.paths import output_root
 from nerllama.config import Config, Options
@@ -53,7 +54,7 @@ def prepare(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> 
     if options.examples == "training":
         model.use_first_examples(config.shots)
     else:
-        model.use_examples(data.train if options.examples == "own" else [], config.shots)
+        model.use_examples(_as_known(data, checkpoint) if options.examples == "own" else [], config.shots)
     runtime = as_trained(options.runtime, record["precision"])
     accelerator = make_accelerator(runtime)
     packages = ("torch", "transformers", "peft")
@@ -72,10 +73,17 @@ def prepare(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> 
     return Tested(config, _condition(checkpoint, options, data))
 
 
+def _as_known(data: Dataset, checkpoint: Checkpoint[Config]) -> list[Sentence]:
+    """Training sentences of a data set, with the names of types that a model of a mixture knows them by."""
+    known = as_asked(data, joint_names(checkpoint.config.data.map), checkpoint.labels.names)
+    return data.train if known is None else [known[1].to_model(sentence) for sentence in known[0].train]
+
+
 def _condition(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> dict[str, str]:
     """What the variant says of a corpus that the model has not seen, and of other examples than its own."""
     trained_on = checkpoint.record["dataset"]
-    seen = trained_on["sha256"] == data.sha256
+    members = {member["name"] for member in trained_on.get("members", ())}
+    seen = trained_on["sha256"] == data.sha256 or data.name in members
     of = {
         "training": f"examples of {trained_on['name']}",
         "own": f"examples of {data.name}",

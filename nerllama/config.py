@@ -78,6 +78,10 @@ class Config:
 
     def __post_init__(self) -> None:
         require_rate("adapter_lr", self.adapter_lr)
+        require(
+            self.form == "single" or len(self.data.dataset) == 1,
+            "--form multi asks for all types in one prompt; on several data sets each type has its own: --form single",
+        )
         for name, least in (("training_shots", 0), ("shots", 0), ("samples", 0), ("rows", 1), ("max_sentence", 1)):
             require(getattr(self, name) >= least, f"{name} must be at least {least}, got {getattr(self, name)}")
         require_share("vote", self.vote)

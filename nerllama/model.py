@@ -40,12 +40,13 @@ class EncodedSentence:
     sentence: Sentence
     n_words: int
     ids: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
+    answers: Mapping[int, tuple[int, ...]]
+    """By the number of the question; a sentence of a mixture is asked for the types of its own data set."""
 
     @property
     def length(self) -> int:
         """Tokens of the sentence and its answers; instruction and examples are about equally long for all."""
-        return len(self.ids) * len(self.answers) + sum(map(len, self.answers))
+        return len(self.ids) * len(self.answers) + sum(map(len, self.answers.values()))
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,12 @@ class MarkedCopies(nn.Module):
             cut = tokens["offset_mapping"][self.config.max_sentence - 1][1]
             n_words = max(1, len(text[: cut + 1].split(" ")) - 1)
             ids = self.chat.ids(" ".join(sentence.words[:n_words]))[: self.config.max_sentence]
-        answers = (self._right(sentence, n_words, marks) for marks in self.questions)
-        return EncodedSentence(sentence, n_words, tuple(ids), tuple(tuple(self.chat.ids(text)) for text in answers))
+        answers = {
+            number: tuple(self.chat.ids(self._right(sentence, n_words, marks)))
+            for number, marks in enumerate(self.questions)
+            if sentence.types is None or any(mark.label in sentence.types for mark in marks)
+        }
+        return EncodedSentence(sentence, n_words, tuple(ids), answers)
 
     def _right(self, sentence: Sentence, n_words: int, marks: Sequence[Mark]) -> str:
         spans = [span for span in sentence.spans if span.end < n_words]
@@ -169,10 +174,13 @@ class MarkedCopies(nn.Module):
         words = encoded.sentence.words[: encoded.n_words]
         found = [
             ScoredSpan(span, 1.0)
-            for number, (marks, ids) in enumerate(zip(self.questions, encoded.answers, strict=True))
-            for span in read(self.generator.text(ids[: self.longest(len(encoded.ids), number)]), words, marks).spans
+            for number, ids in encoded.answers.items()
+            for span in self._read(ids[: self.longest(len(encoded.ids), number)], words, number)
         ]
         return [item.span for item in without_overlaps(found, len(encoded.sentence.words))]
+
+    def _read(self, ids: Sequence[int], words: Sequence[str], number: int) -> Sequence[Span]:
+        return read(self.generator.text(ids), words, self.questions[number]).spans
 
     def unreachable(self, encoded: EncodedSentence) -> dict[str, int]:
         """Gold spans that the right answers are not read as.
@@ -274,7 +282,7 @@ class MarkedCopies(nn.Module):
 
     def forward(self, batch: TensorBatch) -> Tensor:
         """The mean cross-entropy of the tokens that the model is to learn, a scalar in float32."""
-        rows = [self.training_row(item, number) for item in batch.encoded for number in range(len(self.questions))]
+        rows = [self.training_row(item, number) for item in batch.encoded for number in item.answers]
         device = self.network.get_input_embeddings().weight.device
         width = max(len(ids) for ids, _ in rows)
         # Answers end together, so that the large output layer reads little else.
@@ -326,18 +334,18 @@ class MarkedCopies(nn.Module):
         asked = [
             (self.prompt(item, question), number)
             for item in batch.encoded
-            for question in range(len(self.questions))
+            for question in item.answers
             for number in numbers
         ]
         answers = iter(self.generator.answers(asked, self.sampling))
-        return [self._spans(item, [[next(answers) for _ in numbers] for _ in self.questions]) for item in batch.encoded]
+        return [self._spans(item, [[next(answers) for _ in numbers] for _ in item.answers]) for item in batch.encoded]
 
     def _spans(self, item: EncodedSentence, answers: Sequence[Sequence[Answer]]) -> list[ScoredSpan]:
         """The spans of a sentence from the answers to each question: the greedy one, then the samples."""
         words = item.sentence.words[: item.n_words]
         readings = [
-            tuple(read(answer.text, words, marks, complete=answer.complete) for answer in each)
-            for marks, each in zip(self.questions, answers, strict=True)
+            tuple(read(answer.text, words, self.questions[number], complete=answer.complete) for answer in each)
+            for number, each in zip(item.answers, answers, strict=True)
         ]
         greedy = [
             ScoredSpan(found.span, answer.probability(found.start, found.end))

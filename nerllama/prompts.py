@@ -53,7 +53,7 @@ class Pool:
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self.sentences = list(sentences)
-        self._with_entity: dict[tuple[str, ...], list[int]] = {}
+        self._of_types: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
 
     def draw(self, count: int, labels: Sequence[str], seed: str, without: Sentence | None = None) -> list[Sentence]:
         """Examples of a prompt: at random, half of them (rounded up) with an entity of the types, if there are any.
@@ -67,16 +67,20 @@ class Pool:
             without: A sentence that must not be its own example.
         """
         types = tuple(labels)
-        if types not in self._with_entity:
-            self._with_entity[types] = [
+        if types not in self._of_types:
+            # A sentence of a mixture is no example for types that its data set does not mark.
+            asked = [
                 index
                 for index, sentence in enumerate(self.sentences)
-                if any(span.label in types for span in sentence.spans)
+                if sentence.types is None or any(name in sentence.types for name in types)
             ]
+            marked = [index for index in asked if any(span.label in types for span in self.sentences[index].spans)]
+            self._of_types[types] = marked, asked
+        with_entity, asked = self._of_types[types]
         generator = random.Random(seed)
         chosen: list[Sentence] = []
         seen = {() if without is None else without.words}
-        for indices, wanted in ((self._with_entity[types], (count + 1) // 2), (range(len(self.sentences)), count)):
+        for indices, wanted in ((with_entity, (count + 1) // 2), (asked, count)):
             # As many as can be lost to repetitions, and some: a corpus has few sentences more than twice.
             for index in generator.sample(indices, min(len(indices), 2 * count + 8)):
                 sentence = self.sentences[index]

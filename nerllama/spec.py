@@ -48,4 +48,5 @@ SPEC = ApproachSpec(
     cost=9,
     in_all=False,
     keeps_zero_shot=True,
+    mixtures=True,
 )

@@ -471,7 +471,7 @@ def give_answers(model: Any, sentences: Sequence[Sentence], folder: Path) -> Non
     model.generator.store = AnswerStore(folder, {})
     generator = random.Random(0)
     for item in model.encode(sentences):
-        for number, ids in enumerate(item.answers):
+        for number, ids in item.answers.items():
             key = answer_key(model.prompt(item, number), GREEDY, model.sampling)
             said = [*ids, *model.chat.end_ids]
             likely = [round(generator.random(), 4) for _ in said]

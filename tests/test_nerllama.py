@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -322,6 +324,26 @@ def test_all_types_in_one_prompt(made):
     ]  # fmt: skip
 
 
+def test_a_sentence_of_a_mixture_is_asked_for_its_own_types_with_examples_that_have_them(made):
+    attempt, model = made()
+    of_one = [replace(sentence, types=("protein", "disease")) for sentence in attempt.data.train[:4]]
+    of_other = [replace(sentence, types=("cell type",)) for sentence in attempt.data.train[4:8]]
+    encoded = model.encode([*of_one, *of_other])
+    assert [sorted(item.answers) for item in encoded] == [[0, 2]] * 4 + [[1]] * 4
+    model.begin_training(encoded)
+    for number, shown in ((0, of_one), (1, of_other), (2, of_one)):
+        assert model._examples[number]
+        assert all(item in shown for item in model._examples[number])
+    one = model(model.collate(encoded[:1])).item()
+    rows = [model.training_row(encoded[0], number) for number in (0, 2)]
+    assert math.isfinite(one)
+    assert all(asked < len(ids) for ids, asked in rows)
+    found = model.eval().predict(model.collate(encoded[4:6]))
+    assert {span.span.label for spans in found for span in spans} <= {"cell type"}
+    with pytest.raises(InputError, match="--form multi asks for all types in one prompt"):
+        Config(DataConfig(("a", "b")), form="multi")
+
+
 @pytest.mark.parametrize("loss", ["answer", "all"])
 def test_loss_is_the_mean_over_what_is_learned(made, loss):
     """Against one row at a time, without padding."""
@@ -468,6 +490,23 @@ def test_wrong_settings(settings, message):
 
 
 # -- the commands -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_mixture_is_trained_on_and_each_of_its_data_sets_tested(gliner_folder, dataset_path, output, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(dataset_path, other)
+    options = ["--device", "cpu", "--precision", "fp32", "--no-progress"]
+    tiny = ["--base-model", str(gliner_folder("causal-llama")), "--max-sentence", "24", "--max-length", "512"]
+    sizes = ["--train-size", "3", "--validation-size", "2", "--batch-size", "3", "--epochs", "1"]
+    both = ["--dataset", str(dataset_path), str(other)]
+    run = train.main([*both, *tiny, *sizes, *options, "--map", "protein=gene"])
+    path = nerllama_test.main([*both, "--checkpoint", str(run), *options, "--samples", "1", "--examples", "own"])
+    result = read_json(path)
+    assert (result["dataset"], result["mixture"]) == ("other", "tiny+other")
+    assert (result["variant"]["data"], result["variant"]["shown"]) == ("tiny+other", "examples of other")
+    assert result["labels"] == list(LABELS.names)
+    assert result["account"]["examples"] == [3, 3, 3]
 
 
 @pytest.mark.slow

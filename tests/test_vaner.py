@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vaner.knowledge
+import vaner.test
 import vaner.train
 from common.approach import freeze_all_but
 from common.config import DataConfig
@@ -378,6 +379,10 @@ def test_knowledge_is_built_and_trained_with(dataset_path, gliner_folder, tiny_e
     record = json.loads((run / "run.json").read_text("utf-8"))
     assert record["status"] == "finished"
     assert record["variant"] == {"dbr": "DBR"}
+    (base,) = record["supplements"]
+    assert (base["kind"], base["sources"], base["public"]) == ("names", ["names.tsv"], 4)
+    path = vaner.test.main(["--dataset", str(dataset_path), "--device", "cpu", "--no-progress"])
+    assert json.loads(path.read_text("utf-8"))["training"]["supplements"] == [base]
 
 
 def write_knowledge(folder, sentences):
@@ -414,6 +419,25 @@ def test_a_resumed_training_draws_the_same_names_and_negatives(trial, data, tmp_
     resumed, _ = made.resume(run.path)
     for (name, one), (_, other) in zip(whole.named_parameters(), resumed.named_parameters(), strict=True):
         assert torch.equal(one, other), name
+
+
+def test_a_training_is_not_resumed_with_other_names(trial, data, tmp_path):
+    few = replace(data, train=data.train[2:6], validation=data.validation[2:4])
+    folder = write_knowledge(tmp_path / "knowledge", few.train)
+    made = trial(SPEC, "causal-llama", adapters=LoraConfig(rank=2), knowledge=(str(folder),), train={"epochs": 2}).but(
+        data=few
+    )
+
+    def interrupt(entry):
+        raise KeyboardInterrupt
+
+    run = made.start()
+    with pytest.raises(KeyboardInterrupt):
+        made.fit(made.model(), run, on_validation=interrupt)
+    names = folder / "names.tsv"
+    names.write_text(names.read_text("utf-8").replace("protein", "gene", 1), "utf-8")
+    with pytest.raises(InputError, match=r"was started with .*'sha256'.*, resumed with"):
+        made.resume(run.path)
 
 
 def test_a_checkpoint_tags_texts_of_any_length_and_other_types(trial, data):

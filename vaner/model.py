@@ -231,6 +231,10 @@ class Tagger(nn.Module):
             sentences = [item.sentence for item in encoded]
             self.lists = NameLists.read(self.config, self.labels, self.shown, sentences)
 
+    def supplements(self) -> list[dict[str, Any]]:
+        """The knowledge bases of DBR."""
+        return [] if self.lists is None else [{"kind": "names", **facts} for facts in self.lists.facts]
+
     # -- forward ------------------------------------------------------------------------------------------------------
 
     def logits(self, batch: RowBatch) -> Tensor:

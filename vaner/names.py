@@ -72,6 +72,7 @@ class NameLists:
         from common.names.reading import names_in
 
         self.names, self.config, self.labels = knowledge.names, config, labels
+        self.facts = knowledge.facts
         missing = next((sentence for sentence in sentences if sentence.words not in knowledge.near), None)
         if missing is not None:
             raise InputError(

@@ -7,6 +7,7 @@ knowledge.json   what it was made from; written last
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -17,7 +18,7 @@ import numpy as np
 
 from common.data.dataset import Sentence
 from common.errors import InputError
-from common.files import atomic_text, read_json, write_json, write_json_records
+from common.files import atomic_text, read_json, sha256_file, write_json, write_json_records
 from common.names import MANIFEST_FILE
 from common.names.phrases import phrases_of
 from common.names.reading import Name
@@ -56,6 +57,8 @@ class Knowledge:
     """Whether each name stands in a public collection, bool, shape ``(names,)``."""
     near: Mapping[tuple[str, ...], Sequence[int]]
     """Numbers of the names near a sentence, the nearest of each phrase first, by its words."""
+    facts: Sequence[Mapping[str, Any]] = ()
+    """For a run's record, of each folder: a hash of its names and what is near, their numbers and sources."""
 
 
 def build_knowledge(
@@ -132,7 +135,14 @@ def read_knowledge(folder: Path) -> Knowledge:
     expected = manifest["public"] + manifest["training"]
     if len(names) != expected:
         raise InputError(f"{folder / NAMES_FILE}: has {len(names)} names, {MANIFEST_FILE} says {expected}")
-    return Knowledge(names, is_public, _read_near(folder / NEAR_FILE, len(names)))
+    kept = ("dataset", "public", "training", "sources", "encoder", "nearest")
+    facts = {
+        "sha256": hashlib.sha256(
+            "".join(sha256_file(folder / name) for name in (NAMES_FILE, NEAR_FILE)).encode()
+        ).hexdigest(),
+        **{name: manifest[name] for name in kept},
+    }
+    return Knowledge(names, is_public, _read_near(folder / NEAR_FILE, len(names)), [facts])
 
 
 def joined(parts: Sequence[Knowledge]) -> Knowledge:
@@ -144,7 +154,10 @@ def joined(parts: Sequence[Knowledge]) -> Knowledge:
             near.setdefault(words, []).extend(first + row for row in rows)
         first += len(part.names)
     return Knowledge(
-        [name for part in parts for name in part.names], np.concatenate([part.is_public for part in parts]), near
+        [name for part in parts for name in part.names],
+        np.concatenate([part.is_public for part in parts]),
+        near,
+        [facts for part in parts for facts in part.facts],
     )
 
 

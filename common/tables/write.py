@@ -9,6 +9,7 @@ from common.files import put_between_markers
 from common.tables import documents
 from common.tables.drawings import write_figures
 from common.tables.groups import benchmarks
+from common.tables.papers import papers_table
 from common.tables.render import write_table
 from common.tables.results import own_places, read_results
 from common.tables.transfers import read_transfers, transfer_table
@@ -49,6 +50,9 @@ def write_tables(
         write_table(transfer_table(found), folder)
     for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
         write_table(table, folder)
+    papers = papers_table(results)
+    if papers is not None:
+        write_table(papers, folder)
     write_figures(found, folder)
     glance = documents.glance(found)
     if readme is not None:

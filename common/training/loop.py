@@ -59,6 +59,7 @@ class _Loop:
         self.train_split, self.drawn = self.recorder.encode(data.train, "train"), data.drawn
         self.recorder.report_unreachable("train", self.train_split)
         model.begin_training(self.train_split.encoded)
+        self.recorder.record_supplements()
         groups = optimizer_groups(model, model.parts, config.weight_decay)
         self.recorder.log_plan(groups)
         # accelerate patches forward for its precision; on one process the model stays the same object.

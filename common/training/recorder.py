@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from common.approach import Keeping, count_parameters, parameter_count
+from common.approach import Keeping, Supplemented, count_parameters, parameter_count
 from common.config import Metric, RuntimeConfig, TrainConfig
 from common.data.dataset import Dataset, Sentence
 from common.data.spans import ScoredSpan, above
 from common.device import peak_memory_mb, precision_name, reset_peak_memory
-from common.errors import TrainingError
+from common.errors import InputError, TrainingError
 from common.evaluation.metrics import METRICS, SpanScores, count_spans, span_scores
 from common.evaluation.predict_split import flat, predict_split, split_loss, unreachable_gold
 from common.evaluation.thresholds import (
@@ -136,6 +136,19 @@ class Recorder:
                 "%s: %d of %d gold spans (%.2f %%) are unreachable for the model: %s",
                 name, unreachable["lost"], unreachable["gold"], 100 * unreachable["share"], unreachable["by_reason"],
             )  # fmt: skip
+
+    def record_supplements(self) -> None:
+        """Records what the model is trained with beside its data set.
+
+        Raises:
+            InputError: If a resumed run was started with something else.
+        """
+        found = self.model.supplements() if isinstance(self.model, Supplemented) else []
+        before = self.run.record.get("supplements", found)
+        if self.run.resumed and before != found:
+            raise InputError(f"{self.run.path}: was started with {before}, resumed with {found}")
+        if found:
+            self.run.record["supplements"] = found
 
     def log_plan(self, groups: Sequence[Mapping[str, Any]]) -> None:
         """Logs what is trained, how and on what."""

@@ -132,6 +132,7 @@ class RunRecord(_Started, total=False):
     feature_seconds: Seconds
     peak_memory_mb: dict[str, float]
     earlier_provenance: list[dict[str, Any]]
+    supplements: list[dict[str, Any]]
 
 
 VALIDATED = (
