@@ -328,7 +328,8 @@ def test_frozen_modules_stay_in_evaluation_mode(row, made):
     patterns = [pattern for pattern, _ in row.trains.values()]
     for name, module in model.named_modules():
         trained = name == "" or any(re.search(pattern, f"{name}.") for pattern in patterns)
-        assert module.training == trained, name
+        # cuDNN has no gradient through a recurrent layer in evaluation mode; of one layer, it has no dropout.
+        assert module.training == (trained or isinstance(module, torch.nn.RNNBase)), name
     model.eval()
     assert not any(module.training for module in model.modules())
 

@@ -333,14 +333,19 @@ def test_other_settings_are_set_aside(tmp_path, caplog):
 def test_what_differs_unseen_is_said(tmp_path, caplog):
     write(tmp_path / "a.json", seed=1)
     write(tmp_path / "b.json", seed=2, provenance={"packages": {"torch": "2.14.0"}})
-    write(tmp_path / "c.json", **full(dataset="mine", precision="fp32"))
+    packages = {"torch": "2.13.0"}
+    write(
+        tmp_path / "c.json",
+        **full(dataset="mine", precision="fp32", provenance={"packages": packages, "behaviour": 2}),
+    )
     # Another build of the same version is no other version.
     write(tmp_path / "d.json", seed=3, provenance={"packages": {"torch": "2.14.0+cu129"}})
     _, notes = lines_of(documents.main_table, tmp_path)
     care = "Not alike in all rows, so compare with care: "
     assert f"{care}precision bf16: SP-GLiNER; fp32: Full-FT (bi)." in notes
     assert f"{care}torch 2.13.0: SP-GLiNER, Full-FT (bi); 2.14.0: SP-GLiNER." in notes
-    assert len([note for note in notes if note.startswith(care)]) == 2
+    assert f"{care}behaviour version 1: SP-GLiNER; 2: Full-FT (bi)." in notes
+    assert len([note for note in notes if note.startswith(care)]) == 3
     assert (
         "mine: not alike in all results: precision bf16: glinerev (residual); fp32: full_finetune (bi)" in caplog.text
     )
