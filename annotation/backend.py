@@ -56,6 +56,7 @@ class Backend:
         model: Makes the suggestions; replaced by :meth:`use`.
         jobs: Starts trainings; None if Start Training is not offered.
         blind: Documents whose tasks get empty predictions.
+        annotated: Called, quickly, when the server tells of annotations.
         clock: Seconds, never going back.
     """
 
@@ -64,9 +65,10 @@ class Backend:
         model: Suggests,
         jobs: Jobs | None = None,
         blind: frozenset[str] = frozenset(),
+        annotated: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model, self.jobs, self.blind = model, jobs, blind
+        self.model, self.jobs, self.blind, self.annotated = model, jobs, blind, annotated
         self._clock = clock
         # Who has computed waits at the first lock behind who holds it, so that a long request starves no short one.
         self._next, self._computing = threading.Lock(), threading.Lock()
@@ -195,6 +197,8 @@ class Backend:
         action = body.get("action")
         with self._lock:
             self._counts[f"event {action!s:.40}"] += 1
+        if self.annotated is not None and isinstance(action, str) and action.startswith("ANNOTATION"):
+            self.annotated()
         if action != "START_TRAINING":
             return Answer(200, {})
         if self.jobs is None:

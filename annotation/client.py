@@ -225,6 +225,12 @@ class Client:
         """Deletes all predictions of a version."""
         self.call("DELETE", f"/api/projects/{project}/model-versions/", {"model_version": version})
 
+    def drop_predictions(self, project: int, tasks: list[int]) -> None:
+        """Deletes all predictions of some tasks."""
+        selected = {"selectedItems": {"all": False, "included": tasks}}
+        action = {"id": "delete_tasks_predictions", "project": project}
+        self.call("POST", "/api/dm/actions/", selected, action)
+
     def add_predictions(self, project: int, predictions: list[dict[str, Any]]) -> int:
         """Stores predictions and returns how many."""
         return int(self.call("POST", f"/api/projects/{project}/import/predictions", predictions)["created"])
@@ -292,6 +298,12 @@ class ServerOptions:
         return Opened(client, record["id"], record, parse_labelling(record.get("label_config") or ""))
 
 
+def annotations_of(project: Mapping[str, Any]) -> int:
+    """How many annotations a project has by its record; skipped ones do not count."""
+    found = project.get("total_annotations_number")
+    return found if isinstance(found, int) else 0
+
+
 @dataclass(frozen=True)
 class Opened:
     """A project on a server."""
@@ -300,6 +312,10 @@ class Opened:
     id: int
     record: Mapping[str, Any]
     labelling: Labelling
+
+    def annotations(self) -> int:
+        """How many annotations it has now."""
+        return annotations_of(self.client.call("GET", f"/api/projects/{self.id}/"))
 
     @property
     def made(self) -> str | None:

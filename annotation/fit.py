@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from annotation.client import Opened, ServerOptions
+from annotation.client import Opened, ServerOptions, annotations_of
 from annotation.labelling import Labelling, spoken
-from annotation.merging import MergeOptions
-from annotation.pull import pull
-from annotation.tasks import document_of
+from annotation.merging import MergeOptions, merge
+from annotation.pull import AnnotatedTask, pull, read_export
+from annotation.tasks import DOCUMENT, document_of
 from annotation.work import Part, Work, WorkOptions, content_hash
 from common.config import Device, Metric, RuntimeConfig, parse_known, require, require_share
 from common.data.dataset import count_types, load_dataset
@@ -55,8 +55,11 @@ class Config(ServerOptions, WorkOptions, MergeOptions):
     """Share of the other documents by which training chooses its best weights and its threshold."""
     descriptions: str = "names"
     """Texts of the labels: names, own, or a JSON file of descriptions, as in dataset_generation.generate."""
-    promote: Literal["if-better", "always", "never"] = "if-better"
-    """Whether the new version goes into service."""
+    test: Path | None = None
+    """Tasks with annotations to score both models on as well, as annotation.tasks --with-gold or an export as JSON has
+    them; those that are annotated in the project are left out."""
+    promote: Literal["if-better", "if-surely-better", "always", "never"] = "if-better"
+    """Whether the new version goes into service; surely better is one whose interval of the difference is above 0."""
     better_by: Metric = "micro_f1"
     """Score on the held-out tasks that must be higher than the old version's."""
     baseline: str | None = None
@@ -178,6 +181,29 @@ def train(approach: ApproachSpec[Any], dataset: Path, options: Sequence[str]) ->
     return importlib.import_module(f"{approach.name}.train").main(arguments)
 
 
+def other_tasks(
+    path: Path, annotated: Sequence[Mapping[str, Any]], labelling: Labelling, options: MergeOptions
+) -> list[dict[str, Any]]:
+    """The annotated tasks of a file that neither are annotated in the project nor have a text or document that is.
+
+    Raises:
+        InputError: If the file holds no tasks with annotations, or none is left.
+    """
+    tasks, report = merge(read_export(path, AnnotatedTask), labelling, options)
+    texts = {task["data"][labelling.field] for task in annotated}
+    documents = {task["data"][DOCUMENT] for task in annotated if task["data"].get(DOCUMENT)}
+    left = [
+        task
+        for task in tasks
+        if task["data"][labelling.field] not in texts and task["data"].get(DOCUMENT) not in documents
+    ]
+    logger.info("%s: %s; %d of them are not annotated in the project: test", path, report, len(left))
+    for place in report.places.get("mismatches", ())[:5]:
+        logger.warning("mismatches: %s", place)
+    require(bool(left), f"--test {path}: none of its {len(tasks)} annotated tasks is new to the project")
+    return left
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A new version."""
@@ -187,9 +213,23 @@ class Fitted:
 
 
 def assess(
-    run: Path, divided: Mapping[Part, Sequence[dict[str, Any]]], project: Opened, work: Work, config: Config
+    run: Path,
+    divided: Mapping[Part, Sequence[dict[str, Any]]],
+    test: Sequence[dict[str, Any]],
+    project: Opened,
+    work: Work,
+    config: Config,
 ) -> Fitted:
-    """Scores the new model and the one before on the held-out tasks, keeps the scores, and promotes by the rule."""
+    """Scores the new model and the one before on the held-out tasks, keeps the scores, and promotes by the rule.
+
+    Args:
+        run: The new model.
+        divided: The annotated tasks of each part.
+        test: Further tasks to score both on, which decide nothing.
+        project: The project.
+        work: Its folder.
+        config: The rule.
+    """
     from annotation.scoring import comparison, counts_of
     from annotation.suggester import load_suggester
 
@@ -205,24 +245,20 @@ def assess(
     old_record = current or ({"model": config.baseline} if config.baseline else None)
     new = load_suggester({"model": str(run)}, labelling, runtime)
     old = None if old_record is None else load_suggester(old_record, labelling, runtime)
-    new_counts = counts_of(new, held_out, labelling)
-    old_counts = None if old is None else counts_of(old, held_out, labelling)
-    compared = {"held_out": comparison(new_counts, old_counts)}
-    if blind:
-        tasks = [held_out[number] for number in blind]
-        compared["blind"] = comparison(
-            counts_of(new, tasks, labelling), None if old is None else counts_of(old, tasks, labelling)
-        )
+    compared = {
+        name: comparison(counts_of(new, tasks, labelling), None if old is None else counts_of(old, tasks, labelling))
+        for name, tasks in (("held_out", held_out), ("blind", [held_out[n] for n in blind]), ("test", test))
+        if tasks
+    }
     version = new.version(labelling)
-    difference = compared["held_out"].get("difference", {}).get(config.better_by, {}).get("difference")
-    better = difference is None or difference > 0
-    promoted = config.promote == "always" or (config.promote == "if-better" and better)
+    promoted = promotes(config, compared["held_out"].get("difference"))
     record = {
         **new.record,
         "version": version,
         "parent": None if old is None else old.version(labelling),
         "created": now(),
         "approach": config.approach,
+        "annotations": annotations_of(project.record),
         "tasks": {part: len(tasks) for part, tasks in divided.items()},
         **compared,
         "rule": f"{config.promote} by {config.better_by}",
@@ -235,18 +271,31 @@ def assess(
     return Fitted(record, promoted)
 
 
+def promotes(config: Config, difference: Mapping[str, Mapping[str, float]] | None) -> bool:
+    """Whether a version goes into service, from its differences from the one before on the held-out tasks, if any."""
+    if config.promote in ("always", "never") or difference is None:
+        return config.promote != "never"
+    found = difference[config.better_by]
+    return found["difference" if config.promote == "if-better" else "low"] > 0
+
+
 def told(record: Mapping[str, Any]) -> list[str]:
     """The scores of a version in words."""
     lines = []
-    for part in ("held_out", "blind"):
+    for part in ("held_out", "blind", "test"):
         if part not in record:
             continue
         for side in ("new", "old"):
             if side in record[part]:
                 found = record[part][side]
+                entities = sum(scores["support"] for scores in found["per_type"].values())
+                scores = [
+                    f"{name} F1 {found[name]['f1']:.4f} [{low:.4f}, {high:.4f}]"
+                    for name, (low, high) in ((name, found["intervals"][f"{name}_f1"]) for name in ("micro", "macro"))
+                ]
                 lines.append(
-                    f"{part.replace('_', ' ')}, {found['tasks']} tasks, {side}: micro F1 {found['micro']['f1']:.4f}, "
-                    f"macro F1 {found['macro']['f1']:.4f}"
+                    f"{part.replace('_', ' ')}, {found['tasks']} tasks with {entities} entities, {side}: "
+                    f"{', '.join(scores)}"
                 )
         for name, item in record[part].get("difference", {}).items():
             lines.append(
@@ -265,12 +314,18 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     with work.alone():
         annotated, _ = pull(project, work, config, everything=False)
         divided = divide(annotated, work, config.held_out, config.validation)
+        test = other_tasks(config.test, annotated, project.labelling, config) if config.test else []
         dataset = make_dataset(divided, project.labelling, work, config.descriptions)
         run = train(approach, dataset, rest)
-        fitted = assess(run, divided, project, work, config)
+        fitted = assess(run, divided, test, project, work, config)
     for line in told(fitted.record):
         logger.info("%s", line)
-    version = fitted.record["version"]
+    version, difference = fitted.record["version"], fitted.record["held_out"].get("difference")
+    if difference is not None and difference[config.better_by]["low"] <= 0 <= difference[config.better_by]["high"]:
+        logger.warning(
+            "the difference on the held-out tasks may be chance: its interval holds 0; annotate more, or hold out more "
+            "of what is annotated next (--held-out)"
+        )
     if fitted.promoted:
         logger.info("%s is in service now; without annotation.serve, send its suggestions: annotation.push", version)
     else:

@@ -24,12 +24,17 @@ logger = logging.getLogger("annotation.pull")
 TASKS, ANNOTATED, REPORT = "tasks.json", "annotated.json", "pull_report.json"
 
 
-class ExportedTask(TypedDict):
-    """What every task of an export as JSON has; JSON_MIN has not."""
+class AnnotatedTask(TypedDict):
+    """What every task with annotations has; those of JSON_MIN have not."""
 
-    id: int
     data: dict[str, Any]
     annotations: list[dict[str, Any]]
+
+
+class ExportedTask(AnnotatedTask):
+    """What every task of an export as JSON has."""
+
+    id: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +89,8 @@ def _merge(
     return annotated, report
 
 
-def read_export(path: Path) -> list[dict[str, Any]]:
-    """The tasks of an export.
+def read_export(path: Path, kind: type = ExportedTask) -> list[dict[str, Any]]:
+    """The tasks of an export, or with ``AnnotatedTask`` of a file of tasks that no server has numbered.
 
     Raises:
         InputError: If the file is no list of tasks with their annotations; the message names the record.
@@ -93,7 +98,7 @@ def read_export(path: Path) -> list[dict[str, Any]]:
     tasks = read_json(path)
     require(isinstance(tasks, list), f"{path}: expected a list of tasks, got {type(tasks).__name__}")
     for number, task in enumerate(tasks):
-        check(task, ExportedTask, f"{path}: record {number} (counted from 0)")
+        check(task, kind, f"{path}: record {number} (counted from 0)")
     return tasks
 
 

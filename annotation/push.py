@@ -1,6 +1,7 @@
 """Predicts and sends: ``python -m annotation.push --project Medical --model RUN``.
 
-The way to suggest that needs neither an open port nor any setting of the server.
+The way to suggest that needs neither an open port nor any setting of the server. Suggestions of the same version are
+the same: those that are there stay, and with them what the server knows of the annotations that began with them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from annotation.merging import listed
 from annotation.suggester import ModelOptions, Suggester
 from annotation.suggestions import suggestions
 from annotation.tasks import document_of
-from annotation.work import WorkOptions
+from annotation.work import Work, WorkOptions
 from common.config import parse, require, require_share
 from common.errors import InputError
 from common.script import run_script
@@ -26,14 +27,14 @@ logger = logging.getLogger("annotation.push")
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, ModelOptions, WorkOptions):
-    """Suggestions for the tasks of a project, shown at once; those of the same version are replaced."""
+    """Suggestions for the tasks of a project, shown at once; what is there of the same version is not sent again."""
 
     annotated_too: bool = False
     """Also for tasks that have annotations."""
     blind_fraction: float = 0.0
     """Share of documents whose tasks get none, now and later: what is annotated there owes nothing to a model."""
-    resume: bool = False
-    """Keep what is there of this version and send the rest: goes on with a push that was cut off."""
+    replace: bool = False
+    """Delete what is there of this version and send all anew; annotations then forget that they began with it."""
     chunk: int = CHUNK
     """Tasks in an upload."""
 
@@ -64,26 +65,35 @@ def push(
     blind: frozenset[str],
     size: int = CHUNK,
     *,
-    resume: bool = False,
+    annotated_too: bool = False,
+    replace: bool = False,
 ) -> Pushed:
     """Predicts tasks and stores the predictions under the model's version, which the project then shows.
 
     Args:
         project: The project.
         suggester: The model.
-        tasks: Its tasks.
+        tasks: All its tasks.
         blind: Documents whose tasks get no predictions.
         size: Tasks in an upload.
-        resume: Whether predictions of this version stay; otherwise they are replaced.
+        annotated_too: Whether tasks that have annotations get predictions.
+        replace: Whether predictions of this version are deleted first; otherwise they stay.
 
     Raises:
-        InputError: If the server refuses, or shows another version or holds another number of predictions afterwards.
+        InputError: If the server refuses, holds several predictions of the version for a task, or afterwards shows
+            another version or holds another number of predictions.
     """
     client, version = project.client, suggester.version(project.labelling)
-    seen = [task for task in tasks if document_of(task["data"], task["id"]) not in blind]
-    there = client.versions(project.id).get(version, 0)
-    kept = there if resume else 0
-    todo = [task for task in seen if not (resume and _has(task, version))]
+    wanted = [task for task in tasks if annotated_too or not task.get("total_annotations")]
+    seen = [task for task in wanted if document_of(task["data"], task["id"]) not in blind]
+    there, have = client.versions(project.id).get(version, 0), sum(_has(task, version) for task in tasks)
+    if there != have and not replace:
+        raise InputError(
+            f"project {project.id}: the server has {there} predictions of {version} for {have} tasks; --replace sends "
+            "them anew"
+        )
+    kept = 0 if replace else there
+    todo = [task for task in seen if replace or not _has(task, version)]
     entities, bad, sent = 0, [], 0
     for number, chunk in enumerate(chunks(todo, size)):
         made = suggestions(suggester, chunk, project.labelling)
@@ -91,7 +101,7 @@ def push(
         body = [
             {"task": task["id"], **item.prediction} for task, item in zip(chunk, made, strict=True) if not item.problem
         ]
-        if number == 0 and there and not resume:
+        if number == 0 and there and replace:
             client.drop_version(project.id, version)
         if body:
             sent += client.add_predictions(project.id, body)
@@ -105,7 +115,20 @@ def push(
                 f"project {project.id}: {sent} predictions of {version} were sent to {kept} kept ones; the server has "
                 f"{stored} and shows {shown!r}"
             )
-    return Pushed(version, sent, entities, kept, len(tasks) - len(seen), tuple(bad))
+    return Pushed(version, sent, entities, kept, len(wanted) - len(seen), tuple(bad))
+
+
+def make_blind(project: Opened, work: Work, tasks: list[dict[str, Any]], share: float) -> frozenset[str]:
+    """Chooses blind documents among those without annotations; suggestions that their tasks have are deleted."""
+    free = [task for task in tasks if not task.get("total_annotations")]
+    blind = work.make_blind((document_of(task["data"], task["id"]) for task in free), share)
+    shown = [t for t in free if document_of(t["data"], t["id"]) in blind and listed(t.get("predictions"))]
+    if shown:
+        project.client.drop_predictions(project.id, [task["id"] for task in shown])
+        for task in shown:
+            task["predictions"] = []
+        logger.info("%d tasks are blind now: their suggestions are deleted", len(shown))
+    return blind
 
 
 def _has(task: Mapping[str, Any], version: str) -> bool:
@@ -118,19 +141,19 @@ def main(argv: Sequence[str] | None = None) -> str:
     config = parse(Config, argv)
     project, work = config.open(), config.folder
     work.claim(project.id, project.made)
-    tasks = [
-        task for task in project.client.tasks(project.id) if config.annotated_too or not task.get("total_annotations")
-    ]
+    suggester = config.load(work, project.labelling)
+    tasks = list(project.client.tasks(project.id))
     blind = work.blind()
     if config.blind_fraction:
-        blind = work.make_blind((document_of(task["data"], task["id"]) for task in tasks), config.blind_fraction)
-    suggester = config.load(work, project.labelling)
+        blind = make_blind(project, work, tasks, config.blind_fraction)
     unknown = suggester.unknown_to(project.labelling)
     if unknown:
         logger.warning("not suggested, as the project has no such labels: %s", ", ".join(unknown))
     if work.current() is None:
         work.set_current({**suggester.record, "version": suggester.version(project.labelling)})
-    done = push(project, suggester, tasks, blind, config.chunk, resume=config.resume)
+    done = push(
+        project, suggester, tasks, blind, config.chunk, annotated_too=config.annotated_too, replace=config.replace
+    )
     if done.bad:
         logger.warning("%d tasks got no suggestions, their text is bad: %s", len(done.bad), done.bad[:10])
     kept = f" beside {done.kept} tasks that had them" if done.kept else ""

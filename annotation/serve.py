@@ -17,7 +17,7 @@ from typing import Any
 
 from annotation.backend import Backend
 from annotation.client import ServerOptions
-from annotation.jobs import Trainer
+from annotation.jobs import Every, Trainer
 from annotation.labelling import Labelling
 from annotation.private import read_secret
 from annotation.service import Service, check_closed
@@ -74,6 +74,13 @@ class Config(ServerOptions, ModelOptions, WorkOptions, AddressOptions):
 
     approach: str | None = None
     """Approach that Start Training trains, by annotation.fit; without it the button does nothing."""
+    train_every: int | None = None
+    """Also train when so many annotations are new since the last training; only by the button if not given."""
+
+    def __post_init__(self) -> None:
+        if self.train_every is not None:
+            require(self.approach is not None, "--train-every: without --approach nothing is trained")
+            require(self.train_every > 0, f"train_every must be at least 1, got {self.train_every}")
 
 
 def fit_arguments(config: Config, rest: Sequence[str]) -> list[str]:
@@ -182,7 +189,15 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
         service = stack.enter_context(Service(backend, config.host, config.port, credentials))
         if config.approach is not None:
             pool = stack.enter_context(executor(1))
-            backend.jobs = Trainer(work.path / "jobs", fit_arguments(config, rest), pool, reloader.look)
+            trainer = Trainer(work.path / "jobs", fit_arguments(config, rest), pool, reloader.look)
+            backend.jobs = trainer
+            left = trainer.take_up()
+            if left is not None:
+                logger.info("job %s goes on: it was not over when the service ended", left)
+            if config.train_every is not None:
+                every = Every(config.train_every, project.annotations, work.trained, trainer)
+                backend.annotated = every.event
+                stack.enter_context(every.looking())
         stack.enter_context(reloader.looking())
         yield service
 

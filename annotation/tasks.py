@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from annotation.labelling import Labelling
 from annotation.regions import annotation
@@ -59,8 +60,11 @@ class Config(CorpusOptions):
     """Splits of the corpus to take; all that it has if not given."""
     size: int | None = None
     """Sentences, a seeded sample; all if not given."""
+    order: Literal["random", "corpus"] = "random"
+    """Order of the documents, in which people get them: random, so that what is annotated first stands for all, or the
+    corpus's, which may be sorted."""
     seed: int = 42
-    """Seed of the sample."""
+    """Seed of the sample and of the order."""
     with_gold: bool = False
     """Take the corpus's entities along as annotations (ground truth); otherwise people annotate from nothing."""
 
@@ -95,12 +99,13 @@ def make_tasks(sentences: Sequence[Sentence], labelling: Labelling | None = None
         sentences: Sentences whose types are labels of ``labelling``.
         labelling: If given, entities are taken along as ground truth.
     """
-    numbers: Counter[str] = Counter()
+    numbers: Counter[tuple[str, str]] = Counter()
     for sentence in sentences:
         text, starts = text_of(sentence)
         document = sentence.document or _digest(text)
-        number = numbers[document]
-        numbers[document] += 1
+        # A text that a document has again is another task; which others were chosen changes no name.
+        number = numbers[document, text]
+        numbers[document, text] += 1
         task: dict[str, Any] = {"data": {TEXT: text, DOCUMENT: document, UID: _digest(f"{document}\n{number}\n{text}")}}
         if labelling is not None:
             mentions = [
@@ -109,6 +114,14 @@ def make_tasks(sentences: Sequence[Sentence], labelling: Labelling | None = None
             ]
             task["annotations"] = [annotation(mentions, text, labelling) | {"ground_truth": True}]
         yield task
+
+
+def shuffled(sentences: Sequence[Sentence], seed: int) -> list[Sentence]:
+    """Documents in random order, each with its sentences as they were; a sentence without one is one by itself."""
+    documents: defaultdict[str, list[Sentence]] = defaultdict(list)
+    for number, sentence in enumerate(sentences):
+        documents[f"document {sentence.document}" if sentence.document else f"sentence {number}"].append(sentence)
+    return [s for name in random.Random(seed).sample(list(documents), len(documents)) for s in documents[name]]
 
 
 def _digest(text: str) -> str:
@@ -123,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     require(not missing, f"--splits: the corpus has {list(corpus.splits)}, not {sorted(missing)}")
     sentences = [s for split, part in corpus.splits.items() if split in (config.splits or corpus.splits) for s in part]
     chosen = sample(sentences, config.size, config.seed, "--size")
+    if config.order == "random":
+        chosen = shuffled(chosen, config.seed)
     labelling = None
     if config.with_gold:
         written = spelling(corpus)

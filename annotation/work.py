@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from common.errors import InputError
 from common.files import read_json, unique_keys, write_json, write_json_records
 from common.paths import output_root
-from common.schema import Share, check
+from common.schema import Count, Share, check
 
 Part = Literal["train", "validation", "held out"]
 
@@ -42,6 +42,13 @@ class CurrentRecord(TypedDict):
     labels: NotRequired[list[str]]
     threshold: NotRequired[Share | None]
     base_model: NotRequired[str | None]
+
+
+class VersionRecord(TypedDict):
+    """``versions/<version>.json``, in so far as it is read."""
+
+    version: str
+    annotations: NotRequired[Count | None]
 
 
 class ProjectRecord(TypedDict):
@@ -134,6 +141,15 @@ class Work:
         path = self.path / "versions" / f"{record['version']}.json"
         write_json(path, record)
         return path
+
+    def trained(self) -> int:
+        """How many annotations the server had when the last training began; 0 if there was none.
+
+        Raises:
+            InputError: If the record of a version is something else.
+        """
+        records = [self._record(path, VersionRecord) for path in (self.path / "versions").glob("*.json")]
+        return max((record.get("annotations") or 0 for record in records), default=0)
 
     def blind(self) -> frozenset[str]:
         """The documents whose tasks get no suggestions."""

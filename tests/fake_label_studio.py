@@ -153,6 +153,12 @@ class FakeLabelStudio(ThreadingHTTPServer):
                 return 201, project
             case _, ["api", "projects", number, *rest] if int(number) in self.projects:
                 return self.of_project(method, self.projects[int(number)], rest, body)
+            case "POST", ["api", "dm", "actions"] if query["id"] == "delete_tasks_predictions":
+                for number in [
+                    n for n, item in self.predictions.items() if item["task"] in body["selectedItems"]["included"]
+                ]:
+                    del self.predictions[number]
+                return 200, {}
             case "GET", ["api", "tasks"]:
                 return 200, self.page(query)
             case "GET", ["api", "ml"]:
@@ -190,7 +196,14 @@ class FakeLabelStudio(ThreadingHTTPServer):
         match method, rest:
             case "GET", []:
                 done = sum(bool(self.of(task["id"], self.annotations)) for task in mine)
-                return 200, {**project, "task_number": len(mine), "num_tasks_with_annotations": done}
+                counted = [item for item in self.annotations.values() if self.tasks[item["task"]]["project"] == number]
+                counted = [item for item in counted if not item["was_cancelled"]]
+                return 200, {
+                    **project,
+                    "task_number": len(mine),
+                    "num_tasks_with_annotations": done,
+                    "total_annotations_number": len(counted),
+                }
             case "PATCH", []:
                 wanted = body.get("model_version")
                 titles = [item["title"] for item in self.backends.values()]
@@ -219,6 +232,9 @@ class FakeLabelStudio(ThreadingHTTPServer):
                 gone = [item["id"] for item in held if item["model_version"] == body["model_version"]]
                 for prediction in gone:
                     del self.predictions[prediction]
+                for item in self.annotations.values():
+                    if item["parent_prediction"] in gone:
+                        item["parent_prediction"] = None
                 return 200, {"deleted_predictions": len(gone)}
         return 404, {"detail": "Not found."}
 

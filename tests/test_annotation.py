@@ -203,7 +203,7 @@ def test_tasks_of_a_subset_of_types_with_gold(tmp_path):
     (tmp_path / "train.conll").write_text(CONLL)
     arguments = ["--source", str(tmp_path / "train.conll"), "--output", str(tmp_path / "tasks.json")]
     subset = ["--types", "MedicalProcedure", "Symptom"]
-    tasks = read_json(write_tasks([*arguments, *subset, "--with-gold"]))
+    tasks = read_json(write_tasks([*arguments, *subset, "--with-gold", "--order", "corpus"]))
     assert [task["data"][TEXT] for task in tasks] == ["a lumbar puncture in paris", "fever"]
     (first,) = tasks[0]["annotations"]
     assert first["ground_truth"] is True
@@ -211,11 +211,32 @@ def test_tasks_of_a_subset_of_types_with_gold(tmp_path):
         {"start": 2, "end": 17, "text": "lumbar puncture", "labels": ["MedicalProcedure"]}
     ]
     assert len({task["data"][UID] for task in tasks}) == 2
-    plain = read_json(write_tasks([*arguments, *subset]))
+    plain = read_json(write_tasks([*arguments, *subset, "--order", "corpus"]))
     assert [task["data"] for task in plain] == [task["data"] for task in tasks], "the same corpus, the same names"
     assert all("annotations" not in task for task in plain)
     xml = write_config(["--source", arguments[1], *subset, "--output", str(tmp_path / "l.xml")]).read_text()
     assert parse_labelling(xml).labels == ("MedicalProcedure", "Symptom")
+
+
+def test_documents_come_in_random_order_each_with_its_sentences_in_theirs(tmp_path):
+    records = [{"text": f"First of {n}. Then {n}. Same. Same.", "id": f"d{n}", "label": []} for n in range(20)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    arguments = ["--source", str(tmp_path / "train.jsonl"), "--output", str(tmp_path / "t.json")]
+
+    def written(*more):
+        return [task["data"] for task in read_json(write_tasks([*arguments, *more]))]
+
+    plain, mixed = written("--order", "corpus"), written()
+    assert [data[DOCUMENT] for data in plain] == [f"d{n}" for n in range(20) for _ in range(4)]
+    assert mixed == written() != written("--seed", "7") != plain
+    for n in range(20):
+        mine = [place for place, data in enumerate(mixed) if data[DOCUMENT] == f"d{n}"]
+        assert mine == list(range(mine[0], mine[0] + 4)), "a document stays together"
+        assert [mixed[place] for place in mine] == plain[4 * n : 4 * n + 4]
+    assert len({data[UID] for data in plain}) == 80
+    names = {data[TEXT]: data[UID] for data in plain if data[TEXT] != "Same."}
+    part = written("--size", "30")
+    assert all(data[UID] == names[data[TEXT]] for data in part if data[TEXT] in names), "a sample changes no names"
 
 
 def test_tasks_of_raw_text_keep_it(tmp_path):

@@ -131,7 +131,7 @@ def test_a_personal_token_works_where_legacy_ones_are_off(monkeypatch):
 # -- push -------------------------------------------------------------------------------------------------------------
 
 
-def test_push_replaces_its_version_and_leaves_blind_documents_alone(studio, project, work, model):
+def test_push_sends_a_version_once_and_leaves_blind_documents_alone(studio, project, work, model):
     options = [*project[0], "--work", str(work), *of_model(model)]
     studio.uploads.clear()
     version = push.main([*options, "--blind-fraction", "0.3", "--chunk", "8"])
@@ -144,8 +144,11 @@ def test_push_replaces_its_version_and_leaves_blind_documents_alone(studio, proj
     assert medical["model_version"] == version
     results = [item["result"] for item in studio.predictions.values()]
     assert any(results), "the model has found something"
+    before = dict(studio.predictions)
     assert push.main(options) == version, "the same model is the same version"
-    assert len(studio.predictions) == 30 - len(blind), "replaced, not doubled; blind documents stay blind"
+    assert studio.predictions == before, "neither doubled nor sent again; blind documents stay blind"
+    assert push.main([*options, "--replace"]) == version
+    assert not studio.predictions.keys() & before.keys()
     assert [item["result"] for item in studio.predictions.values()] == results
     other = push.main([*project[0], "--work", str(work), *of_model(model, "0.9")])
     assert other != version
@@ -180,10 +183,45 @@ def test_a_push_that_was_cut_off_goes_on(studio, project, work, model, monkeypat
         push.main(options)
     monkeypatch.setattr(studio, "store_prediction", store)
     studio.uploads.clear()
-    version = push.main([*options, "--resume"])
+    version = push.main(options)
     assert sum(studio.uploads) == 15, "only what was missing"
     stored = [item["task"] for item in studio.predictions.values() if item["model_version"] == version]
     assert sorted(stored) == sorted(studio.tasks)
+
+
+def test_a_second_push_leaves_annotations_what_they_began_with(studio, project, work, model):
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    version = push.main(options)
+    annotate(studio, project[2], list(studio.tasks.values())[:10])
+    first = report.main(project[0])
+    assert first["seconds"][version]["annotations"] == 10
+    push.main(options)
+    assert report.main(project[0]) == first
+
+
+def test_several_predictions_of_a_version_for_a_task_are_noticed(studio, project, work, model):
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    push.main(options)
+    one = next(iter(studio.predictions.values()))
+    studio.store_prediction(one["task"], {key: value for key, value in one.items() if key not in ("id", "task")})
+    with pytest.raises(InputError, match=r"31 predictions .* for 30 tasks; --replace"):
+        push.main(options)
+    push.main([*options, "--replace"])
+    assert len(studio.predictions) == 30
+
+
+def test_documents_that_become_blind_lose_their_suggestions(studio, project, work, model):
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    push.main(options)
+    done = list(studio.tasks.values())[:10]
+    annotate(studio, project[2], done)
+    push.main([*options, "--blind-fraction", "0.3"])
+    blind = Work(work).blind()
+    assert blind
+    assert not blind & {task["data"]["doc_id"] for task in done}, "what is annotated began with suggestions"
+    assert {studio.tasks[item["task"]]["data"]["doc_id"] for item in studio.predictions.values()} == {
+        task["data"]["doc_id"] for task in studio.tasks.values()
+    } - blind
 
 
 def test_push_is_only_for_tasks_without_annotations_unless_told(studio, project, work, model):
