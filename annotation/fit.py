@@ -141,7 +141,8 @@ def make_dataset(
             logger.warning("%s: %d sentences, word for word: are they of one document?", where, count)
     for split, sentences in corpus.splits.items():
         types = ", ".join(f"{name} {count}" for name, count in sorted(count_types(sentences).items()))
-        logger.info("%s: %d tasks, %d sentences: %s", split, corpus.counts[split]["records"], len(sentences), types)
+        part = next(part for part, file in _FILES.items() if file == f"{split}.json")
+        logger.info("%s: %d tasks, %d sentences: %s", part, corpus.counts[split]["records"], len(sentences), types)
     return directory
 
 

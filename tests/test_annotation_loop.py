@@ -10,7 +10,7 @@ import pytest
 from conftest import ENTITIES, RUNTIME, enlarge_head
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
 
-from annotation import connect, disconnect, doctor, fit, pull, push, report, serve, setup, status
+from annotation import connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client
 from annotation.labelling import Labelling, label_config
 from annotation.regions import annotation
@@ -292,6 +292,53 @@ def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_fol
     assert "--resume" not in given[1], "other settings are another training"
 
 
+def test_other_tasks_are_scored_beside_the_held_out_ones(studio, project, work, model, gliner_folder, tmp_path, caplog):
+    options, _, truth = project
+    options = [*options, "--work", str(work)]
+    push.main([*options, *of_model(model)])
+    tasks = list(studio.tasks.values())
+    annotate(studio, truth, tasks[:20])
+    gold = [
+        {"data": task["data"], "annotations": [annotation(truth[task["data"]["uid"]], task["data"]["text"], LABELLING)]}
+        for task in tasks
+    ]
+    renamed = {"data": {"text": tasks[0]["data"]["text"]}, "annotations": [{"result": []}]}
+    write_json(tmp_path / "gold.json", [*gold, renamed])
+    training = ["--approach", "glinerev", "--base-model", str(gliner_folder("bi-bert")), "--epochs", "1"]
+    training += ["--precision", "fp32", "--device", "cpu", "--no-progress", "--test", str(tmp_path / "gold.json")]
+    record = fit.main([*options, *training])
+    assert record["test"]["new"]["tasks"] == record["test"]["old"]["tasks"] == 10
+    support = {name: scores["support"] for name, scores in record["test"]["new"]["per_type"].items()}
+    left = [mention.label for task in tasks[20:] for mention in truth[task["data"]["uid"]]]
+    assert support == {label: left.count(label) for label in LABELS}
+    assert any(line.startswith("test, 10 tasks with") for line in fit.told(record))
+    write_json(tmp_path / "gold.json", gold[:20])
+    with pytest.raises(InputError, match="none of its 20 annotated tasks is new"):
+        fit.main([*options, *training])
+    write_json(tmp_path / "gold.json", [{"data": {}}])
+    with pytest.raises(InputError, match=r"gold.json: record 0 .*annotations"):
+        fit.main([*options, *training])
+
+
+@pytest.mark.parametrize(
+    ("rule", "better", "maybe", "worse", "first"),
+    [
+        ("if-better", True, True, False, True),
+        ("if-surely-better", True, False, False, True),
+        ("always", True, True, True, True),
+        ("never", False, False, False, False),
+    ],
+)
+def test_the_rule_says_what_goes_into_service(rule, better, maybe, worse, first):
+    config = fit.Config(approach="glinerev", promote=rule)
+
+    def promotes(low, middle):
+        return fit.promotes(config, {"micro_f1": {"difference": middle, "low": low}, "macro_f1": {}})
+
+    assert (promotes(0.1, 0.2), promotes(-0.1, 0.1), promotes(-0.2, -0.1)) == (better, maybe, worse)
+    assert fit.promotes(config, None) is first
+
+
 def test_wrong_options_of_fit_are_told_before_anything_is_done(studio, project, work):
     options = [*project[0], "--work", str(work)]
     for more, message in (
@@ -405,6 +452,19 @@ def test_doctor_looks_at_everything(studio, project, work, model, service, capsy
     assert "UTF-16 units in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train-every", "5"], "without --approach nothing is trained"),
+        (["--train-every", "0", "--approach", "glinerev"], "at least 1, got 0"),
+        (["--", "--epochs", "1"], "without --approach nothing is trained"),
+    ],
+)
+def test_wrong_options_of_the_service_are_told_before_a_model_is_loaded(more, message):
+    with pytest.raises(InputError, match=message), serve.serving(["--model", "nowhere", *more]):
+        pass
+
+
 @pytest.mark.slow
 def test_the_button_trains_in_another_process_and_the_new_version_is_served(
     studio, project, work, model, service, gliner_folder
@@ -432,6 +492,45 @@ def test_the_button_trains_in_another_process_and_the_new_version_is_served(
     assert backend["model_version"] == Work(work).current()["version"] != first
     studio.retrieve(next(iter(studio.projects)))
     assert {item["model_version"] for item in studio.predictions.values()} == {backend["model_version"]}
+
+
+@pytest.mark.slow
+def test_enough_annotations_train_and_a_killed_training_goes_on(
+    studio, project, work, model, service, gliner_folder, monkeypatch
+):
+    for name, seconds in (("SETTLE", 0.1), ("PAUSE", 0.5)):
+        monkeypatch.setattr(jobs, name, seconds)
+    options, _, truth = project
+    training = ["--approach", "glinerev", "--train-every", "20", "--port", "0", "--"]
+    training += ["--base-model", str(gliner_folder("bi-bert")), "--promote", "always", "--epochs", "1"]
+    training += ["--precision", "fp32", "--no-progress"]
+    command = [*options, "--work", str(work), *of_model(model), *training]
+    # As if a service had been killed while its training waited.
+    write_json(work / "jobs" / "1" / jobs.RECORD, {"job": "1", "status": "running"})
+    annotate(studio, truth, list(studio.tasks.values())[:10])
+    address = service(command)
+    connect.main([*options, "--backend", address])
+
+    def ended(number):
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            found = httpx.get(f"{address}/status").json()["jobs"]
+            if len(found) >= number and found[number - 1]["status"] not in ("waiting", "running"):
+                return found[number - 1]
+            time.sleep(0.2)
+        raise AssertionError(found)
+
+    log = work / "jobs" / "1" / jobs.LOG
+    assert ended(1)["status"] == "finished", log.read_text()
+    assert Work(work).trained() == 10
+    annotate(studio, truth, list(studio.tasks.values())[10:29])
+    time.sleep(2)
+    assert len(httpx.get(f"{address}/status").json()["jobs"]) == 1, "19 are new"
+    annotate(studio, truth, list(studio.tasks.values())[29:])
+    assert ended(2)["status"] == "finished", (work / "jobs" / "2" / jobs.LOG).read_text()
+    assert Work(work).trained() == 30
+    time.sleep(2)
+    assert len(httpx.get(f"{address}/status").json()["jobs"]) == 2
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(studio, project, work, model, service, monkeypatch, caplog):

@@ -322,6 +322,146 @@ def test_one_training_runs_and_one_waits_however_they_end(tmp_path, monkeypatch)
     assert jobs_module.Trainer(tmp_path, [], pool, lambda: None)._last >= 5, "numbers go on after a restart"
 
 
+def written(folder, number, status):
+    (folder / str(number)).mkdir(parents=True)
+    record = {"job": str(number), "status": status, "asked": "2026-11-25T17:00:00+00:00"}
+    (folder / str(number) / "job.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("left", "goes_on", "after"),
+    [
+        ([], None, []),
+        (["finished", "failed"], None, ["finished", "failed"]),
+        (["finished", "running"], "2", ["finished", "finished"]),
+        (["running", "waiting"], "2", ["interrupted", "finished"]),
+        (["stopped"], "1", ["finished"]),
+    ],
+)
+def test_a_training_that_was_not_over_when_the_service_ended_goes_on(tmp_path, monkeypatch, left, goes_on, after):
+    ran = []
+    monkeypatch.setattr(jobs_module, "run_module", lambda *arguments: ran.append(arguments) or 0)
+    for number, status in enumerate(left, start=1):
+        written(tmp_path, number, status)
+    with ThreadPoolExecutor(1) as pool:
+        trainer = jobs_module.Trainer(tmp_path, [], pool, lambda: None)
+        assert trainer.take_up() == goes_on
+    assert len(ran) == (goes_on is not None)
+    statuses = [read_json(tmp_path / str(number) / "job.json")["status"] for number in range(1, len(left) + 1)]
+    assert statuses == after
+    assert jobs_module.Trainer(tmp_path, [], pool, lambda: None).take_up() is None, "nothing goes on twice"
+
+
+def test_a_training_that_waits_is_on_disk_before_anyone_is_told(tmp_path):
+    class Never:
+        def submit(self, *_):
+            assert read_json(tmp_path / "1" / "job.json")["status"] == "waiting"
+
+    trainer = jobs_module.Trainer(tmp_path, [], Never(), lambda: None)
+    assert trainer.start() == ("1", True)
+    assert trainer.busy
+    (tmp_path / "full").write_text("")
+    full = jobs_module.Trainer(tmp_path / "full", [], Never(), lambda: None)
+    answer = Backend(Words(WORDS), full).handle("POST", "/webhook", {"action": "START_TRAINING"})
+    assert (answer.status, full.busy) == (400, False), "what cannot be kept is refused"
+
+
+def test_the_record_of_a_job_is_checked(tmp_path):
+    written(tmp_path, 1, "elsewhere")
+    with pytest.raises(InputError, match=r"job.json.*status"):
+        jobs_module.Trainer(tmp_path, [], None, lambda: None).take_up()
+
+
+class Asked:
+    """Trainings that are asked for, and nothing else."""
+
+    def __init__(self):
+        self.started, self.busy = 0, False
+
+    def start(self):
+        self.started += 1
+        self.busy = True
+        return str(self.started), True
+
+
+class Counting:
+    """:class:`annotation.jobs.Every` with 10, and all that it looks at."""
+
+    def __init__(self, trained=0):
+        self.annotations, self.trained, self.seconds, self.trainer, self.counts = 0, trained, 0.0, Asked(), 0
+        self.every = jobs_module.Every(10, self.count, lambda: self.trained, self.trainer, lambda: self.seconds)
+
+    def count(self):
+        self.counts += 1
+        if self.annotations is None:
+            raise InputError("Label Studio does not answer")
+        return self.annotations
+
+    def look(self, annotations):
+        self.annotations = annotations
+        self.every.look()
+        return self.trainer.started
+
+    def end(self, trained=None):
+        self.trainer.busy = False
+        self.trained = self.trained if trained is None else trained
+
+
+def test_enough_new_annotations_ask_for_one_training():
+    one = Counting()
+    assert [one.look(count) for count in (0, 9, 10)] == [0, 0, 1]
+    assert one.look(25) == 1, "it runs; what is new is counted when it has ended"
+    assert one.counts == 3, "and not before"
+    one.end(trained=11)
+    assert one.look(25) == 1, "not at once"
+    one.seconds += jobs_module.PAUSE
+    assert one.look(20) == 1, "9 are new since it began to read"
+    assert one.look(21) == 2
+
+
+def test_a_training_that_fails_waits_for_as_many_again():
+    one = Counting()
+    assert one.look(10) == 1
+    one.end()
+    one.seconds += jobs_module.PAUSE
+    assert [one.look(count) for count in (10, 19, 20)] == [1, 1, 2]
+
+
+def test_after_a_restart_only_what_is_new_counts_and_what_was_missed_counts():
+    assert Counting(trained=100).look(109) == 0
+    assert Counting(trained=100).look(110) == 1
+
+
+def test_a_server_that_does_not_answer_ends_nothing(caplog):
+    one = Counting()
+    assert one.look(None) == 0
+    assert "does not answer" in caplog.text
+    assert one.look(10) == 1
+
+
+def test_an_event_makes_it_look_soon_and_many_make_it_look_once(monkeypatch):
+    monkeypatch.setattr(jobs_module, "SETTLE", 0.05)
+    one = Counting()
+    backend = Backend(Words(WORDS), annotated=one.every.event)
+
+    def until(counts):
+        deadline = time.monotonic() + 30
+        while one.counts < counts:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with one.every.looking():
+        until(1)
+        one.annotations = 10
+        for _ in range(200):
+            backend.handle("POST", "/webhook", {"action": "ANNOTATION_CREATED"})
+        backend.handle("POST", "/webhook", {"action": "PROJECT_UPDATED"})
+        until(2)
+        assert one.counts < 100
+        assert one.trainer.started == 1
+    assert one.counts < 100
+
+
 # -- what must not happen ---------------------------------------------------------------------------------------------
 
 

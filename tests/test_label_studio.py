@@ -228,6 +228,92 @@ def test_the_live_backend_and_the_button(options, tmp_path, model, monkeypatch):
             service.shutdown()
 
 
+def until(said, seconds=400):
+    """Waits until something is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := said()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+@contextlib.contextmanager
+def started(log, *command):
+    """A command in a process of its own, which is killed at the end."""
+    with log.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdout=stream,
+            stderr=stream,
+            env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT)},
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_push_that_is_killed_goes_on(options, tmp_path, model):
+    found, project, _, client = options
+    command = [*found, "--work", str(tmp_path / "work"), "--model", str(model), "--threshold", "0.2", "--chunk", "1"]
+    log = tmp_path / "push.log"
+    with started(log, "annotation.push", *command):
+        until(lambda: " 5 of 30 tasks" in log.read_text())
+    ((version, stored),) = client.versions(project).items()
+    assert 5 <= stored < 30
+    assert push.main(command) == version
+    assert [len(task["predictions"]) for task in client.tasks(project)] == [1] * 30
+
+
+def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, tmp_path, model):
+    found, project, truth, client = options
+    work, log = Work(tmp_path / "work"), tmp_path / "serve.log"
+    command = [
+        "annotation.serve",
+        *found,
+        "--work",
+        str(work.path),
+        "--model",
+        str(model),
+        "--device",
+        "cpu",
+        "--port",
+        "0",
+    ]
+    command += ["--approach", "glinerev", "--train-every", "20", "--", "--base-model", str(model), "--epochs", "6"]
+    command += ["--no-progress", "--promote", "always"]
+
+    def address():
+        lines = [line for line in log.read_text().splitlines() if "serving at" in line]
+        return lines[-1].split()[4].rstrip(";") if lines else None
+
+    def job():
+        file = work.path / "jobs" / "1" / "job.json"
+        return read_json(file) if file.is_file() else {"status": None}
+
+    with started(log, *command):
+        connect.main([*found, "--backend", until(address)])
+        first = work.current()["version"]
+        people(client, project, truth)
+        until(lambda: job()["status"] == "running" and "epoch 2:" in (work.path / "jobs" / "1" / "log.txt").read_text())
+    log.write_text("")
+    (run,) = (tmp_path / "out" / "glinerev" / "savings").iterdir()
+    until(lambda: read_json(run / "run.json")["status"] == "interrupted", 60)
+    with started(log, *command):
+        until(address)
+        until(lambda: job()["status"] not in ("waiting", "running"))
+        text = (work.path / "jobs" / "1" / "log.txt").read_text()
+        assert job()["status"] == "finished", text
+        assert httpx.get(f"{address()}/status").json()["jobs"][0]["status"] == "finished"
+        assert work.current()["version"] != first
+    assert read_json(run / "run.json")["status"] == "finished"
+    assert list(run.parent.iterdir()) == [run], "gone on with, not begun again"
+    assert text.count("epoch 1:") == text.count("epoch 6:") == 1
+    assert [path.name for path in (work.path / "jobs").iterdir()] == ["1"]
+    assert work.trained() == 30
+
+
 def _project(client, number):
     from annotation.client import Opened
 
