@@ -235,6 +235,18 @@ def assess(
     from annotation.suggester import load_suggester
 
     labelling, runtime = project.labelling, RuntimeConfig(device=config.device, progress=False)
+    current = work.current()
+    new = load_suggester({"model": str(run)}, labelling, runtime)
+    version = new.version(labelling)
+    known = work.version(version)
+    if known is not None and current is not None and current["version"] == version:
+        # The same annotations and settings as before: compared with itself it would lose its scores.
+        logger.info("%s is what was trained before: its scores stay", version)
+        known |= {"annotations": annotations_of(project.record)}
+        if test and "test" not in known:
+            known["test"] = comparison(counts_of(new, test, labelling), None)
+        work.write_version(known)
+        return Fitted(known, True)
     held_out = list(divided["held out"])
     blind_documents = work.blind()
     blind = [
@@ -242,16 +254,13 @@ def assess(
         for number, task in enumerate(held_out)
         if document_of(task["data"], task["id"]) in blind_documents and not task["annotations"][0]["suggested"]
     ]
-    current = work.current()
     old_record = current or ({"model": config.baseline} if config.baseline else None)
-    new = load_suggester({"model": str(run)}, labelling, runtime)
     old = None if old_record is None else load_suggester(old_record, labelling, runtime)
     compared = {
         name: comparison(counts_of(new, tasks, labelling), None if old is None else counts_of(old, tasks, labelling))
         for name, tasks in (("held_out", held_out), ("blind", [held_out[n] for n in blind]), ("test", test))
         if tasks
     }
-    version = new.version(labelling)
     promoted = promotes(config, compared["held_out"].get("difference"))
     record = {
         **new.record,

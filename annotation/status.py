@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from annotation.client import ServerOptions
+from annotation.client import ServerOptions, annotations_of
 from annotation.serve import AddressOptions
 from annotation.work import WorkOptions
 from common.config import parse
@@ -31,6 +31,8 @@ def lines(config: Config) -> Iterator[str]:
         f"project {project.id} {record.get('title')!r}: {record.get('task_number')} tasks, "
         f"{record.get('num_tasks_with_annotations')} annotated, {record.get('skipped_annotations_number')} skipped"
     )
+    annotations = annotations_of(record)
+    yield f"annotations: {annotations}, {max(0, annotations - work.trained())} more than the last training has read"
     yield f"shown: {record.get('model_version') or 'no suggestions'}"
     for version, count in project.client.versions(project.id).items():
         yield f"  {version}: {count} suggestions"

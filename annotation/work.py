@@ -142,6 +142,14 @@ class Work:
         write_json(path, record)
         return path
 
+    def version(self, name: str) -> dict[str, Any] | None:
+        """What is known of a version; None if it was not trained here.
+
+        Raises:
+            InputError: If the record is something else.
+        """
+        return self._record(self.path / "versions" / f"{name}.json", VersionRecord)
+
     def trained(self) -> int:
         """How many annotations the server had when the last training began; 0 if there was none.
 

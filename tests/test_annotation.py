@@ -263,7 +263,8 @@ def test_words_are_found_in_their_text(words):
 def test_the_recorded_corpus_gives_the_recorded_tasks(tmp_path):
     output = tmp_path / "tasks.json"
     source = str(SAMPLES / "multiconer_like.conll")
-    tasks = read_json(write_tasks(["--source", source, "--output", str(output), "--with-gold", "--types", *MEDICAL]))
+    arguments = ["--source", source, "--output", str(output), "--with-gold", "--order", "corpus", "--types", *MEDICAL]
+    tasks = read_json(write_tasks(arguments))
     recorded = read_json(SAMPLES / "multiconer_like_tasks_with_gold.json")
 
     def gold(records):
@@ -621,3 +622,19 @@ def test_a_token_file_is_private(tmp_path, monkeypatch):
         ServerOptions().client()
     with pytest.raises(InputError, match="cannot be read"):
         read_secret("X", Path(tmp_path / "none"), "the API token")
+
+
+def test_the_figures_in_the_documentation_are_those_of_the_stored_scores():
+    stored = read_json(PROJECT_ROOT / "results" / "annotation" / "multiconer_200.json")["fit"]
+    text = (PROJECT_ROOT / "docs" / "annotation.md").read_text("utf-8")
+    for part in ("held_out", "blind", "test"):
+        found = stored[part]
+        sides = [
+            f"{side['micro']['f1']:.3f} [{', '.join(f'{edge:.3f}' for edge in side['intervals']['micro_f1'])}]"
+            for side in (found["old"], found["new"])
+        ]
+        difference = found["difference"]["micro_f1"]
+        entities = sum(scores["support"] for scores in found["new"]["per_type"].values())
+        cells = [str(found["new"]["tasks"]), str(entities), *sides]
+        cells.append("{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference))
+        assert f" | {' | '.join(cells)} |\n" in text

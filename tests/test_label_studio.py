@@ -269,19 +269,20 @@ def test_a_push_that_is_killed_goes_on(options, tmp_path, model):
 def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, tmp_path, model):
     found, project, truth, client = options
     work, log = Work(tmp_path / "work"), tmp_path / "serve.log"
-    command = [
-        "annotation.serve",
-        *found,
-        "--work",
-        str(work.path),
+    command = ["annotation.serve", *found, "--work", str(work.path), "--output-root", str(tmp_path / "out")]
+    command += [
         "--model",
         str(model),
         "--device",
         "cpu",
         "--port",
         "0",
+        "--approach",
+        "glinerev",
+        "--train-every",
+        "20",
     ]
-    command += ["--approach", "glinerev", "--train-every", "20", "--", "--base-model", str(model), "--epochs", "6"]
+    command += ["--", "--base-model", str(model), "--epochs", "6"]
     command += ["--no-progress", "--promote", "always"]
 
     def address():
