@@ -282,7 +282,7 @@ def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, t
         "--train-every",
         "20",
     ]
-    command += ["--", "--base-model", str(model), "--epochs", "6"]
+    command += ["--", "--base-model", str(model), "--epochs", "30"]
     command += ["--no-progress", "--promote", "always"]
 
     def address():
@@ -299,7 +299,7 @@ def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, t
         people(client, project, truth)
         until(lambda: job()["status"] == "running" and "epoch 2:" in (work.path / "jobs" / "1" / "log.txt").read_text())
     log.write_text("")
-    (run,) = (tmp_path / "out" / "glinerev" / "savings").iterdir()
+    (run,) = (file.parent for file in (tmp_path / "out" / "glinerev" / "savings").glob("*/run.json"))
     until(lambda: read_json(run / "run.json")["status"] == "interrupted", 60)
     with started(log, *command):
         until(address)
@@ -309,8 +309,8 @@ def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, t
         assert httpx.get(f"{address()}/status").json()["jobs"][0]["status"] == "finished"
         assert work.current()["version"] != first
     assert read_json(run / "run.json")["status"] == "finished"
-    assert list(run.parent.iterdir()) == [run], "gone on with, not begun again"
-    assert text.count("epoch 1:") == text.count("epoch 6:") == 1
+    assert len(list(run.parent.glob("*/run.json"))) == 1, "gone on with, not begun again"
+    assert text.count("epoch 1:") == text.count("resumed at step") == 1
     assert [path.name for path in (work.path / "jobs").iterdir()] == ["1"]
     assert work.trained() == 30
 
