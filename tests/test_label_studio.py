@@ -270,18 +270,9 @@ def test_annotations_train_by_themselves_and_a_killed_service_goes_on(options, t
     found, project, truth, client = options
     work, log = Work(tmp_path / "work"), tmp_path / "serve.log"
     command = ["annotation.serve", *found, "--work", str(work.path), "--output-root", str(tmp_path / "out")]
-    command += [
-        "--model",
-        str(model),
-        "--device",
-        "cpu",
-        "--port",
-        "0",
-        "--approach",
-        "glinerev",
-        "--train-every",
-        "20",
-    ]
+    # All is annotated when the training begins: what was cut off is then gone on with.
+    command += ["--model", str(model), "--device", "cpu", "--port", "0"]
+    command += ["--approach", "glinerev", "--train-every", "30"]
     command += ["--", "--base-model", str(model), "--epochs", "30"]
     command += ["--no-progress", "--promote", "always"]
 
