@@ -135,7 +135,8 @@ def test_other_data_sets_are_asked_of_adapted_models_that_can_answer():
     plan = "--dataset jnlpba bc5cdr --approaches all vaner --seeds 1 --train-sizes 50 --controls"
     config = parse(StudyConfig, [*plan.split(), "--transfer", "other", "bc5cdr"])
     asked = {
-        (cell.dataset, cell.approach, cell.control, cell.train_size): config.foreign(cell) for cell in make_plan(config)
+        (cell.dataset, cell.approach, cell.control, cell.train_size): config.transfer_sets(cell)
+        for cell in make_plan(config)
     }
     assert asked["jnlpba", "glinerev", "", None] == ("other", "bc5cdr")
     assert asked["bc5cdr", "glinerev", "", None] == ("other",), "its own is no other"
@@ -368,7 +369,7 @@ def state(arguments):
 def test_a_result_of_the_same_settings_is_done_and_others_are_to_do_again(done, arguments, tmp_path, dataset_path):
     (cell,) = done.cells
     assert state(arguments) == "done"
-    assert done.run() == {cell.id: "kept"}
+    assert done.run() == {cell.id: "done before"}
     for changed, what in {
         ("--epochs", "3"): "configuration.train.epochs: 2 != 3",
         ("--precision", "auto"): 'precision: "fp32" != "auto"',
@@ -429,7 +430,7 @@ NEW_SETTINGS = (
 def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, dataset_path):
     write_dataset(tmp_path / "more" / "other")
     study = Study(parse(StudyConfig, [*arguments, "--dataset", str(tmp_path / "nowhere"), str(dataset_path)]))
-    assert [*study.run().values()] == ["failed", "kept"]
+    assert [*study.run().values()] == ["failed", "done before"]
     assert "failed: SP-Base bi on nowhere, seed 1: data set 'nowhere' is none of" in study.summary({})
     study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
     assert [*study.run().values()] == ["failed"]
@@ -458,7 +459,7 @@ def test_only_what_is_missing_of_a_transfer_is_to_do(kept, tmp_path, caplog):
     common.transfer.main(
         ["--checkpoint", str(checkpoint), "--dataset", kept[-5], "--output", str(record), *ON_CPU, "--no-progress"]
     )
-    assert (state(kept), study.run()) == ("done", {cell.id: "kept"})
+    assert (state(kept), study.run()) == ("done", {cell.id: "done before"})
     further = write_dataset(tmp_path / "more" / "further")
     assert state([*kept, "--transfer", kept[-5], str(further)]) == "to do: transfer to further"
     assert state([*kept, "--transfer", str(tmp_path / "nowhere")]) == "to do: transfer to nowhere"

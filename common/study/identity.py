@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,11 +53,6 @@ def changes(found: Identity, wanted: Identity) -> list[str]:
     if wanted["base_model"]["revision"] is None:
         wanted = wanted | {"base_model": wanted["base_model"] | {"revision": found["base_model"]["revision"]}}
     return differences(found, wanted)
-
-
-def digest(values: Identity) -> str:
-    """The start of its hash."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def stored_result(path: Path) -> tuple[dict[str, Any], Identity] | None:

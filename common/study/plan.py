@@ -134,8 +134,8 @@ class StudyConfig:
         """All that are needed."""
         return tuple(dict.fromkeys((*self.dataset, *self.transfer)))
 
-    def foreign(self, cell: Cell) -> tuple[str, ...]:
-        """The data sets that a cell's model is asked for beside its own."""
+    def transfer_sets(self, cell: Cell) -> tuple[str, ...]:
+        """The data sets of ``transfer`` that a cell's model is asked for beside its own."""
         if cell.train_size is not None or cell.seed is None or not has_zero_shot(cell.approach, cell.kind):
             return ()
         own = dataset_dir(cell.dataset).name

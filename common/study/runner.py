@@ -2,7 +2,8 @@
 
 <study>/results/<cell>.json           what test.py wrote, with its page, its predictions and its counts
 <study>/results/transfer/<cell>.json  what common.transfer measured
-<study>/logs/<cell>.log               what its processes printed the last time
+<study>/logs/<cell>.log               what train.py and test.py printed the last time
+<study>/logs/<cell>_transfer.log      what common.transfer printed
 <study>/superseded/                   results that had other settings, data or weights than the newest
 <study>/tables/                       what common.tables makes of the results
 
@@ -37,13 +38,13 @@ from common.paths import output_root
 from common.registry import spec
 from common.schema import read_record
 from common.study.estimates import Pace, duration, paces, total_time
-from common.study.identity import Identity, changes, digest, identity, matching_runs, stored_result
+from common.study.identity import Identity, changes, identity, matching_runs, stored_result
 from common.study.plan import Cell, StudyConfig, configuration, logger, make_plan
 from common.study.work import Outcome, Work, do_cell, do_transfer
 
 T = TypeVar("T")
 
-State = Literal["done", "kept", "failed"]
+State = Literal["done", "done before", "failed"]
 
 SHOWN_LINES = 4
 """Of the log of a cell that failed."""
@@ -54,15 +55,10 @@ class _Left:
     """What is to do of a cell."""
 
     cell: Cell
-    foreign: Sequence[str]
+    corpora: Sequence[str]
     """Data sets on which to measure what its model keeps."""
     result: bool = True
     """Whether to train and test before that."""
-
-    @property
-    def log(self) -> str:
-        """End of the name of the log of what is next."""
-        return "" if self.result else "_transfer"
 
 
 @dataclass(frozen=True)
@@ -106,9 +102,9 @@ class Study:
         """Where the record of what the cell's model keeps is."""
         return self.results / TRANSFER_FOLDER / f"{cell.id}.json"
 
-    def log_path(self, cell: Cell, step: str = "") -> Path:
-        """Where what its processes print goes."""
-        return self.folder / "logs" / f"{cell.id}{step}.log"
+    def log_path(self, left: _Left) -> Path:
+        """Where what the process of a cell's next step prints goes."""
+        return self.folder / "logs" / f"{left.cell.id}{'' if left.result else '_transfer'}.log"
 
     # -- data, and what a result depends on ---------------------------------------------------------------------------
 
@@ -177,15 +173,16 @@ class Study:
         return identity(cell.approach, self.configurations[cell.id], self.content(cell.dataset).sha256, base)
 
     def to_transfer(self, cell: Cell, result: Mapping[str, Any]) -> tuple[str, ...]:
-        """The data sets on which it is still to measure what the model of a result keeps.
-
-        Raises:
-            InputError: If one of them is not there.
-        """
+        """The data sets, missing ones too, on which it is still to measure what the model of a result keeps."""
         record = self._transfer_record(cell, result) or {"corpora": {}}
-        known = {name: corpus["dataset_sha256"] for name, corpus in record["corpora"].items()}
-        wanted = {name: self.content(name).sha256 for name in self.config.foreign(cell)}
-        return tuple(name for name, sha256 in wanted.items() if known.get(dataset_dir(name).name) != sha256)
+
+        def is_measured(name: str) -> bool:
+            with contextlib.suppress(InputError):
+                sha256 = self.content(name).sha256
+                return record["corpora"].get(dataset_dir(name).name, {}).get("dataset_sha256") == sha256
+            return False
+
+        return tuple(name for name in self.config.transfer_sets(cell) if not is_measured(name))
 
     def _transfer_record(self, cell: Cell, result: Mapping[str, Any]) -> dict[str, Any] | None:
         """What there is of the model of a result; None if nothing, or of another model or behaviour version."""
@@ -197,31 +194,35 @@ class Study:
         found = model["checkpoint"], model["interpolate"], record["provenance"].get("behaviour", 1)
         return record if found == (_checkpoint_name(result), 1, BEHAVIOUR_VERSION) else None
 
+    def _left(self, cell: Cell, wanted: Identity) -> tuple[_Left, list[str]]:
+        """What is to do of a cell, and what its result depends on that is not wanted, if it has one."""
+        found = stored_result(self.result_path(cell))
+        if found is None or (others := changes(found[1], wanted)):
+            return _Left(cell, self.config.transfer_sets(cell)), others if found else []
+        return _Left(cell, self.to_transfer(cell, found[0]), result=False), []
+
     # -- the plan as text ---------------------------------------------------------------------------------------------
 
     def estimates(self, steps: Iterable[_Left]) -> list[float | None]:
         """Seconds that cells take at most, by results of the same approach and base; None where nothing is known."""
         known = paces(output_root() / "results") | paces(self.results)
-        found: list[float | None] = []
-        for step in steps:
-            pace = known.get((step.cell.approach, step.cell.kind, step.cell.base_name))
-            try:
-                parts = [self._estimate(step.cell, pace)] if step.result else []
-                parts += [self._transfer_estimate(name, pace) for name in step.foreign]
-            except InputError:
-                parts = [None]
-            seconds = [part for part in parts if part is not None]
-            found.append(sum(seconds) if len(seconds) == len(parts) else None)
-        return found
+        return [
+            self._estimate(left, known.get((left.cell.approach, left.cell.kind, left.cell.base_name))) for left in steps
+        ]
 
-    def _transfer_estimate(self, name: str, pace: Pace | None) -> float | None:
-        sizes = self.content(name).sizes
-        # Base and adapted model, for the types of the data set and for those trained on.
-        return None if pace is None else pace.test * 2 * (sizes["validation"] + 2 * sizes["test"])
-
-    def _estimate(self, cell: Cell, pace: Pace | None) -> float | None:
+    def _estimate(self, left: _Left, pace: Pace | None) -> float | None:
         if pace is None:
             return None
+        try:
+            seconds = self._seconds_to_result(left.cell, pace) if left.result else 0.0
+            sizes = [self.content(name).sizes for name in left.corpora]
+        except InputError:
+            return None
+        # Base and adapted model, for the types of the data set and for those trained on.
+        transfer = sum(2 * pace.test * (size["validation"] + 2 * size["test"]) for size in sizes)
+        return None if seconds is None else seconds + transfer
+
+    def _seconds_to_result(self, cell: Cell, pace: Pace) -> float | None:
         sizes = self.content(cell.dataset).sizes
         config = self.configurations[cell.id]
         if not spec(cell.approach).trains:
@@ -246,23 +247,18 @@ class Study:
 
     def _state(self, cell: Cell) -> tuple[_Left, str]:
         """What is to do of a cell, its base model taken to be what it was, and the same in words."""
-        foreign = self.config.foreign(cell)
-        names = ", ".join(dataset_dir(name).name for name in foreign)
-        state, then = "to do", f", then transfer to {names}" if foreign else ""
-        try:
+        left, state = _Left(cell, self.config.transfer_sets(cell)), "to do"
+        with contextlib.suppress(InputError):  # its data set is still to be generated
             wanted = self.wanted(cell)
-        except InputError:
-            return _Left(cell, foreign), state + then
-        if found := stored_result(self.result_path(cell)):
-            if others := changes(found[1], wanted):
-                return _Left(cell, foreign), f"to do again: {'; '.join(others)}{then}"
-            with contextlib.suppress(InputError):  # one of them is still to be generated
-                foreign = self.to_transfer(cell, found[0])
-            names = ", ".join(dataset_dir(name).name for name in foreign)
-            return _Left(cell, foreign, result=False), f"to do: transfer to {names}" if foreign else "done"
-        if matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings):
-            state = "to resume"
-        return _Left(cell, foreign), state + then
+            left, others = self._left(cell, wanted)
+            if others:
+                state = f"to do again: {'; '.join(others)}"
+            elif matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings):
+                state = "to resume"
+        transfer = f"transfer to {', '.join(dataset_dir(name).name for name in left.corpora)}" if left.corpora else ""
+        if left.result:
+            return left, f"{state}, then {transfer}" if transfer else state
+        return left, f"to do: {transfer}" if transfer else "done"
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -275,12 +271,12 @@ class Study:
             try:
                 left = self._to_do(cell)
             except InputError as error:
-                ended[cell.id] = self._failed(cell, str(error), cell.title)
+                ended[cell.id] = self._failed(_Left(cell, ()), str(error), cell.title)
                 continue
-            if left.result or left.foreign:
+            if left.result or left.corpora:
                 todo.append(left)
             else:
-                ended[cell.id] = "kept"
+                ended[cell.id] = "done before"
         logger.info("%d of %d cells are done", len(ended) - len(self.errors), len(self.cells))
         return ended | self._work(todo) if todo else ended
 
@@ -288,26 +284,20 @@ class Study:
         """What is to do of a cell; a result of other settings is moved away.
 
         Raises:
-            InputError: If a data set or the base model is missing.
+            InputError: If the data set or the base model is missing.
         """
         self.content(cell.dataset)  # a missing data set is said before a base model is looked for
-        wanted = self.wanted(cell, self.revision(cell))
-        found = stored_result(self.result_path(cell))
-        if found and not changes(found[1], wanted):
-            return _Left(cell, self.to_transfer(cell, found[0]), result=False)
-        if found:
-            logger.info("%s: to do again: %s", cell.title, "; ".join(changes(found[1], wanted)))
-            self._supersede(cell, found[1])
-        return _Left(cell, self.config.foreign(cell))
+        left, others = self._left(cell, self.wanted(cell, self.revision(cell)))
+        if others:
+            logger.info("%s: to do again: %s", cell.title, "; ".join(others))
+            self._supersede(self.result_path(cell))
+            self._supersede(self.transfer_path(cell))
+        return left
 
     def _work(self, todo: Sequence[_Left]) -> dict[str, State]:
         """Has cells done, wherever their processes run."""
         config, ended = self.config, dict[str, State]()
         logger.info("%d to do: %s", len(todo), total_time(self.estimates(todo)))
-        for step in todo:
-            # What is left of an earlier run says nothing of this one.
-            self.log_path(step.cell, step.log).unlink(missing_ok=True)
-        self.log_path(todo[0].cell).parent.mkdir(parents=True, exist_ok=True)
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(todo), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
@@ -321,7 +311,6 @@ class Study:
                     state, then = self._collected(step, future, f"[{len(ended) + 1}/{len(todo)}] {step.cell.title}")
                     del future
                     if then is not None:
-                        self.log_path(then.cell, then.log).unlink(missing_ok=True)
                         waiting[self._submit(pool, then)] = then
                         continue
                     ended[step.cell.id] = state
@@ -336,19 +325,20 @@ class Study:
         """Has the next step of a cell done: training and test, or then the transfer."""
         cell, config = step.cell, self.config
         wanted = self.wanted(cell, self.revision(cell))
-        log = self.log_path(cell, step.log)
+        log = self.log_path(step)
+        log.unlink(missing_ok=True)  # what is left of an earlier run says nothing of this one
         work = Work(cell, wanted, config.overrides, log, output_root(), Path.cwd(), config.threads)
         if step.result:
             return pool.submit(do_cell, work)
         result, record = read_result(self.result_path(cell)), self.transfer_path(cell)
         if record.exists() and self._transfer_record(cell, result) is None:
-            self._supersede_record(cell)
+            self._supersede(record)
         checkpoint = spec(cell.approach).savings / _checkpoint_name(result)
-        return pool.submit(do_transfer, work, checkpoint, step.foreign, record)
+        return pool.submit(do_transfer, work, checkpoint, step.corpora, record)
 
     def _running(self, steps: Iterable[_Left]) -> str:
         """What runs where: the first lines of the logs that there are."""
-        logs = [path for path in (self.log_path(step.cell, step.log) for step in steps) if path.is_file()]
+        logs = [path for path in map(self.log_path, steps) if path.is_file()]
         first = [path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for path in logs]
         return "; ".join(first[:3]) + (f"; and {len(first) - 3} more" if len(first) > 3 else "")
 
@@ -358,20 +348,17 @@ class Study:
         error = InputError("cancelled") if future.cancelled() else future.exception()
         if error is not None:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return self._failed(cell, text, head, step.log), None
+            return self._failed(step, text, head), None
         outcome = future.result()
         if outcome.result is None:
-            return self._failed(cell, outcome.error, head, step.log), None
+            return self._failed(step, outcome.error, head), None
         if not step.result:
             logger.info("%s: transfer measured, %s", head, duration(outcome.seconds))
             return "done", None
         result = self._copied(cell, outcome.result)
         logger.info("%s: micro F1 %.4f, %s", head, result["scores"]["micro"]["f1"], duration(outcome.seconds))
-        try:
-            foreign = self.to_transfer(cell, result)
-        except InputError as missing:
-            return self._failed(cell, str(missing), head), None
-        return "done", _Left(cell, foreign, result=False) if foreign else None
+        corpora = self.to_transfer(cell, result)
+        return "done", _Left(cell, corpora, result=False) if corpora else None
 
     def _copied(self, cell: Cell, result: Path) -> dict[str, Any]:
         """Copies the result of a cell into the study's folder, the JSON file last: what has one is whole."""
@@ -382,35 +369,32 @@ class Study:
         assert found is not None
         return found[0]
 
-    def _failed(self, cell: Cell, error: str, head: str, step: str = "") -> State:
-        self.errors[cell.id] = error
-        log = self.log_path(cell, step)
+    def _failed(self, left: _Left, error: str, head: str) -> State:
+        self.errors[left.cell.id] = error
+        log = self.log_path(left)
         lines = [line[:200] for line in last_lines(log, SHOWN_LINES)]
         lines = [] if lines and lines[-1].endswith(error) else lines
         logger.error("%s: failed: %s", head, "\n    ".join([error, *lines, *([f"all of it: {log}"] if lines else [])]))
         return "failed"
 
-    def _supersede(self, cell: Cell, old: Identity) -> None:
-        """Moves a result of other settings out of the folder that tables are made from."""
-        target = self.folder / "superseded" / f"{cell.id}_{digest(old)}.json"
+    def _supersede(self, path: Path) -> None:
+        """Moves a result or a record out of the folder that tables are made from, if it is there."""
+        if not path.exists():
+            return
+        place = self.folder / "superseded" / path.relative_to(self.results)
+        target = place.with_stem(f"{path.stem}_{sha256_file(path)[:6]}")
         target.parent.mkdir(parents=True, exist_ok=True)
-        for file, place in zip(companions(self.result_path(cell)), companions(target), strict=True):
-            file.replace(place)
-        if self.transfer_path(cell).exists():
-            self._supersede_record(cell)
-
-    def _supersede_record(self, cell: Cell) -> None:
-        """The same with the record of what another model of the cell keeps."""
-        path = self.transfer_path(cell)
-        target = self.folder / "superseded" / TRANSFER_FOLDER / f"{cell.id}_{sha256_file(path)[:6]}.json"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        logger.info("%s: of another model or version, now in %s", path, target.parent)
-        path.replace(target)
+        for old, new in zip(companions(path), companions(target), strict=True):
+            if old.exists():  # a record has no companions
+                old.replace(new)
+        logger.info("%s: of other settings, of another model or version, now in %s", path, target.parent)
 
     def summary(self, ended: Mapping[str, State]) -> str:
         """How the cells ended, and the names and errors of those that failed."""
         counts = Counter(ended.values())
-        lines = [f"{len(ended)} cells: {counts['done']} done, {counts['kept']} done before, {counts['failed']} failed"]
+        lines = [
+            f"{len(ended)} cells: {counts['done']} done, {counts['done before']} done before, {counts['failed']} failed"
+        ]
         failed = [cell for cell in self.cells if cell.id in self.errors]
         lines += [f"failed: {cell.title}: {self.errors[cell.id]} ({cell.id})" for cell in failed]
         return "\n".join(lines)
