@@ -213,7 +213,7 @@ def test_the_table_shows_what_is_kept(trial, other, dataset_path, tmp_path):
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     assert lines[0] == "| approach | share of adapted weights | seeds | other |"
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
-        ["| LDSA", "missing", "missing"], ["| Full-FT (bi)", "1", "1"], ["| Full-FT (bi)", "0.5", "1"],
+        ["| LDSA", "-", "-"], ["| Full-FT (bi)", "1", "1"], ["| Full-FT (bi)", "0.5", "1"],
     ]  # fmt: skip
     assert lines[2].endswith("| - |")
     assert "→" in lines[3]

@@ -630,5 +630,7 @@ def answer(found: Sequence[Benchmark]) -> str:
         for what, label in chosen.items()
         if label is not None
     ]
-    section = Section("", lines, [])
-    return markdown_table(Table("answer", "", columns, (section,)), section)
+    others = ", ".join(label for label in rows if label not in whole)
+    section = Section("", lines, [f"Not on every data set, and so not compared here: {others}."] if others else [])
+    table = Table("answer", "", columns, (section,))
+    return markdown_table(table, section) + (f"\n{markdown_notes(section)}" if others else "")

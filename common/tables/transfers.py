@@ -154,11 +154,11 @@ def transfer_table(found: Sequence[Benchmark]) -> Table:
 
     columns = (
         Column("approach", "label", left=True),
-        Column("share of adapted weights", "interpolate", "g"),
-        Column("seeds", "n_seeds"),
+        Column("share of adapted weights", "interpolate", "g", where="keeps_zero_shot"),
+        Column("seeds", "n_seeds", where="keeps_zero_shot"),
         Column("", "before after low high", change, where="keeps_zero_shot"),
     )
-    sections = [Section(item.title, _rows(item), NOTES) for item in found]
+    sections = [Section(item.title, _rows(item), NOTES) for item in found if item.transfers]
     across = Column("", "corpus")
     return Table("transfer", "Zero-shot micro F1 on other corpora, before and after", columns, tuple(sections), across)
 
