@@ -91,7 +91,7 @@ def _notes(stored: Reported, results: Sequence[Result]) -> list[str]:
     return [
         f"Strict F1 over spans in percent, of the type that a column names. Reported: {stored['paper']}, on "
         f"{stored['base']}. Ours: the mean over seeds; -: no figure. Test sentences of ours: {', '.join(tested)}.",
-        "A smaller base model than theirs is far from their figures: rows of one base are to be compared.",
+        "Only rows of one base are to be compared: a smaller base is far from the figures of a larger one.",
     ]
 
 
