@@ -76,7 +76,6 @@ def transfer(config: Config) -> Path | None:
     from common.device import as_trained, make_accelerator, precision_name, provenance
 
     runtime = as_trained(config.runtime, record.get("precision", "auto"))
-    precision = precision_name(make_accelerator(runtime))
     of = {
         "approach": approach.name,
         "variant": record["variant"],
@@ -86,7 +85,7 @@ def transfer(config: Config) -> Path | None:
         "checkpoint": path.name,
         "weights_sha256": sha256_file(path / WEIGHTS_FILE),
         "interpolate": config.interpolate,
-        "precision": precision,
+        "precision": precision_name(make_accelerator(runtime)),
     }
     suffix = "" if config.interpolate == 1 else f"_interpolate{config.interpolate:g}"
     output = config.output or approach.savings.parent / TRANSFER_FOLDER / f"{path.name}{suffix}.json"
@@ -96,7 +95,7 @@ def transfer(config: Config) -> Path | None:
         if done.get(data.name, {}).get("dataset_sha256") == data.sha256:
             logger.info("%s: done before", data.name)
             continue
-        done[data.name] = _measured(approach, path, data, config, runtime)
+        done[data.name] = _measured(approach, path, data, config, runtime, of)
         write_json(output, {"created": now(), "model": of, "provenance": provenance(), "corpora": done})
         logger.info("%s", shown(data.name, done[data.name]))
     logger.info("record: %s", output)
@@ -115,11 +114,11 @@ def _done(output: Path, of: dict[str, Any]) -> dict[str, Any]:
 
 
 def _measured(
-    approach: ApproachSpec[Any], path: Path, data: Dataset, config: Config, runtime: RuntimeConfig
+    approach: ApproachSpec[Any], path: Path, data: Dataset, config: Config, runtime: RuntimeConfig, of: dict[str, Any]
 ) -> dict[str, Any]:
     """One corpus: the untouched base and the adapted model, asked for its types and for those trained on."""
     from common.checkpoint import hub_commit, load_checkpoint
-    from common.device import make_accelerator, precision_name, provenance
+    from common.device import provenance
     from common.evaluation.metrics import paired_bootstrap
     from common.evaluation.zero_shot import answer, foreign_predictions
 
@@ -143,14 +142,14 @@ def _measured(
         base = untouched(checkpoint, known) if foreign else None
         return before, None if base is None else foreign_predictions(base, data.test, foreign, runtime)
 
-    stored, here = checkpoint.record["base_model"], provenance()
+    here = provenance()
     before, before_foreign = _once_for_each_base(
         {
-            "base_model": {name: stored[name] for name in ("name", "revision", "kind")},
+            "base_model": of["base_model"],
             "label texts": getattr(checkpoint.config, "labels", "names"),
             "dataset_sha256": data.sha256,
             "trained types": [known.names, known.descriptions, foreign],
-            "precision": precision_name(make_accelerator(runtime)),
+            "precision": of["precision"],
             "behaviour": here["behaviour"],
             "packages": here["packages"],
             "machine": {name: here["machine"][name] for name in ("processor", "gpu")} | {"device": runtime.device},
@@ -159,21 +158,18 @@ def _measured(
     )
     after_foreign = foreign_predictions(adapted(None).model, data.test, foreign, runtime) if foreign else None
     sides: dict[str, Answer] = {"before": before, "after": after}
-    spurious = {"before": before_foreign, "after": after_foreign}
     result: dict[str, Any] = {
         "dataset_sha256": data.sha256,
         "sentences": len(data.test),
         "types": list(data.labels.names),
         **{side: found.scores() for side, found in sides.items()},
         "foreign_types": foreign,
-        "predictions_per_100_sentences": spurious,
+        "predictions_per_100_sentences": {"before": before_foreign, "after": after_foreign},
     }
     for place in ("at_half", "best"):
         counts = {side: getattr(found, place) for side, found in sides.items()}
-        differences = paired_bootstrap({None: counts["after"]}, {None: counts["before"]})
-        result[f"difference_{place}"] = {
-            name: [found.difference, found.low, found.high] for name, found in differences.items()
-        }
+        deltas = paired_bootstrap({None: counts["after"]}, {None: counts["before"]})
+        result[f"difference_{place}"] = {name: [item.difference, item.low, item.high] for name, item in deltas.items()}
     return result
 
 

@@ -148,7 +148,7 @@ def test_what_is_done_is_kept_and_another_model_is_refused(trial, other, dataset
     output = FT.savings.parent / "transfer" / f"{run.path.name}.json"
     assert read_json(output) == first
 
-    def measured(approach, path, data, config, runtime):
+    def measured(approach, path, data, *_):
         assert data.name == dataset_path.name, "the other one is done"
         return first["corpora"]["other"] | {"dataset_sha256": data.sha256}
 
