@@ -1,6 +1,7 @@
 """What an adaptation destroys, measured: before and after, at two thresholds, and on the way between them."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -221,9 +222,11 @@ def test_the_table_shows_what_is_kept(trial, other, dataset_path, tmp_path):
 
 
 def test_a_variant_has_a_line_of_its_own_in_the_table(trial, other, dataset_path, tmp_path):
-    for settings in ({}, {"prompt_encoder": False}):
+    """One line, even if it was not measured on all corpora."""
+    more = shutil.copytree(other, tmp_path / "more")
+    for settings, corpora in (({}, [other, more]), ({"prompt_encoder": False}, [other])):
         _, run = trial(SP, "bi-bert", train={"epochs": 1}, **settings).train()
-        common.transfer.main(["--checkpoint", str(run.path), "--dataset", str(other), *QUICK])
+        common.transfer.main(["--checkpoint", str(run.path), "--dataset", *map(str, corpora), *QUICK])
         run_test(SP, ["--dataset", str(dataset_path), "--checkpoint", str(run.path), *QUICK])
     common.tables.__main__.main(["--output", str(tmp_path / "tables")])
     page = (tmp_path / "tables" / "transfer.md").read_text("utf-8")
@@ -231,6 +234,8 @@ def test_a_variant_has_a_line_of_its_own_in_the_table(trial, other, dataset_path
     assert [line.split(" | ")[:3] for line in lines] == [
         ["| SP-GLiNER", "1", "1"], ["| SP-GLiNER, head only", "1", "1"],
     ]  # fmt: skip
+    assert "missing" in lines[1]
+    assert "missing" not in lines[0]
 
 
 def corpus(before: float, after: float) -> dict:

@@ -188,13 +188,13 @@ def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:
                 runs = [item for item in records if item["model"]["interpolate"] == share]
                 for name in corpora:
                     here = [item["corpora"][name] for item in runs if name in item["corpora"]]
-                    row = head | {"label": label, "interpolate": share, "corpus": name}
+                    row = head | {"label": label, "interpolate": share, "n_seeds": len(runs), "corpus": name}
                     rows.append(row | (_values(here) if here else {}))
     return rows
 
 
 def _values(corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    values: dict[str, Any] = {"n_seeds": len(corpora), "sentences": corpora[0]["sentences"]}
+    values: dict[str, Any] = {"sentences": corpora[0]["sentences"]}
     for side in ("before", "after"):
         values[side], values[f"{side}_sd"] = mean_sd(item[side]["best"][METRIC] for item in corpora)
         values[f"{side}_at_half"], _ = mean_sd(item[side]["at_half"][METRIC] for item in corpora)
