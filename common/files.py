@@ -196,6 +196,8 @@ def split_at_markers(path: Path, name: str) -> tuple[str, str]:
         head, found, rest = path.read_text(encoding="utf-8").partition(start)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
     _, found_end, tail = rest.partition(end)
     if not (found and found_end):
         raise InputError(f"{path}: needs the lines {start} and {end}")

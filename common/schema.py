@@ -34,6 +34,7 @@ class Rule:
 Count = Annotated[int, Rule("at least 0", lambda value: value >= 0)]
 Amount = Annotated[float, Rule("at least 0", lambda value: value >= 0)]
 Seconds = Amount
+Positive = Annotated[int, Rule("between 1 and 2^32", lambda value: 1 <= value <= 2**32)]
 Share = Annotated[float, Rule("between 0 and 1", lambda value: 0 <= value <= 1)]
 Seed = Annotated[int, Rule("between 0 and 2^32 - 1", lambda value: 0 <= value < 2**32)]
 FileName = Annotated[str, Rule("a name without a path in it", is_file_name)]

@@ -195,10 +195,13 @@ def _once_for_each_base(
     except InputError:
         pass  # not there, or not whole
     answer, foreign = measure()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_counts(at_half, answer.at_half)
-    write_counts(best, answer.best)
-    write_json(record, {"of": of, "threshold": answer.threshold, "predictions_per_100_sentences": foreign})
+    try:
+        write_counts(at_half, answer.at_half)
+        write_counts(best, answer.best)
+        write_json(record, {"of": of, "threshold": answer.threshold, "predictions_per_100_sentences": foreign})
+    except OSError as error:
+        # What was measured is worth more than the cache; for the next model it is measured again.
+        logger.warning("%s: cannot be kept for other adaptations: %s", folder, error.strerror or error)
     return answer, foreign
 
 

@@ -140,8 +140,39 @@ def test_the_table_says_what_fits_and_goes_into_a_document(tmp_path, capsys):
 def test_what_is_no_llama_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         memory.main(["--base-model", str(tmp_path)])
-    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": "4"}), "utf-8")
-    with pytest.raises(InputError, match="hidden_size"):
-        memory.main(["--base-model", str(tmp_path)])
     with pytest.raises(InputError, match="answer must be from 0"):
         memory.main(["--answer", "128"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": "4"}, "hidden_size must be a whole number, got '4'"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be between 1 and 2.32, got 0"),
+        ({"num_key_value_heads": -2}, "num_key_value_heads must be between 1 and 2.32, got -2"),
+        ({"vocab_size": 10**400}, "vocab_size must be between 1 and 2.32"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false, got 'false'"),
+        ({"head_dim": 9}, "head_dim 9: a Llama's 4 num_attention_heads share its hidden_size 32 evenly"),
+        ({"num_attention_heads": 5}, "5 num_attention_heads share its hidden_size 32 evenly"),
+    ],
+)
+def test_values_that_no_llama_has_are_named(folder, tmp_path, changes, message):
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps(values | changes), "utf-8")
+    with pytest.raises(InputError, match=rf"config\.json: {message}"):
+        memory.main(["--base-model", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("gpu-gib", "nan"), ("gpu-gib", "-5"), ("gpu-gib", "inf"), ("rows", "1" + "0" * 400)]
+)
+def test_amounts_that_no_machine_has_are_named(option, value):
+    with pytest.raises(InputError, match=f"{option.replace('-', '_')} must be .* got {value}"):
+        memory.main([f"--{option}", value])
+
+
+def test_a_document_that_is_no_text_is_one_line(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_bytes(b"\xff<!-- memory --><!-- /memory -->")
+    with pytest.raises(InputError, match=r"page\.md: not UTF-8 text \(byte 0\)"):
+        memory.main(["--output", str(page)])

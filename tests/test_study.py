@@ -261,6 +261,9 @@ def test_the_examples_for_a_gpu_are_understood():
         ({"variants": {"glinerev": {"../a": []}}}, "variants: glinerev: name of a variant must be letters"),
         ({"variants": {"glinerev": {"head only": ["--no-head"]}}}, "'head only' is the name of a control"),
         ({"variants": {"glinerev": {"a": ["--epoch", "3"]}}}, "options of glinerev are not right"),
+        ({"variants": {"glinerev": {"a": ["--prompt-layers", "0"]}}}, "GLiNER bi, a on x, .*prompt_layers must be at"),
+        ({"variants": {"glinerev": {"a" * 200: []}}}, "its name is too long for a file"),
+        ({"glinerev": ["--output-root", "/x"]}, "glinerev: --output-root is for the study to say"),
         ({"remark": 3}, "remark: expected a text"),
         ({"glinerev": ["--seed", "3"]}, "glinerev: --seed is for the study to say"),
         ({"glinerev": ["--train_size=3"]}, "glinerev: --train_size=3 is for the study to say"),
@@ -278,10 +281,29 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
         Study(parse(StudyConfig, ["--dataset", "x", *options_file(tmp_path, **options)]))
 
 
+def test_a_repeated_name_in_an_options_file_is_refused(tmp_path):
+    path = tmp_path / "options.json"
+    path.write_text('{"variants": {"glinerev": {"a": ["--epochs", "2"], "a": ["--epochs", "3"]}}}', "utf-8")
+    with pytest.raises(InputError, match=r"options\.json: .*repeated key 'a'"):
+        planned("--config", str(path))
+
+
+def test_a_variant_that_is_the_approach_itself_is_named(tmp_path, caplog):
+    options = options_file(tmp_path, variants={"glinerev": {"same": [], "other": ["--prompt-layers", "2"]}})
+    Study(parse(StudyConfig, ["--dataset", "x", "--approaches", "glinerev", "--seeds", "1", *options]))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == "SP-GLiNER bi, same on x, seed 1: has the settings of SP-GLiNER bi on x, seed 1, one run is enough"
+
+
+def test_a_part_without_cells_has_an_outline():
+    study = Study(parse(StudyConfig, ["--dataset", "x", "--approaches", "glinerev", "--seeds", "1", "--part", "2/5"]))
+    assert study.outline().startswith("no cell is in part 2/5")
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        ["--approaches", "gliner"], ["--kinds", "both"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
+        ["--approaches", "gliner"], ["--kinds", "both"], ["--kinds", "causal", "--approaches", "glinerev"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
         ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],

@@ -23,7 +23,7 @@ from common.evaluation.zero_shot import answer, foreign_predictions
 from common.files import read_json, sha256_file, write_json
 from common.paths import CACHE_VARIABLE
 from common.tables.plots import Point, Series, share_figure
-from common.tables.transfers import kept, known_corpora
+from common.tables.transfers import kept, known_corpora, read_transfers
 
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
@@ -115,11 +115,19 @@ def test_the_untouched_base_is_measured_once(trial, other, dataset_path, tmp_pat
     )
     assert len(asked) == 5
     assert again["corpora"]["other"] == records[1]
+    # A cache that cannot be written costs nothing that was measured.
+    monkeypatch.setenv(CACHE_VARIABLE, str(dataset_path / "manifest.json"))
+    uncached = record_of(
+        None, "--checkpoint", str(run.path), "--dataset", str(other), "--output", str(tmp_path / "c.json")
+    )
+    assert uncached["corpora"]["other"] == records[1]
+    assert len(asked) == 7
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     # Another precision is another measurement.
     arguments = ["--checkpoint", str(run.path), "--dataset", str(other), "--output", str(tmp_path / "b.json")]
     config = common.transfer.parse(common.transfer.Config, [*arguments, *QUICK, "--precision", "bf16"])
     common.transfer.transfer(config)
-    assert len(asked) == 7
+    assert len(asked) == 9
 
 
 @pytest.mark.parametrize(("spec", "base"), [(FT, "bi-bert"), (SP, "bi-bert")], ids=lambda item: str(item)[:20])
@@ -219,6 +227,45 @@ def test_the_table_shows_what_is_kept(trial, other, dataset_path, tmp_path):
     assert lines[2].endswith("| - |")
     assert "→" in lines[3]
     assert (tmp_path / "tables" / "transfer.csv").is_file()
+
+
+@pytest.mark.parametrize("difference", [{}, {"micro_f1": [0.1], "macro_f1": [0, 0, 0]}, {"micro_f1": [0, 0, 2]}])
+def test_a_record_with_damaged_differences_is_passed_over_by_name(kept_record, tmp_path, caplog, difference):
+    path = tmp_path / "transfer" / "a.json"
+    write_json(path, kept_record(difference_best=difference))
+    assert read_transfers([tmp_path]) == []
+    assert "a.json: corpora.c.difference_best" in caplog.text
+
+
+def test_records_of_several_behaviour_versions_are_warned_of(kept_record, tmp_path, caplog):
+    write_json(tmp_path / "transfer" / "a.json", kept_record())
+    assert (len(read_transfers([tmp_path])), caplog.text) == (1, "")
+    old = kept_record()
+    write_json(tmp_path / "transfer" / "b.json", old | {"provenance": {}, "model": old["model"] | {"seed": 2}})
+    assert len(read_transfers([tmp_path])) == 2
+    assert "records of behaviour versions [1, 2] stand side by side" in caplog.text
+
+
+@pytest.fixture
+def kept_record():
+    """Makes a record of one corpus with some of its fields changed."""
+    f1 = {"micro_f1": 0.5, "macro_f1": 0.5}
+    side = {"at_half": f1, "best": f1, "threshold": 0.5}
+    difference = {name: [0.0, 0.0, 0.0] for name in f1}
+    one = {
+        "dataset_sha256": "a", "sentences": 1, "types": ["t"], "before": side, "after": side, "foreign_types": [],
+        "difference_at_half": difference, "difference_best": difference,
+        "predictions_per_100_sentences": {"before": None, "after": None},
+    }  # fmt: skip
+    model = {
+        "approach": "glinerev", "variant": {}, "base_model": {"name": "b", "revision": "r", "kind": "bi"}, "seed": 1,
+        "trained_on": {"name": "d"}, "checkpoint": "d_1", "weights_sha256": "w", "interpolate": 1, "precision": "fp32",
+    }  # fmt: skip
+
+    def made(**changes):
+        return {"created": "1", "model": model, "provenance": {"behaviour": 2}, "corpora": {"c": one | changes}}
+
+    return made
 
 
 def test_a_variant_has_a_line_of_its_own_in_the_table(trial, other, dataset_path, tmp_path):

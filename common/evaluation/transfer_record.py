@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
-from common.schema import Amount, Count, FileName, Seed, Share, Texts
+from common.schema import Amount, Count, FileName, Rule, Seed, Share, Texts
 
 TRANSFER_FOLDER = "transfer"
 """Name of the folders with such files, in an approach's output and beside results."""
@@ -49,21 +49,33 @@ class SideRecord(TypedDict):
     threshold: Share
 
 
+_Difference = Annotated[
+    list[float], Rule("three numbers from -1 to 1", lambda value: len(value) == 3 and all(abs(n) <= 1 for n in value))
+]
+
+
+class DifferenceRecord(TypedDict):
+    """After less before, with both ends of the 95 % interval."""
+
+    micro_f1: _Difference
+    macro_f1: _Difference
+
+
 class _Foreign(TypedDict):
     before: Amount | None
     after: Amount | None
 
 
 class CorpusRecord(TypedDict):
-    """One corpus; differences are after less before, with both ends of the 95 % interval."""
+    """One corpus."""
 
     dataset_sha256: str
     sentences: Count
     types: list[str]
     before: SideRecord
     after: SideRecord
-    difference_at_half: dict[str, list[float]]
-    difference_best: dict[str, list[float]]
+    difference_at_half: DifferenceRecord
+    difference_best: DifferenceRecord
     foreign_types: list[str]
     predictions_per_100_sentences: _Foreign
 
@@ -75,10 +87,14 @@ class UntouchedRecord(TypedDict):
     predictions_per_100_sentences: Amount | None
 
 
+class _Provenance(TypedDict):
+    behaviour: NotRequired[Count]
+
+
 class TransferRecord(TypedDict):
     """The file."""
 
     created: str
     model: ModelRecord
-    provenance: dict[str, Any]
+    provenance: _Provenance
     corpora: dict[str, CorpusRecord]

@@ -14,12 +14,13 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict
 
 from common.config import Optimizer, parse, require
 from common.errors import InputError
-from common.files import put_between_markers, read_json
+from common.files import put_between_markers
 from common.models.config import LoraConfig, Quantization
+from common.schema import Positive, read_record
 from common.script import run_script
 
 GIB = 2**30
@@ -27,6 +28,19 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Bytes of a weight in 4 bits with double quantisation: QLoRA's 0.127 bits beside the four."""
 _STATES: dict[Optimizer, float] = {"adamw": 8, "paged_adamw": 8, "adamw_8bit": 2, "paged_adamw_8bit": 2}
 """Bytes of the optimizer's state of a weight."""
+
+
+class _Llama(TypedDict):
+    """What a model's ``config.json`` has to say."""
+
+    vocab_size: Positive
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    head_dim: NotRequired[Positive | None]
+    tie_word_embeddings: NotRequired[bool]
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,11 @@ class MemoryConfig:
     """Also put the table into this Markdown file, between the markers <!-- memory --> and <!-- /memory -->."""
 
     def __post_init__(self) -> None:
+        require(bool(self.base_model), "--base-model needs at least one value")
         for name in ("rows", "predicted_rows", "tokens"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(1 <= value <= 2**32, f"{name} must be between 1 and 2^32, got {value}")
+        require(0 < self.gpu_gib < float("inf"), f"gpu_gib must be positive, got {self.gpu_gib}")
         require(0 <= self.answer < self.tokens, f"answer must be from 0 to below {self.tokens}, got {self.answer}")
 
 
@@ -121,16 +138,18 @@ def shape_of(source: str) -> Shape:
     """
     if source in PUBLISHED:
         return PUBLISHED[source]
-    values = read_json(Path(source) / "config.json")
-    names = [field.name for field in dataclasses.fields(Shape)]
-    found = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
-    found["tie_word_embeddings"] = bool(found.get("tie_word_embeddings"))
-    wrong = [name for name, value in found.items() if type(value) is not int and name != names[-1]]
-    if not isinstance(values, dict) or wrong:
+    path = Path(source) / "config.json"
+    if not path.is_file():
+        raise InputError(f"--base-model {source!r}: no folder with a config.json, and none of {list(PUBLISHED)}")
+    values = read_record(path, _Llama)
+    shape = Shape(**{field.name: values[field.name] for field in dataclasses.fields(Shape) if field.name in values})
+    width, heads = shape.hidden_size, shape.num_attention_heads
+    if width % heads or values.get("head_dim") not in (None, width // heads):
         raise InputError(
-            f"{source}/config.json: {wrong or 'an object'}: a Llama's configuration has whole numbers there"
+            f"{path}: head_dim {values.get('head_dim')}: a Llama's {heads} num_attention_heads share its hidden_size "
+            f"{width} evenly"
         )
-    return Shape(**cast(dict[str, Any], found))
+    return shape
 
 
 def weights(shape: Shape, adapters: LoraConfig, quantization: Quantization, size: float, output: bool) -> Memory:

@@ -15,7 +15,7 @@ from typing import Any
 from common.config import Device, Precision, parse, require
 from common.data.dataset import dataset_dir
 from common.errors import InputError
-from common.files import read_json
+from common.files import read_json, unique_keys
 from common.models.published import DEFAULT_BASE, base_name
 from common.paths import check_name
 from common.registry import cheapest_first, has_zero_shot, spec, trained
@@ -30,8 +30,20 @@ VARIANTS_KEY = "variants"
 """In an options file, further runs of approaches, by name with their options."""
 REMARK_KEY = "remark"
 """In an options file, a text for its readers."""
-OWN_OPTIONS = ("--dataset", "--encoder", "--base-model", "--seed", "--train-size", "--split", "--resume")
+OWN_OPTIONS = (
+    "--dataset",
+    "--encoder",
+    "--base-model",
+    "--seed",
+    "--train-size",
+    "--split",
+    "--resume",
+    "--output-root",
+)
 """What the study itself says to train.py and test.py; no option of an approach may say otherwise."""
+
+LONGEST_ID = 200
+"""Letters of a cell's name: file systems take 255 bytes, of which endings and temporary names need some."""
 
 
 @dataclass(frozen=True)
@@ -231,8 +243,10 @@ def make_plan(config: StudyConfig) -> list[Cell]:
                 for seed, dataset in itertools.product(seeds, config.dataset):
                     given = (*options.of(approach, dataset, size), *more, *last, *config.overrides)
                     cell = Cell(approach, kind, base_model, dataset, seed, control, size, given)
+                    require(len(cell.id) <= LONGEST_ID, f"{cell.title[:200]}: its name is too long for a file")
                     first = cells.setdefault(cell.id, cell)
                     require(first == cell, f"{cell.title} and {first.title} are two cells of one name, {cell.id}")
+    require(bool(cells), f"--kinds {' '.join(config.kinds)}: no approach of the study runs on them")
     place, _, step = (config.part or "1/1").partition("/")
     return list(cells.values())[int(place) - 1 :: int(step)]
 
@@ -265,7 +279,7 @@ def read_options(path: Path, datasets: Iterable[str]) -> Options:
     Raises:
         InputError: If it is no such file, or an option is the study's to say.
     """
-    values = read_json(path)
+    values = read_json(path, unique_keys)
     require(isinstance(values, dict), f"{path}: expected an object of options by approach")
     variants = _read_variants(values.pop(VARIANTS_KEY, {}), f"{path}: {VARIANTS_KEY}")
     require(isinstance(values.pop(REMARK_KEY, ""), str), f"{path}: {REMARK_KEY}: expected a text")
@@ -329,7 +343,13 @@ def configuration(cell: Cell) -> Any:
         config = parse_training(spec(cell.approach), cell.arguments)[0]
     except SystemExit:
         # The command line's parser has said what is wrong, and ends the process.
-        raise InputError(f"options of {cell.approach} are not right: {' '.join(cell.arguments)}") from None
+        raise InputError(
+            f"{cell.title}: options of {cell.approach} are not right: {' '.join(cell.arguments)}"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{cell.title}: {error}") from error
     if getattr(config, "trainer", "common") != "common":
-        raise InputError(f"options of {cell.approach}: a study trains by --trainer common, which can resume")
+        raise InputError(
+            f"{cell.title}: options of {cell.approach}: a study trains by --trainer common, which can resume"
+        )
     return config

@@ -84,6 +84,11 @@ class Study:
         self.folder = (config.output or output_root() / "study").absolute()
         self.cells = make_plan(config)
         self.configurations = {cell.id: configuration(cell) for cell in self.cells}
+        alike: dict[str, Cell] = {}
+        for cell in self.cells:
+            first = alike.setdefault(f"{cell.approach} {self.configurations[cell.id]}", cell)
+            if first != cell:
+                logger.warning("%s: has the settings of %s, one run is enough", cell.title, first.title)
         self.errors: dict[str, str] = {}
         """Why cells failed, by their ids."""
         self._contents: dict[str, _Content | InputError] = {}
@@ -233,6 +238,8 @@ class Study:
 
     def outline(self) -> str:
         """The plan: each cell with its state and the time that it is going to take."""
+        if not self.cells:
+            return f"no cell is in part {self.config.part}; study folder {self.folder}"
         steps, states = zip(*(self._state(cell) for cell in self.cells), strict=True)
         estimates = self.estimates(steps)
         width = max(len(cell.title) for cell in self.cells)

@@ -45,6 +45,9 @@ def read_transfers(places: Sequence[Path]) -> list[dict[str, Any]]:
     for record in sorted(records, key=lambda record: str(record["created"])):
         older = models.get(key := json.dumps(record["model"], sort_keys=True), {"corpora": {}})
         models[key] = record | {"corpora": older["corpora"] | record["corpora"]}
+    versions = sorted({record["provenance"].get("behaviour", 1) for record in records})
+    if len(versions) > 1:
+        logger.warning("%s: records of behaviour versions %s stand side by side", TRANSFER_FOLDER, versions)
     return list(models.values())
 
 
