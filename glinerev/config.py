@@ -60,10 +60,13 @@ class Config:
         require(
             self.prompt_encoder or self.head, "nothing to train: --no-prompt-encoder and --no-head exclude each other"
         )
-        require(self.prompt_layers >= 1, f"prompt_layers must be at least 1, got {self.prompt_layers}")
+        require(1 <= self.prompt_layers <= 100, f"prompt_layers must be between 1 and 100, got {self.prompt_layers}")
         if self.prompt_hidden is not None:
             require(self.prompt_layers > 1, "prompt_hidden: a map of one layer has none, see --prompt-layers")
-            require(self.prompt_hidden >= 1, f"prompt_hidden must be at least 1, got {self.prompt_hidden}")
+            require(
+                1 <= self.prompt_hidden <= 2**16,
+                f"prompt_hidden must be between 1 and {2**16}, got {self.prompt_hidden}",
+            )
         require(self.release_head_after >= 0, f"release_head_after must be at least 0, got {self.release_head_after}")
         if self.release_head_after:
             require(

@@ -152,8 +152,8 @@ def test_what_is_no_llama_is_one_line(tmp_path):
         ({"num_key_value_heads": -2}, "num_key_value_heads must be between 1 and 2.32, got -2"),
         ({"vocab_size": 10**400}, "vocab_size must be between 1 and 2.32"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false, got 'false'"),
-        ({"head_dim": 9}, "head_dim 9: a Llama's 4 num_attention_heads share its hidden_size 32 evenly"),
-        ({"num_attention_heads": 5}, "5 num_attention_heads share its hidden_size 32 evenly"),
+        ({"head_dim": 9}, "head_dim 9: a Llama's 4 num_attention_heads share its hidden_size 128 evenly"),
+        ({"num_attention_heads": 5}, "head_dim 32: a Llama's 5 num_attention_heads share its hidden_size 128 evenly"),
     ],
 )
 def test_values_that_no_llama_has_are_named(folder, tmp_path, changes, message):

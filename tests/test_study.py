@@ -261,7 +261,7 @@ def test_the_examples_for_a_gpu_are_understood():
         ({"variants": {"glinerev": {"../a": []}}}, "variants: glinerev: name of a variant must be letters"),
         ({"variants": {"glinerev": {"head only": ["--no-head"]}}}, "'head only' is the name of a control"),
         ({"variants": {"glinerev": {"a": ["--epoch", "3"]}}}, "options of glinerev are not right"),
-        ({"variants": {"glinerev": {"a": ["--prompt-layers", "0"]}}}, "GLiNER bi, a on x, .*prompt_layers must be at"),
+        ({"variants": {"glinerev": {"a": ["--prompt-layers", "0"]}}}, "GLiNER bi, a on x, .*prompt_layers must be"),
         ({"variants": {"glinerev": {"a" * 200: []}}}, "its name is too long for a file"),
         ({"glinerev": ["--output-root", "/x"]}, "glinerev: --output-root is for the study to say"),
         ({"remark": 3}, "remark: expected a text"),
@@ -303,7 +303,8 @@ def test_a_part_without_cells_has_an_outline():
 @pytest.mark.parametrize(
     "options",
     [
-        ["--approaches", "gliner"], ["--kinds", "both"], ["--kinds", "causal", "--approaches", "glinerev"], ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
+        ["--approaches", "gliner"], ["--kinds", "both"], ["--kinds", "causal", "--approaches", "glinerev"],
+        ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
         ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],

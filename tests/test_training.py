@@ -215,6 +215,14 @@ def test_a_part_that_is_released_later_is_frozen_until_then(trial):
     assert run.record["parameters"]["trainable"] == whole["trainable"]
 
 
+@pytest.mark.parametrize("max_steps", [1, 5])
+def test_steps_that_end_before_a_part_is_released_are_refused(trial, max_steps):
+    """The whole training is frozen for the part, to the last step too."""
+    made = trial(SP, "bi-bert", train={"epochs": 2, "batch_size": 8, "max_steps": max_steps}, release_head_after=1)
+    with pytest.raises(InputError, match=f"max_steps {max_steps}: downstream would never be trained, .* for 5 steps"):
+        made.train()
+
+
 def test_patience_does_not_count_while_a_part_waits(trial, scripted):
     scripted(0.5, 0.4, 0.3, 0.3, 0.3, 0.3)
     train = {"epochs": 6, "patience": 2, "patience_steps": 10}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from common.approach import Approach, Batch, declared_parameters, freeze_all_but
-from common.config import RuntimeConfig, TrainConfig
+from common.config import RuntimeConfig, TrainConfig, require
 from common.data.batching import training_batches
 from common.data.dataset import Dataset
 from common.device import make_accelerator, prefetch, provenance, seed_everything, trackers
@@ -71,6 +71,12 @@ class _Loop:
         self.steps_per_epoch = math.ceil(self.batches_per_epoch / config.grad_accumulation)
         steps = self.steps_per_epoch * config.epochs
         self.total_steps = min(steps, config.max_steps or steps)
+        for part in model.parts:
+            frozen = part.starts_after * self.steps_per_epoch
+            require(
+                frozen < self.total_steps,
+                f"max_steps {config.max_steps}: {part.name} would never be trained, it is frozen for {frozen} steps",
+            )
 
     @property
     def progress(self) -> Progress:
