@@ -6,19 +6,25 @@ that started it, whatever ends that: its standard input is a pipe that the start
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import faulthandler
+import importlib.util
+import multiprocessing
 import os
 import queue
 import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +37,15 @@ REFUSED = 2
 """Exit status for bad input and for a training that cannot go on: a second try would end alike."""
 POLL, GRACE = 0.2, 20.0
 """Seconds between two looks at a process, and until one that was asked to stop is killed."""
+
+SWITCH = "GLINER_ADAPTATION_FORK_SERVER"
+"""Environment variable; ``off`` makes every process a new interpreter."""
+PRELOADED = ["torch", "transformers", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "peft"]
+"""What the fork server imports; gliner would start threads, by onnxruntime."""
+
+_COMMAND = (sys.executable, "-m", "common.engine")
+# Two threads must not read one process's exit status, which multiprocessing does for all when it starts one.
+_lock = threading.Lock()
 
 
 # -- where work runs --------------------------------------------------------------------------------------------------
@@ -163,24 +178,29 @@ def run_module(
     path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("ab"))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "common.engine", module, *arguments],
-            stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=folder,
-            env={**os.environ, "PYTHONPATH": path, **where.environment, **(environment or {})},
+        variables = {**os.environ, "PYTHONPATH": path, **where.environment, **(environment or {})}
+        process: _Forked | subprocess.Popen[bytes] | None = None
+        if can_fork(variables):
+            # A server that cannot start is done without.
+            with contextlib.suppress(OSError, EOFError):
+                process = _Forked([module, *arguments], log, variables, folder)
+        process = process or subprocess.Popen(
+            [*_COMMAND, module, *arguments],
+            stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=folder, env=variables,
             # Ctrl-C in a terminal goes to the starter alone, which stops what it has started.
             start_new_session=True,
         )  # fmt: skip
-        stack.enter_context(process)
         assert process.stdin is not None
-        while process.poll() is None:
+        stack.enter_context(process.stdin)
+        asked = None
+        while (status := process.poll()) is None:
             if where.stopped():
                 process.stdin.close()
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE)
-                process.kill()
-                return None
+                asked = asked or time.monotonic()
+                if time.monotonic() > asked + GRACE:
+                    process.kill()
             time.sleep(POLL)
-        return process.returncode
+        return status if asked is None else None
 
 
 def ending(status: int) -> str:
@@ -200,6 +220,89 @@ def last_lines(log: Path, count: int) -> list[str]:
         lines = stream.read().decode("utf-8", errors="replace").splitlines()
     # The end of a trace of a crash is a list of all libraries.
     return [line.rstrip() for line in lines if line.strip() and not line.startswith("Extension modules: ")][-count:]
+
+
+# -- forked processes -------------------------------------------------------------------------------------------------
+
+
+class _Forked:
+    """A process of multiprocessing's fork server: as much of :class:`subprocess.Popen` as :func:`run_module` needs."""
+
+    def __init__(self, arguments: list[str], log: Path | None, variables: dict[str, str], folder: Path | None) -> None:
+        context = multiprocessing.get_context("forkserver")
+        # peft imports bitsandbytes, which looks at the GPUs.
+        looks = Path("/dev/nvidiactl").exists() and importlib.util.find_spec("bitsandbytes") is not None
+        context.set_forkserver_preload([name for name in PRELOADED if not (looks and name == "peft")])
+        # The server inherits it: whether there is a GPU is asked without touching it.
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        stdin, self.stdin = context.Pipe(duplex=False)
+        self._process = context.Process(target=_become, args=(arguments, stdin, log, variables, folder))
+        with stdin, _lock:
+            self._process.start()
+
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        with _lock:
+            status = self._process.exitcode
+        # So multiprocessing says that the server was killed, and its processes with it.
+        return -signal.SIGKILL if status == 255 else status
+
+    def kill(self) -> None:
+        """Kills it."""
+        self._process.kill()
+
+
+def can_fork(variables: Mapping[str, str]) -> bool:
+    """Whether processes with these environment variables are forked; otherwise they are new interpreters.
+
+    Only on Linux is a fork safe, a daemon, such as a Dask worker with a nanny, may have no server, and multiprocessing
+    would run a script that is this process's main module again in each process.
+    """
+    main_module = sys.modules["__main__"]
+    script = main_module.__spec__ is None and hasattr(main_module, "__file__")
+    daemon = multiprocessing.current_process().daemon
+    return sys.platform == "linux" and variables.get(SWITCH) != "off" and not script and not daemon
+
+
+def _become(
+    arguments: list[str], stdin: Connection, log: Path | None, variables: dict[str, str], folder: Path | None
+) -> None:
+    """Makes a forked process one as :class:`subprocess.Popen` starts it, and has it end as an interpreter does."""
+    os.setsid()
+    # PR_SET_PDEATHSIG: nobody would be told how a process ends that outlives its server.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    os.dup2(stdin.fileno(), 0)
+    stdin.close()
+    if log is not None:
+        with log.open("ab") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(folder or ".")
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and torch.cuda._is_in_bad_fork():
+        os.execv(sys.executable, [*_COMMAND, *arguments])
+    if torch is not None and variables.get("OMP_NUM_THREADS", threads) != threads:
+        torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
+    if numpy is not None:
+        numpy.random.seed()
+    tempfile.tempdir = None
+    sys.argv[1:] = arguments
+    interrupted = False
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.excepthook(*sys.exc_info())
+        interrupted = True
+    finally:
+        # multiprocessing leaves them out.
+        atexit._run_exitfuncs()
+    if interrupted:
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 # -- the started process ----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Processes of their own: how they end, what they see, and that none outlives the one that started it."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import time
 import psutil
 import pytest
 
-from common.engine import ending, executor, last_lines, run_module, shares
+import common.engine
+from common.engine import SWITCH, can_fork, ending, executor, last_lines, run_module, shares
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
+
+forks = pytest.mark.skipif(not can_fork({}), reason="processes are new interpreters here")
 
 SLEEPER = """
 import os, sys, time
@@ -23,9 +27,11 @@ except KeyboardInterrupt:
     print("asked to stop")
     raise
 """
-STUBBORN = SLEEPER.replace("    raise\n", "    time.sleep(100)\n")
+STUBBORN = "from common import engine; engine.GRACE = 2.0\n" + SLEEPER.replace("    raise\n", "    time.sleep(100)\n")
 ENDINGS = """
 import os, sys
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(errors="backslashreplace")
 print("hello", os.environ.get("OMP_NUM_THREADS"), os.environ.get("OF_MINE"), os.getcwd())
 how = sys.argv[1]
 if how == "abort":
@@ -40,13 +46,42 @@ sys.exit(int(how))
 """
 
 
-@pytest.fixture
-def modules(tmp_path, monkeypatch):
-    """Modules for processes, on their path."""
+# The engine as a module that a test's own can change, other than the main module that it is otherwise.
+COMMAND = (sys.executable, "-c", "from common import engine; engine.main()")
+
+
+def end_server():
+    """Ends this process's fork server, if it has one; the next process starts another."""
+    if sys.platform == "linux":
+        importlib.import_module("multiprocessing.forkserver")._forkserver._stop()
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory):
+    """A folder of modules for processes, and a fork server that imports nothing."""
+    folder = tmp_path_factory.mktemp("code")
     for name, text in {"sleeper": SLEEPER, "stubborn": STUBBORN, "endings": ENDINGS}.items():
-        (tmp_path / f"{name}.py").write_text(text)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        (folder / f"{name}.py").write_text(text)
+    end_server()
+    yield folder
+    end_server()
+
+
+@pytest.fixture
+def forked(code, tmp_path, monkeypatch):
+    """The modules on the path of forked processes; returns a folder for output."""
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    monkeypatch.syspath_prepend(code)
+    monkeypatch.setattr(common.engine, "_COMMAND", COMMAND)
+    monkeypatch.setattr(common.engine, "PRELOADED", [])
     return tmp_path
+
+
+@pytest.fixture(params=["off", pytest.param("on", marks=forks)])
+def modules(request, forked, monkeypatch):
+    """As forked, and of processes that are new interpreters."""
+    monkeypatch.setenv(SWITCH, request.param)
+    return forked
 
 
 def wait_for(condition, seconds=60):
@@ -103,19 +138,104 @@ def test_the_end_of_the_block_stops_what_runs_and_starts_nothing_more(modules):
 
 STARTER = """
 import sys
+import common.engine
 from common.engine import executor, run_module
+common.engine._COMMAND, common.engine.PRELOADED = sys.argv[3:], []
 with executor(1) as pool:
     pool.submit(run_module, sys.argv[1], [sys.argv[2]]).result()
 """
 
 
-@pytest.mark.parametrize("module", ["sleeper", pytest.param("stubborn", marks=pytest.mark.slow)])
+def test_without_a_log_it_prints_where_its_starter_does(modules):
+    command = [sys.executable, "-c", STARTER, "endings", "error", *common.engine._COMMAND]
+    done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("hello ")
+    assert done.stderr.endswith("ZeroDivisionError: nobody expects this\n")
+
+
+@pytest.mark.parametrize("module", ["sleeper", "stubborn"])
 def test_no_process_outlives_its_starter(modules, monkeypatch, module):
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, module, str(modules / "pid")], cwd=PROJECT_ROOT)
+    command = [sys.executable, "-c", STARTER, module, str(modules / "pid"), *common.engine._COMMAND]
+    starter = subprocess.Popen(command, cwd=PROJECT_ROOT)
     process = psutil.Process(started(modules / "pid"))
     starter.send_signal(signal.SIGKILL)
     starter.wait()
     process.wait(30)
+
+
+@forks
+def test_a_signal_to_a_forked_process_is_of_no_concern_to_the_others(forked):
+    with executor(2) as pool:
+        names = ("a", "b")
+        work = [pool.submit(run_module, "sleeper", [str(forked / name)], forked / f"{name}.log") for name in names]
+        first, second = (psutil.Process(started(forked / name)) for name in names)
+        assert first.parent() == second.parent() != psutil.Process()
+        assert os.getsid(first.pid) == os.getpgid(first.pid) == first.pid
+        first.send_signal(signal.SIGKILL)
+        assert work[0].result() == -signal.SIGKILL
+        assert second.is_running()
+        second.send_signal(signal.SIGINT)
+        assert work[1].result() == -signal.SIGINT
+    assert last_lines(forked / "b.log", 1) == ["KeyboardInterrupt"]
+
+
+@forks
+def test_processes_of_a_server_that_is_killed_end_and_another_server_starts_the_next(forked):
+    with executor(1) as pool:
+        work = pool.submit(run_module, "sleeper", [str(forked / "pid")], forked / "log")
+        process = psutil.Process(started(forked / "pid"))
+        process.parent().send_signal(signal.SIGKILL)
+        assert work.result() == -signal.SIGKILL
+        deadline = time.monotonic() + 10
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline
+        assert pool.submit(run_module, "endings", ["3"], forked / "log").result() == 3
+
+
+@pytest.fixture
+def preloaded(forked, monkeypatch):
+    """Has another server import a module of some source code; returns the folder for output."""
+
+    def preload(name, source=None):
+        if source is not None:
+            (forked / f"{name}.py").write_text(source)
+            monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(forked), os.environ["PYTHONPATH"]]))
+        monkeypatch.setattr(common.engine, "PRELOADED", [name])
+        end_server()
+        return forked
+
+    yield preload
+    end_server()
+
+
+@forks
+def test_a_server_that_cannot_start_is_done_without(preloaded):
+    folder = preloaded("broken", "raise ValueError('of another version')")
+    with executor(1) as pool:
+        assert pool.submit(run_module, "endings", ["3"], folder / "log").result() == 3
+
+
+@forks
+def test_a_process_whose_server_has_used_a_gpu_is_a_new_interpreter(preloaded):
+    folder = preloaded("torch", "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)")
+    (folder / "shows.py").write_text("import os, sys; print(sys.modules.get('torch'), os.environ['OMP_NUM_THREADS'])")
+    with executor(1) as pool:
+        given = {"OMP_NUM_THREADS": "3"}
+        assert pool.submit(run_module, "shows", [], folder / "log", given, folder).result() == 0
+    assert last_lines(folder / "log", 1) == ["None 3"]
+
+
+@forks
+def test_a_forked_process_computes_with_its_own_number_of_threads(preloaded, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    folder = preloaded("torch")
+    (folder / "counts.py").write_text("import sys; print(sys.modules['torch'].get_num_threads())")
+    monkeypatch.syspath_prepend(folder)
+    with executor(1) as pool:
+        for threads in ("1", "2"):
+            given = {"OMP_NUM_THREADS": threads}
+            assert pool.submit(run_module, "counts", [], folder / "log", given).result() == 0
+    assert last_lines(folder / "log", 2) == ["1", "2"]
 
 
 def test_workers_share_the_cores_and_have_a_gpu_each(monkeypatch):

@@ -1,6 +1,7 @@
 """The study: its plan, what counts as done, and what it survives."""
 
 import importlib
+import os
 import re
 import shutil
 import signal
@@ -17,7 +18,7 @@ import common.study.identity
 import common.transfer
 from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
-from common.engine import RETRIES
+from common.engine import RETRIES, SWITCH
 from common.errors import InputError
 from common.evaluation.results import companions
 from common.files import read_json, write_json
@@ -546,19 +547,21 @@ def test_a_transfer_that_was_cut_off_is_all_that_is_done_then(kept, output, monk
 
 FAULTS = """
 import os, runpy, sys
-told = " ".join(sys.orig_argv)
-if "common.engine softprompt_base.train" in told:
-    with open(os.environ["FAULTS"], "a") as stream:
-        stream.write(told + "\\n")
-    if "--seed 3" in told or "ABORT" in os.environ:
-        os.abort()
-    if "--seed 4" in told:
-        import resource
-        resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
-    if "--seed 5" in told:
-        def fail(*arguments, **options):
+run_module = runpy.run_module
+def run_or_fail(module, **options):
+    told = " ".join([module, *sys.argv[1:]])
+    if module == "softprompt_base.train":
+        with open(os.environ["FAULTS"], "a") as stream:
+            stream.write(told + "\\n")
+        if "--seed 3" in told or "ABORT" in os.environ:
+            os.abort()
+        if "--seed 4" in told:
+            import resource
+            resource.setrlimit(resource.RLIMIT_AS, (2**28, 2**28))
+        if "--seed 5" in told:
             raise ZeroDivisionError("nobody expects this")
-        runpy.run_module = fail
+    return run_module(module, **options)
+runpy.run_module = run_or_fail
 """
 """A sitecustomize.py: trainings of some seeds abort, have little memory, or end with an error."""
 
@@ -570,6 +573,8 @@ def faults(tmp_path, monkeypatch):
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "faults"))
     monkeypatch.setenv("FAULTS", str(tmp_path / "begun"))
+    # A fork server may be there already, without them.
+    monkeypatch.setenv(SWITCH, "off")
     return lambda: (tmp_path / "begun").read_text().splitlines() if (tmp_path / "begun").is_file() else []
 
 
@@ -592,15 +597,18 @@ def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, t
     options = options_file(tmp_path, softprompt_base=["--patience", "0", "--epochs", "80"])
     position = arguments.index("--epochs")
     arguments = [*arguments[:position], *arguments[position + 2 :], *options]
-    first = subprocess.Popen([sys.executable, "-m", "common.study", *arguments], cwd=PROJECT_ROOT)
+    first = subprocess.Popen(
+        [sys.executable, "-m", "common.study", *arguments], cwd=PROJECT_ROOT, env=os.environ | {SWITCH: "on"}
+    )
     deadline = time.monotonic() + 120
     while not list(output.glob("softprompt_base/savings/*/state_*")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    (training,) = psutil.Process(first.pid).children()
+    started = psutil.Process(first.pid).children(recursive=True)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    training.wait(30)
+    for process in started:
+        process.wait(30)
     assert state(arguments) == "to resume"
 
     with caplog.at_level("INFO"):
