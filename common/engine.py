@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
-import importlib.util
 import multiprocessing
 import os
 import queue
@@ -230,11 +229,7 @@ class _Forked:
 
     def __init__(self, arguments: list[str], log: Path | None, variables: dict[str, str], folder: Path | None) -> None:
         context = multiprocessing.get_context("forkserver")
-        # peft imports bitsandbytes, which looks at the GPUs.
-        looks = Path("/dev/nvidiactl").exists() and importlib.util.find_spec("bitsandbytes") is not None
-        context.set_forkserver_preload([name for name in PRELOADED if not (looks and name == "peft")])
-        # The server inherits it: whether there is a GPU is asked without touching it.
-        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+        context.set_forkserver_preload(PRELOADED)
         stdin, self.stdin = context.Pipe(duplex=False)
         self._process = context.Process(target=_become, args=(arguments, stdin, log, variables, folder))
         with stdin, _lock:
@@ -255,13 +250,15 @@ class _Forked:
 def can_fork(variables: Mapping[str, str]) -> bool:
     """Whether processes with these environment variables are forked; otherwise they are new interpreters.
 
-    Only on Linux is a fork safe, a daemon, such as a Dask worker with a nanny, may have no server, and multiprocessing
-    would run a script that is this process's main module again in each process.
+    Only on Linux is a fork safe, and only if no library has looked at a GPU before; a daemon, such as a Dask worker
+    with a nanny, may have no server, and multiprocessing would run a script that is this process's main module again in
+    each process.
     """
     main_module = sys.modules["__main__"]
     script = main_module.__spec__ is None and hasattr(main_module, "__file__")
     daemon = multiprocessing.current_process().daemon
-    return sys.platform == "linux" and variables.get(SWITCH) != "off" and not script and not daemon
+    suits = sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+    return suits and variables.get(SWITCH) != "off" and not script and not daemon
 
 
 def _become(
@@ -282,8 +279,6 @@ def _become(
     os.environ.update(variables)
     os.chdir(folder or ".")
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    if torch is not None and torch.cuda._is_in_bad_fork():
-        os.execv(sys.executable, [*_COMMAND, *arguments])
     if torch is not None and variables.get("OMP_NUM_THREADS", threads) != threads:
         torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
     if numpy is not None:

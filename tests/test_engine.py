@@ -216,16 +216,6 @@ def test_a_server_that_cannot_start_is_done_without(preloaded):
 
 
 @forks
-def test_a_process_whose_server_has_used_a_gpu_is_a_new_interpreter(preloaded):
-    folder = preloaded("torch", "class cuda:\n    _is_in_bad_fork = staticmethod(lambda: True)")
-    (folder / "shows.py").write_text("import os, sys; print(sys.modules.get('torch'), os.environ['OMP_NUM_THREADS'])")
-    with executor(1) as pool:
-        given = {"OMP_NUM_THREADS": "3"}
-        assert pool.submit(run_module, "shows", [], folder / "log", given, folder).result() == 0
-    assert last_lines(folder / "log", 1) == ["None 3"]
-
-
-@forks
 def test_a_forked_process_computes_with_its_own_number_of_threads(preloaded, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = preloaded("torch")
