@@ -843,7 +843,7 @@ def test_terminated_is_an_interruption():
 def test_leftovers_of_killed_runs_go_and_nothing_else_does(unfinished, tmp_path, output):
     made, path = unfinished
     savings = path.parent
-    half = [path / ".run.json.abcdefgh.tmp", path / ".trainable.safetensors.a1_b2c3d.tmp"]
+    half = [path / ".run.json.abcdefgh.tmp", path / ".trainable.safetensors.a1_b2c3d.tmp", path / ".tmpofP4bS"]
     for file in half:
         file.write_text("{")
     (path / ".state.tmp").mkdir()

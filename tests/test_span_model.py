@@ -343,7 +343,9 @@ def test_dropout_only_in_training_and_only_in_trained_parts(load, data):
     model.train()
     assert not torch.equal(model.logits(batch), model.logits(batch))
     training = {name for name, module in model.named_modules() if module.training}
-    assert training == {""} | {n for n, _ in model.named_modules() if n.startswith("core.span_rep_layer")}
+    # The recurrent layer has none; cuDNN wants it so.
+    head_modules = {name for name, _ in model.named_modules() if name.startswith("core.span_rep_layer")}
+    assert training == {"", "core.rnn.lstm"} | head_modules
     model.eval()
     assert torch.equal(model.logits(batch), model.logits(batch))
 

@@ -624,7 +624,7 @@ def kept(path, checkpoint, **corpora):
     measured = {
         name: {
             "dataset_sha256": name, "sentences": 9, "types": ["x"], "before": side(before), "after": side(after),
-            "difference_at_half": {}, "difference_best": {"micro_f1": [after - before] * 3},
+            "difference_at_half": scores([0.0] * 3), "difference_best": scores([after - before] * 3),
             "foreign_types": [], "predictions_per_100_sentences": {"before": None, "after": None},
         }
         for name, (before, after) in corpora.items()

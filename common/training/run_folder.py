@@ -33,6 +33,8 @@ _UNFINISHED_STATE = ".state.tmp"
 _RUN_NAME = re.compile(r".+_\d{8}_\d{6}(-\d+)?")
 _SURELY_OLD = 3600.0
 """Seconds."""
+_OF_SAFETENSORS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""It writes a file under such a name first, in the same folder."""
 
 
 @dataclass
@@ -171,7 +173,8 @@ class Run:
     def tidy(self) -> None:
         """Removes what a killed process has left in the folder half written. The run must be this process's."""
         shutil.rmtree(self.path / _UNFINISHED_STATE, ignore_errors=True)
-        for path in leftovers(self.path, f"{re.escape(RUN_FILE)}|{re.escape(WEIGHTS_FILE)}"):
+        own = [path for path in self.path.iterdir() if _OF_SAFETENSORS.fullmatch(path.name)]
+        for path in [*leftovers(self.path, f"{re.escape(RUN_FILE)}|{re.escape(WEIGHTS_FILE)}"), *own]:
             path.unlink(missing_ok=True)
 
     def has_leftovers(self) -> bool:
@@ -182,7 +185,7 @@ class Run:
         if not inside:
             # Between the making of a folder and its claim there is a moment.
             return time.time() - self.path.stat().st_mtime > _SURELY_OLD
-        half = any(name.startswith(".") and name.endswith(".tmp") for name in inside)
+        half = any(_OF_SAFETENSORS.fullmatch(name) or (name[0] == "." and name.endswith(".tmp")) for name in inside)
         return half or (bool(self._states()) and self.is_finished())
 
     def is_finished(self) -> bool:
