@@ -198,17 +198,26 @@ class Every:
         self._event.set()
 
         def look_on() -> None:
-            while True:
-                self._event.wait(UNASKED)
-                if self._stop.wait(SETTLE):
-                    return
+            self._event.wait(UNASKED)
+            while not self._stop.wait(SETTLE):
                 self.look()
+                self._event.wait(UNASKED)
 
-        thread = threading.Thread(target=look_on, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
+        def end() -> None:
             self._stop.set()
             self._event.set()
-            thread.join()
+
+        with in_background(look_on, end):
+            yield
+
+
+@contextlib.contextmanager
+def in_background(loop: Callable[[], None], end: Callable[[], None]) -> Iterator[None]:
+    """Runs a loop in a thread of its own; on leaving, ``end`` has it end, which is waited for."""
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end()
+        thread.join()

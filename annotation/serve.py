@@ -17,7 +17,7 @@ from typing import Any
 
 from annotation.backend import Backend
 from annotation.client import ServerOptions
-from annotation.jobs import Every, Trainer
+from annotation.jobs import Every, Trainer, in_background
 from annotation.labelling import Labelling
 from annotation.private import read_secret
 from annotation.service import Service, check_closed
@@ -137,13 +137,8 @@ class Reloader:
             while not stop.wait(LOOK):
                 self.look()
 
-        thread = threading.Thread(target=look_on, daemon=True)
-        thread.start()
-        try:
+        with in_background(look_on, stop.set):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 @contextlib.contextmanager
