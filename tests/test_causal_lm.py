@@ -93,6 +93,19 @@ def test_implementations_agree(base, attention):
     assert found[0].numpy() == pytest.approx(found[1].numpy(), abs=1e-5)
 
 
+def test_a_token_that_is_generated_sees_what_it_sees_in_the_whole_text(base, monkeypatch):
+    network = base.network(output_layer=True)
+    assert network.config.num_key_value_heads < network.config.num_attention_heads
+    ids, mask = torch.tensor([[5, 6, 7, 8, 9], [0, 0, 3, 4, 5]]), torch.tensor([[1] * 5, [0, 0, 1, 1, 1]])
+    whole = base.network(output_layer=True, implementation="eager")(ids, attention_mask=mask).logits
+    with torch.no_grad():
+        begun = network(ids[:, :4], attention_mask=mask[:, :4], use_cache=True)
+        # No key is repeated for the heads that share it.
+        monkeypatch.setattr("transformers.integrations.sdpa_attention.repeat_kv", None)
+        last = network(ids[:, 4:], attention_mask=mask, past_key_values=begun.past_key_values).logits
+    assert last[:, 0].numpy() == pytest.approx(whole[:, 4].detach().numpy(), abs=1e-5)
+
+
 def test_a_network_that_stays_causal_is_refused(base, monkeypatch):
     from transformers.models.llama import modeling_llama
 
