@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import platform
@@ -11,7 +12,6 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def measured_bf16_speedup() -> float:
     return speedup if speedup < 0.1 else _speedup_at(512, 12)
 
 
-@lru_cache
+@functools.lru_cache
 def cpu_bf16_speedup() -> float:
     """:func:`measured_bf16_speedup`, measured once on a machine: all runs of a study must decide alike."""
     path, machine = cache_dir() / "bf16.json", f"{platform.node()}, {_processor()}, torch {torch.__version__}"
@@ -255,7 +255,7 @@ def provenance() -> dict[str, Any]:
         "git": _git(),
         "behaviour": BEHAVIOUR_VERSION,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages},
         "machine": {
             "system": platform.system(),
             "processor": _processor(),
@@ -265,6 +265,12 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@functools.cache
+def _version(package: str) -> str:
+    return importlib.metadata.version(package)
+
+
+@functools.cache
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as stream:
@@ -276,8 +282,12 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+@functools.cache
 def _git() -> dict[str, Any] | None:
-    """Commit, and whether the work tree differs from it; None where the packages are in no checkout of their own."""
+    """Commit, and whether the work tree differs from it, when this process first asks, as its code is of that time.
+
+    None where the packages are in no checkout of their own.
+    """
     if not (PROJECT_ROOT / ".git").exists():
         return None
 

@@ -37,7 +37,7 @@ class Config:
     head: bool = True
     """Train the span head (span_rep_layer, prompt_rep_layer); off: the control that trains the prompt
     encoder alone."""
-    release_head_after: int = 0
+    unfreeze_head_after: int = 0
     """Epochs in which the prompt encoder is trained alone, the head still frozen."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
@@ -67,15 +67,17 @@ class Config:
                 1 <= self.prompt_hidden <= 2**16,
                 f"prompt_hidden must be between 1 and {2**16}, got {self.prompt_hidden}",
             )
-        require(self.release_head_after >= 0, f"release_head_after must be at least 0, got {self.release_head_after}")
-        if self.release_head_after:
+        require(
+            self.unfreeze_head_after >= 0, f"unfreeze_head_after must be at least 0, got {self.unfreeze_head_after}"
+        )
+        if self.unfreeze_head_after:
             require(
                 self.prompt_encoder and self.head,
-                "release_head_after: needs prompt encoder and head, of which one is off",
+                "unfreeze_head_after: needs prompt encoder and head, of which one is off",
             )
             require(
-                self.release_head_after < self.train.epochs,
-                f"release_head_after {self.release_head_after}: the head would never be trained in "
+                self.unfreeze_head_after < self.train.epochs,
+                f"unfreeze_head_after {self.unfreeze_head_after}: the head would never be trained in "
                 f"{self.train.epochs} epochs",
             )
         require_rate("prompt_encoder_lr", self.prompt_encoder_lr)

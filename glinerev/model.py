@@ -116,7 +116,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
         parts.append(TrainedPart("prompt encoder", (model.path_of(prompt_encoder),), config.prompt_encoder_lr))
     if config.head:
         head = "core.span_rep_layer", "core.prompt_rep_layer"
-        parts.append(TrainedPart("downstream", head, config.downstream_lr, starts_after=config.release_head_after))
+        parts.append(TrainedPart("downstream", head, config.downstream_lr, starts_after=config.unfreeze_head_after))
     if config.rest_lr:
         parts.append(TrainedPart("rest", ("core.token_rep_layer",), config.rest_lr))
     model.declare(*parts)

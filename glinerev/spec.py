@@ -18,8 +18,8 @@ def variant(config: Config) -> Variant:
     usual = config.prompt_encoder_lr == Config.prompt_encoder_lr
     aspects |= {} if usual else {"prompt rate": f"prompt rate {config.prompt_encoder_lr:g}"}
     aspects |= {} if config.head else {"head": "prompt only"}
-    if config.release_head_after:
-        aspects |= {"head": f"head released after {config.release_head_after}"}
+    if config.unfreeze_head_after:
+        aspects |= {"head": f"head unfrozen after {config.unfreeze_head_after}"}
     aspects |= {"encoders": "encoders trained"} if config.rest_lr else {}
     return aspects | span_variant(config.labels, config.focal_gamma, config.focal_alpha)
 
@@ -34,7 +34,7 @@ SPEC = ApproachSpec(
     variant_settings=frozenset(
         {
             *("prompt_form", "prompt_encoder", "prompt_layers", "prompt_hidden", "prompt_encoder_lr"),
-            *("head", "release_head_after", "rest_lr", "labels", "focal_gamma", "focal_alpha"),
+            *("head", "unfreeze_head_after", "rest_lr", "labels", "focal_gamma", "focal_alpha"),
         }
     ),
     tuned=frozenset({"prompt rate"}),

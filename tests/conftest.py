@@ -42,12 +42,16 @@ from common.training.recorder import Recorder
 from common.training.run_folder import Run
 
 # GLINER_ADAPTATION_REAL_DATA=FOLDER names a folder with real corpora (data/) and small real bases (models/); without it
-# the
-# tests on them are skipped.
+# the tests on them are skipped.
 REAL = Path(os.environ.get("GLINER_ADAPTATION_REAL_DATA") or os.devnull)
 REAL_DATA, REAL_BASES = REAL / "data", REAL / "models"
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the public corpora are not here")
 needs_real_bases = pytest.mark.skipif(not REAL_BASES.is_dir(), reason="the small real bases are not here")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more test process than there are cores: some tests wait for processes that they started."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -354,6 +358,8 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is written into the project, and accelerate starts anew."""
     monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / "output"))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    # Nothing here outlives a loss of power.
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     torch.set_num_threads(1)
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()

@@ -356,6 +356,7 @@ def test_frozen_modules_have_no_dropout(made):
         assert model(batch).item() == pytest.approx(first.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_saves_and_counts_what_it_trained_and_loads_to_equal_predictions(row, made, tmp_path):
     model, run = made.but(epochs=1, select_by="loss").train()
     set_threshold(model, made.data.test)

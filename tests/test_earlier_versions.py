@@ -29,6 +29,8 @@ from common.registry import spec
 from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
 from common.training.run_folder import load_tensors
 
+pytestmark = pytest.mark.slow
+
 FIXTURES = Path(__file__).parent / "data" / "format_1"
 BASES = {
     "glinerev": ("bi-bert", {"hidden_size": 12}),
@@ -123,7 +125,6 @@ def test_an_unfinished_run_is_resumed_and_ends_as_the_finished_one(restore, glin
         assert tensor.numpy() == pytest.approx(stored[name].numpy(), abs=1e-4), name
 
 
-@pytest.mark.slow
 def test_a_result_is_a_repetition_of_todays(restore, gliner_folder, dataset_path, tmp_path, monkeypatch):
     """Another seed of the same settings, tested today, is a seed of the same row, but for the version of behaviour."""
     monkeypatch.setattr(common.device, "BEHAVIOUR_VERSION", 1)

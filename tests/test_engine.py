@@ -15,6 +15,8 @@ from common.engine import SWITCH, can_fork, ending, executor, last_lines, run_mo
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 
+pytestmark = pytest.mark.slow
+
 forks = pytest.mark.skipif(not can_fork({}), reason="processes are new interpreters here")
 
 SLEEPER = """
@@ -249,7 +251,6 @@ def test_each_worker_has_its_share(modules, monkeypatch):
 # -- on a cluster -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_a_cluster_runs_the_same_and_stops_what_nobody_waits_for(modules):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(

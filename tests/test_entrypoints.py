@@ -158,6 +158,7 @@ WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross
 """They take the best class."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [pytest.param(case, marks=pytest.mark.slow) if case.endswith("gliner") else case for case in CASES]
 )

@@ -24,6 +24,8 @@ from common.files import read_json, write_json
 from common.inference import Tagger
 from common.training.records import RUN_FILE
 
+pytestmark = pytest.mark.slow
+
 SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
 TOKEN = "hf_thisisasecret"
 CPU = ["--precision", "fp32", "--device", "cpu", "--no-progress"]

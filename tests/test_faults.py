@@ -439,6 +439,7 @@ def first(tensors, start: str) -> str:
     return next(name for name in sorted(tensors) if name.startswith(start))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -467,6 +468,7 @@ def test_a_state_that_is_not_whole_is_refused(unfinished, edit, message):
     assert made.resume(path)[1].record["status"] == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
@@ -709,6 +711,7 @@ def test_output_into_a_place_that_takes_nothing(dataset_path, gliner_folder, tmp
             assert line.startswith(f"error: {place}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a %20 b", "#x", "y?z=1", "öß 日本", "a'b\"c"])
 def test_paths_of_all_kinds(dataset_path, gliner_folder, tmp_path, name):
     root = tmp_path / name

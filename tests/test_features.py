@@ -25,6 +25,8 @@ from common.models.features import EncodedSplit, FeatureCache
 from common.models.prompts import PromptConfig
 from dataset_generation.sources import BENCHMARKS, read_local
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = {"prompts": PromptConfig(prompt_length=4)}
 CACHED = {
     "LDSA": (ldsa.spec.SPEC, {}),

@@ -237,10 +237,10 @@ def test_the_bilstm_is_frozen_and_never_counted(trial):
         assert not calls
 
 
-def test_the_name_says_how_the_head_is_released_and_that_a_rate_is_tuned():
-    released = variant(config(release_head_after=3))
-    assert variant_text(released) == "residual, head released after 3"
-    assert not SPEC.is_default(released, "bi")
+def test_the_name_says_how_the_head_is_unfrozen_and_that_a_rate_is_tuned():
+    unfrozen = variant(config(unfreeze_head_after=3))
+    assert variant_text(unfrozen) == "residual, head unfrozen after 3"
+    assert not SPEC.is_default(unfrozen, "bi")
     assert SPEC.is_default(variant(config(prompt_encoder_lr=2e-3)), "bi")
     assert variant_text(variant(config(prompt_layers=2, prompt_hidden=64))) == "residual, 2 layers of 64"
 
@@ -265,10 +265,10 @@ def test_rates_out_of_range(name, value):
         ({"prompt_hidden": 8}, "prompt_hidden: a map of one layer has none, see --prompt-layers"),
         ({"prompt_layers": 2, "prompt_hidden": 0}, "prompt_hidden must be between 1 and 65536, got 0"),
         ({"prompt_layers": 2, "prompt_hidden": 10**30}, "prompt_hidden must be between 1 and 65536, got 10"),
-        ({"release_head_after": -1}, "release_head_after must be at least 0, got -1"),
-        ({"release_head_after": 2, "head": False}, "release_head_after: needs prompt encoder and head"),
-        ({"release_head_after": 2, "prompt_encoder": False}, "release_head_after: needs prompt encoder and head"),
-        ({"release_head_after": 15}, "release_head_after 15: the head would never be trained in 15 epochs"),
+        ({"unfreeze_head_after": -1}, "unfreeze_head_after must be at least 0, got -1"),
+        ({"unfreeze_head_after": 2, "head": False}, "unfreeze_head_after: needs prompt encoder and head"),
+        ({"unfreeze_head_after": 2, "prompt_encoder": False}, "unfreeze_head_after: needs prompt encoder and head"),
+        ({"unfreeze_head_after": 15}, "unfreeze_head_after 15: the head would never be trained in 15 epochs"),
     ],
 )
 def test_settings_out_of_range(settings, message):
@@ -284,7 +284,7 @@ EXPORTED = {
     "post_norm": ("bi-deberta", {"prompt_form": "post_norm"}),
     "all trained": ("bi-bert", {"rest_lr": 1e-3}),
     "head only": ("bi-bert", {"prompt_encoder": False}),
-    "deeper, head released": ("bi-bert", {"prompt_layers": 2, "prompt_hidden": 8, "release_head_after": 2}),
+    "deeper, head unfrozen": ("bi-bert", {"prompt_layers": 2, "prompt_hidden": 8, "unfreeze_head_after": 2}),
 }
 
 
@@ -304,6 +304,7 @@ def export(run, output):
     common.entry.export(SPEC, ExportConfig(output, str(run)))
 
 
+@pytest.mark.slow
 def test_an_export_is_a_plain_gliner_with_equal_scores(trained, tmp_path):
     made, model, run = trained
     output = tmp_path / "exported" / "plain"
@@ -324,6 +325,7 @@ def test_an_export_is_a_plain_gliner_with_equal_scores(trained, tmp_path):
         torch.testing.assert_close(*vectors, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_export_loads_without_our_code_and_predicts_the_same_entities(trained, tmp_path):
     _, model, run = trained
     output = tmp_path / "plain"
@@ -349,6 +351,7 @@ def test_an_export_loads_without_our_code_and_predicts_the_same_entities(trained
         assert sorted(item[2] for item in theirs) == pytest.approx(sorted(item[2] for item in expected), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_export_has_the_files_and_tensors_of_its_base_and_none_of_ours(trained, tmp_path):
     made, _, run = trained
     output = tmp_path / "plain"

@@ -1,7 +1,7 @@
 """Golden numbers: two epochs of each approach on tiny models give the losses and scores in ``data/golden.json``.
 
-A change that is meant to change them writes the file anew: ``python -m pytest tests/test_golden.py -n 0 --write-
-golden``.
+A change that is meant to change them writes the file anew:
+``python -m pytest tests/test_golden.py -n 0 --write-golden``.
 """
 
 from pathlib import Path
@@ -16,13 +16,14 @@ from common.files import read_json, write_json
 from common.models.config import PromptConfig
 from common.registry import spec, trained
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
 RATES = {"prompt_encoder_lr": 0.01, "projection_lr": 0.01}
 ADAPTED = {"adapter_lr": 0.005, "head_lr": 0.003}
 FULL = {"encoder_lr": 0.003, "others_lr": 0.003}
 # The default variants, with prompts that the tiny encoders have room for, rates at which tiny models learn something
-# and, but for
-# one that chooses its own, thresholds that their scores reach.
+# and, but for one that chooses its own, thresholds that their scores reach.
 CASES = {
     "ldsa": ("ldsa", "bi-bert", {"learning_rate": 0.01}),
     "softprompt_base": ("softprompt_base", "bi-bert", {"table_lr": 0.01, "projection_lr": 0.01}),
@@ -47,6 +48,7 @@ CASES = {
             "max_length": 512,
             "adapter_lr": 0.01,
             "threshold": 0.0,
+            "rows": 64,
         },
     ),
     "full_finetune cross": ("full_finetune", "cross-bert", {"encoder": "cross", **FULL, "threshold": 0.02}),
@@ -62,12 +64,7 @@ def folder(tmp_path_factory):
     return write_dataset(tmp_path_factory.mktemp("golden") / "tiny", sizes=sizes)
 
 
-SLOW = ("nerllama",)
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_golden_numbers(case, folder, gliner_folder, request):
     approach, base, settings = CASES[case]
     data = load_dataset(str(folder))

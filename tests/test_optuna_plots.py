@@ -30,6 +30,8 @@ from common.sweeps.figures import View, draw_history, wrapped
 from common.sweeps.json_studies import infer_distribution, study_from_json
 from optuna_plots import FigureSet, draw_figures, load_view, main
 
+pytestmark = pytest.mark.slow
+
 DATA = PROJECT_ROOT / "tests" / "data"
 ALL_TRIALS, TRIALS = DATA / "optuna_all_trials.json", DATA / "optuna_trials.json"
 EXAMPLE = PROJECT_ROOT / "examples" / "optuna_plots.json"
@@ -527,14 +529,12 @@ def test_the_example_draws_what_it_says(tmp_path):
         assert "use_focal" in load_view(settings).parameters
 
 
-@pytest.mark.slow
 def test_help_and_options_do_not_wait_for_libraries():
     code = "import sys, optuna_plots; print({'optuna', 'matplotlib', 'numpy', 'sqlalchemy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
 
-@pytest.mark.slow
 def test_the_users_matplotlib_does_not_change_the_figures(tmp_path):
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc" / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: tkagg\n")

@@ -23,6 +23,8 @@ from common.training.run_folder import Run
 from full_finetune.spec import SPEC as FT
 from glinerev.spec import SPEC as SP
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = SIZES["train"] // 8
 assert STEPS_PER_EPOCH == 5
 

@@ -25,6 +25,8 @@ from common.models.span_model import SpanModel
 from common.training.records import RUN_FILE
 from common.training.run_folder import Run
 
+pytestmark = pytest.mark.slow
+
 SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
 BY = ("macro_f1", "micro_f1")
 

@@ -919,6 +919,7 @@ FEW = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
 def test_training_fits_a_few_sentences(trial, data, name):
     spec, base, options = LEARNING[name]

@@ -39,6 +39,8 @@ from common.training.optimizer import schedule_factor
 from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
 from common.training.run_folder import load_tensors
 
+pytestmark = pytest.mark.slow
+
 SP, FT, SP_BI, LORA = glinerev.spec.SPEC, full_finetune.spec.SPEC, injection_bi.spec.SPEC, lora.spec.SPEC
 
 
@@ -181,10 +183,10 @@ def test_patience_counts_steps_too(trial, scripted, patience_steps, epochs_run):
     assert len(run.record["history"]) == epochs_run
 
 
-def test_a_part_that_is_released_later_is_frozen_until_then(trial):
+def test_a_part_that_is_unfrozen_later_is_frozen_until_then(trial):
     """As long as the head waits, the run is bit by bit the one without it; then the head has a schedule of its own."""
     train = {"epochs": 4, "warmup_ratio": 0.2, "patience": 0}
-    made = trial(SP, "bi-bert", train=train, prompt_encoder_lr=1e-2, downstream_lr=1.0, release_head_after=2)
+    made = trial(SP, "bi-bert", train=train, prompt_encoder_lr=1e-2, downstream_lr=1.0, unfreeze_head_after=2)
     alone = trial(SP, "bi-bert", train=train, prompt_encoder_lr=1e-2, head=False)
 
     def after_epochs(made):
@@ -216,9 +218,9 @@ def test_a_part_that_is_released_later_is_frozen_until_then(trial):
 
 
 @pytest.mark.parametrize("max_steps", [1, 5])
-def test_steps_that_end_before_a_part_is_released_are_refused(trial, max_steps):
+def test_steps_that_end_before_a_part_is_unfrozen_are_refused(trial, max_steps):
     """The whole training is frozen for the part, to the last step too."""
-    made = trial(SP, "bi-bert", train={"epochs": 2, "batch_size": 8, "max_steps": max_steps}, release_head_after=1)
+    made = trial(SP, "bi-bert", train={"epochs": 2, "batch_size": 8, "max_steps": max_steps}, unfreeze_head_after=1)
     with pytest.raises(InputError, match=f"max_steps {max_steps}: downstream would never be trained, .* for 5 steps"):
         made.train()
 
@@ -226,7 +228,7 @@ def test_steps_that_end_before_a_part_is_released_are_refused(trial, max_steps):
 def test_patience_does_not_count_while_a_part_waits(trial, scripted):
     scripted(0.5, 0.4, 0.3, 0.3, 0.3, 0.3)
     train = {"epochs": 6, "patience": 2, "patience_steps": 10}
-    run = trial(SP, "bi-bert", train=train, release_head_after=3).train()[1]
+    run = trial(SP, "bi-bert", train=train, unfreeze_head_after=3).train()[1]
     assert len(run.record["history"]) == 5
     assert run.record["best"]["epoch"] == 1
 
@@ -370,9 +372,9 @@ def test_a_resumed_run_is_an_uninterrupted_one(trial, spec, base, settings):
     assert trained_digest(model) == weights_digest(whole)
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["frozen", "about to be released", "released"])
+@pytest.mark.parametrize("epoch", [1, 2, 3], ids=["frozen", "about to be unfrozen", "unfrozen"])
 def test_a_run_with_a_part_that_waits_resumes(trial, epoch):
-    made = trial(SP, "bi-bert", train={"epochs": 4}, release_head_after=2, prompt_layers=2)
+    made = trial(SP, "bi-bert", train={"epochs": 4}, unfreeze_head_after=2, prompt_layers=2)
     whole = made.train()[1]
     assert_same_run(made.resume(killed_run(made, on_validation=kill_after(epoch)))[1], whole)
 

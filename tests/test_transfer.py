@@ -25,6 +25,8 @@ from common.paths import CACHE_VARIABLE
 from common.tables.plots import Point, Series, share_figure
 from common.tables.transfers import kept, known_corpora, read_transfers
 
+pytestmark = pytest.mark.slow
+
 FT, SP, TOKENS = full_finetune.spec.SPEC, glinerev.spec.SPEC, ldsa.spec.SPEC
 QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 
