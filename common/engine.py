@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import logging
 import multiprocessing
 import os
 import queue
@@ -30,12 +31,16 @@ from typing import Any
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 
+logger = logging.getLogger(__name__)
+
 RETRIES = 2
 """How often work is done again whose process died; one that ends with :data:`REFUSED` is not."""
 REFUSED = 2
 """Exit status for bad input and for a training that cannot go on: a second try would end alike."""
 POLL, GRACE = 0.2, 20.0
 """Seconds between two looks at a process, and until one that was asked to stop is killed."""
+LOOK = 5.0
+"""Seconds between two looks at the workers of a cluster."""
 
 SWITCH = "GLINER_ADAPTATION_FORK_SERVER"
 """Environment variable; ``off`` makes every process a new interpreter."""
@@ -121,13 +126,35 @@ def _client(address: str) -> Iterator[Any]:
         from distributed import Client
     except ImportError:
         raise InputError("--cluster needs Dask: pip install 'gliner-adaptation[cluster]'") from None
+    # It would show the traceback of its attempt to reach a scheduler that has ended.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = Client(address, timeout=60)
     except (OSError, ValueError) as error:
         raise InputError(f"--cluster {address}: no Dask scheduler answers: {' '.join(str(error).split())}") from error
     with client:
-        client.wait_for_workers(1)
-        yield client
+        ended = threading.Event()
+        watch = threading.Thread(target=_say_if_deserted, args=(client, address, ended), daemon=True)
+        watch.start()
+        try:
+            client.wait_for_workers(1)
+            yield client
+        finally:
+            ended.set()
+            watch.join()
+
+
+def _say_if_deserted(client: Any, address: str, ended: threading.Event) -> None:
+    """Says when a scheduler has no worker: work then waits for one, which may never come."""
+    deserted = False
+    while not ended.is_set():
+        if deserted == bool(client.scheduler_info(n_workers=-1)["workers"]):
+            deserted = not deserted
+            if deserted:
+                logger.warning("--cluster %s: no worker is there; what is left waits for one", address)
+            else:
+                logger.info("--cluster %s: a worker is there", address)
+        ended.wait(LOOK)
 
 
 def shares(workers: int) -> list[dict[str, str]]:
@@ -174,6 +201,8 @@ def run_module(
         Its exit status, negative for a signal; None if it was stopped.
     """
     where = place()
+    if where.stopped():
+        return None
     path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("ab"))

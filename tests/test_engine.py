@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
 
 import common.engine
-from common.engine import SWITCH, can_fork, ending, executor, last_lines, run_module, shares
+from common.engine import SWITCH, can_fork, ending, executor, last_lines, place, run_module, shares
 from common.errors import InputError
 from common.paths import PROJECT_ROOT
 
@@ -248,6 +249,21 @@ def test_each_worker_has_its_share(modules, monkeypatch):
     assert all((modules / str(number)).read_text().startswith("hello 1 ") for number in range(4))
 
 
+def test_nothing_is_started_for_work_that_is_no_longer_wanted(modules):
+    begun = threading.Event()
+
+    def work():
+        begun.set()
+        while not place().stopped():
+            time.sleep(0.01)
+        return run_module("sleeper", [str(modules / "pid")])
+
+    with executor(1) as pool:
+        piece = pool.submit(work)
+        assert begun.wait(30)
+    assert (piece.result(), (modules / "pid").exists()) == (None, False)
+
+
 # -- on a cluster -----------------------------------------------------------------------------------------------------
 
 
@@ -262,6 +278,31 @@ def test_a_cluster_runs_the_same_and_stops_what_nobody_waits_for(modules):
             pool.submit(run_module, "sleeper", [str(modules / "pid")])
             process = psutil.Process(started(modules / "pid"))
         process.wait(30)
+
+
+def test_a_cluster_without_workers_is_said_and_waited_for(modules, monkeypatch, caplog):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(common.engine, "LOOK", 0.05)
+
+    def wait_for_line(text):
+        deadline = time.monotonic() + 30
+        while text not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    with (
+        caplog.at_level("INFO", "common.engine"),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address=":0", host="127.0.0.1"
+        ) as cluster,
+        executor(1, cluster.scheduler_address) as pool,
+    ):
+        cluster.scale(0)
+        wait_for_line("no worker is there")
+        work = pool.submit(run_module, "endings", ["0"], modules / "log")
+        cluster.scale(1)
+        wait_for_line("a worker is there")
+        assert work.result(60) == 0
 
 
 def test_a_cluster_that_is_not_there_is_one_clear_error():

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,6 +17,7 @@ import pytest
 from conftest import write_dataset
 
 import common.study.identity
+import common.study.runner
 import common.transfer
 from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
@@ -31,6 +34,7 @@ from common.study.estimates import Pace, duration
 from common.study.identity import changes, stored_result
 from common.study.plan import StudyConfig, configuration, make_plan
 from common.study.runner import Study
+from common.study.work import Outcome, do_cell
 
 pytestmark = pytest.mark.slow
 
@@ -590,6 +594,52 @@ def test_a_result_of_other_settings_leaves_the_tables_though_no_new_one_comes(
     assert len(faults()) == 1 + RETRIES
     assert not any(study.results.iterdir())
     assert len(list((study.folder / "superseded").iterdir())) == 4
+
+
+@pytest.fixture
+def elsewhere(arguments, monkeypatch):
+    """A study whose cells are given to a function instead of :func:`do_cell`."""
+
+    def study_of(function):
+        monkeypatch.setattr(common.study.runner, "do_cell", function)
+        return Study(parse(StudyConfig, arguments))
+
+    return study_of
+
+
+@pytest.mark.parametrize("missing", ["folder", "output", "log"])
+def test_a_worker_without_the_studys_folders_ends_the_study(elsewhere, missing, tmp_path):
+    nowhere = tmp_path / "nowhere"
+
+    def on_another_machine(work):
+        return do_cell(replace(work, **{missing: nowhere / "log" if missing == "log" else nowhere}))
+
+    study = elsewhere(on_another_machine)
+    with pytest.raises(InputError, match=rf"^worker 1: has no folder {nowhere}; all workers need the study's folders"):
+        study.run()
+    assert not nowhere.exists()
+
+
+def test_a_result_that_is_on_another_machine_ends_the_study(elsewhere, tmp_path):
+    study = elsewhere(lambda work: Outcome(tmp_path / "there.json", 1.0))
+    with pytest.raises(InputError, match=r"there\.json: was written by a worker and is not here; all workers need"):
+        study.run()
+
+
+def test_a_scheduler_that_ends_ends_the_study(elsewhere, monkeypatch):
+    class Lost(ThreadPoolExecutor):
+        def submit(self, *arguments):
+            future = Future()
+            future.cancel()
+            future.set_running_or_notify_cancel()
+            return future
+
+    monkeypatch.setattr(common.study.runner, "executor", lambda workers, cluster: Lost())
+    study = elsewhere(do_cell)
+    study.config = replace(study.config, cluster="tcp://a:1")
+    with pytest.raises(InputError, match=r"^--cluster tcp://a:1: the Dask scheduler has ended; with another one"):
+        study.run()
+    assert not study.errors
 
 
 def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, tmp_path, capsys, caplog, monkeypatch):

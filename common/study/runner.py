@@ -40,7 +40,7 @@ from common.schema import read_record
 from common.study.estimates import Pace, duration, paces, total_time
 from common.study.identity import Identity, changes, identity, matching_runs, stored_result
 from common.study.plan import Cell, StudyConfig, configuration, logger, make_plan
-from common.study.work import Outcome, Work, do_cell, do_transfer
+from common.study.work import SAME_FOLDERS, OtherFoldersError, Outcome, Work, do_cell, do_transfer
 
 T = TypeVar("T")
 
@@ -333,6 +333,8 @@ class Study:
         cell, config = step.cell, self.config
         wanted = self.wanted(cell, self.revision(cell))
         log = self.log_path(step)
+        for folder in (log.parent, output_root()):
+            folder.mkdir(parents=True, exist_ok=True)  # a worker looks for them
         log.unlink(missing_ok=True)  # what is left of an earlier run says nothing of this one
         work = Work(cell, wanted, config.overrides, log, output_root(), Path.cwd(), config.threads)
         if step.result:
@@ -350,15 +352,26 @@ class Study:
         return "; ".join(first[:3]) + (f"; and {len(first) - 3} more" if len(first) > 3 else "")
 
     def _collected(self, step: _Left, future: Future[Outcome], head: str) -> tuple[State, _Left | None]:
-        """How a step of a cell ended, and what is to do then."""
+        """How a step of a cell ended, and what is to do then.
+
+        Raises:
+            InputError: If a worker has not the study's folders, or the cluster's scheduler is gone.
+        """
         cell = step.cell
-        error = InputError("cancelled") if future.cancelled() else future.exception()
+        if future.cancelled():
+            where = f"--cluster {self.config.cluster}"
+            raise InputError(f"{where}: the Dask scheduler has ended; with another one the same command goes on")
+        error = future.exception()
+        if isinstance(error, OtherFoldersError):
+            raise error
         if error is not None:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             return self._failed(step, text, head), None
         outcome = future.result()
         if outcome.result is None:
             return self._failed(step, outcome.error, head), None
+        if not outcome.result.is_file():
+            raise OtherFoldersError(f"{outcome.result}: was written by a worker and is not here; {SAME_FOLDERS}")
         if not step.result:
             logger.info("%s: transfer measured, %s", head, duration(outcome.seconds))
             return "done", None

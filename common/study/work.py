@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from common.data.dataset import dataset_dir
 from common.engine import GRACE, REFUSED, RETRIES, ending, last_lines, place, run_module
+from common.errors import InputError
 from common.files import write_text
 from common.paths import OUTPUT_VARIABLE, now
 from common.registry import spec
@@ -49,7 +50,14 @@ class Outcome:
     error: str = ""
 
 
+PAUSE = 0.5
+"""Seconds before a process that died is started again."""
+SAME_FOLDERS = "all workers need the study's folders, under the same paths"
 NOT_OURS = "of these settings: data, base model or code are others than at the start"
+
+
+class OtherFoldersError(InputError):
+    """A worker has not the study's folders: it would do every cell for nothing."""
 
 
 class _Failed(Exception):
@@ -57,17 +65,29 @@ class _Failed(Exception):
 
 
 def do_cell(work: Work) -> Outcome:
-    """Trains and tests; a training that was cut off before is resumed."""
+    """Trains and tests; a training that was cut off before is resumed.
+
+    Raises:
+        OtherFoldersError: If the study's folders are not here.
+    """
     return _outcome(work, _Doing.result)
 
 
 def do_transfer(work: Work, checkpoint: Path, corpora: Sequence[str], record: Path) -> Outcome:
-    """Measures what a cell's checkpoint keeps of its base's zero-shot F1 on some corpora; adds to the record there."""
+    """Measures what a cell's checkpoint keeps of its base's zero-shot F1 on some corpora; adds to the record there.
+
+    Raises:
+        OtherFoldersError: If the study's folders are not here.
+    """
     return _outcome(work, lambda doing: doing.transfer(checkpoint, corpora, record))
 
 
 def _outcome(work: Work, do: Callable[[_Doing], Path]) -> Outcome:
     start = time.perf_counter()
+    for folder in (work.folder, work.output, work.log.parent):
+        # What is made here without them, the study would not find.
+        if not folder.is_dir():
+            raise OtherFoldersError(f"{place().name}: has no folder {folder}; {SAME_FOLDERS}")
     write_text(work.log, f"{place().name}: {work.cell.title}\n")
     try:
         result, error = do(_Doing(work)), ""
@@ -158,6 +178,8 @@ class _Doing:
         self.deaths += 1
         if self.deaths > RETRIES:
             raise _Failed(f"{script} {ending(status)}, after {RETRIES} retries")
+        # A batch system that ends a job signals all its processes: the study may just have been told to stop.
+        time.sleep(PAUSE)
 
     def note(self, text: str) -> None:
         with self.work.log.open("a", encoding="utf-8") as stream:
