@@ -18,10 +18,11 @@ from conftest import write_dataset
 
 import common.study.identity
 import common.study.runner
+import common.study.work
 import common.transfer
 from common.config import parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
-from common.engine import RETRIES, SWITCH
+from common.engine import RETRIES, SWITCH, Place
 from common.errors import InputError
 from common.evaluation.results import companions
 from common.files import read_json, write_json
@@ -624,6 +625,16 @@ def test_a_result_that_is_on_another_machine_ends_the_study(elsewhere, tmp_path)
     study = elsewhere(lambda work: Outcome(tmp_path / "there.json", 1.0))
     with pytest.raises(InputError, match=r"there\.json: was written by a worker and is not here; all workers need"):
         study.run()
+
+
+def test_a_process_that_ends_with_its_study_is_not_tried_again(elsewhere, monkeypatch):
+    monkeypatch.setattr(common.study.work, "run_module", lambda *arguments: -signal.SIGKILL)
+    monkeypatch.setattr(common.study.work, "place", lambda: Place("worker 1", lambda: True))
+    study = elsewhere(do_cell)
+    study.run()
+    assert [*study.errors.values()] == ["stopped"]
+    (log,) = (study.folder / "logs").iterdir()
+    assert (log.read_text().count("-- softprompt_base.train"), "SIGKILL" in log.read_text()) == (1, False)
 
 
 def test_a_scheduler_that_ends_ends_the_study(elsewhere, monkeypatch):

@@ -50,8 +50,6 @@ class Outcome:
     error: str = ""
 
 
-PAUSE = 0.5
-"""Seconds before a process that died is started again."""
 SAME_FOLDERS = "all workers need the study's folders, under the same paths"
 NOT_OURS = "of these settings: data, base model or code are others than at the start"
 
@@ -170,7 +168,8 @@ class _Doing:
         Raises:
             _Failed: If that is of no use, or not wanted.
         """
-        if status is None:
+        # A batch system that ends a job signals all its processes: what ended this one has stopped the study too.
+        if status is None or place().stopped():
             raise _Failed("stopped")
         if status == REFUSED:
             raise _Failed("".join(last_lines(self.work.log, 1)).removeprefix("error: "))
@@ -178,8 +177,6 @@ class _Doing:
         self.deaths += 1
         if self.deaths > RETRIES:
             raise _Failed(f"{script} {ending(status)}, after {RETRIES} retries")
-        # A batch system that ends a job signals all its processes: the study may just have been told to stop.
-        time.sleep(PAUSE)
 
     def note(self, text: str) -> None:
         with self.work.log.open("a", encoding="utf-8") as stream:
