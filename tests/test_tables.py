@@ -25,7 +25,7 @@ from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import spec, specs
 from common.tables import documents, render
 from common.tables.__main__ import main
-from common.tables.groups import benchmarks
+from common.tables.groups import benchmarks, compared
 from common.tables.results import read_results
 from common.tables.transfers import read_transfers
 from common.tables.write import TABLES
@@ -604,6 +604,26 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     assert rows["Full-FT (cross)"]["BC5CDR macro F1"] == "missing"
     assert "LDSA" not in rows, "what has no result anywhere stands in the main table"
     assert any("One run: the interval is over sentences alone" in note for note in table.sections[0].notes)
+
+
+def test_a_data_set_with_one_approach_is_no_comparison_where_others_are(tmp_path, caplog):
+    write(tmp_path / "a.json", dataset="alone", scores=scored(0.7))
+    assert [item.name for item in compared(benchmarks(read_results([tmp_path])))] == ["alone"]
+    write(tmp_path / "b.json", dataset="several", scores=scored(0.6))
+    write(tmp_path / "c.json", **full(dataset="several", scores=scored(0.8)))
+    # A model of a mixture is no row of its own.
+    write(
+        tmp_path / "d.json",
+        **full(
+            dataset="alone",
+            scores=scored(0.8),
+            mixture="alone+several",
+            variant={"encoder": "bi", "data": "alone+several"},
+        ),
+    )
+    with caplog.at_level("INFO"):
+        assert [item.name for item in compared(benchmarks(read_results([tmp_path])))] == ["several"]
+    assert "compared nowhere, as at most one approach has results on them: alone" in caplog.text
 
 
 # ----------------------------------------------------------------------------------------------- rendering and command

@@ -368,6 +368,19 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
     return found
 
 
+def compared(found: Sequence[Benchmark]) -> list[Benchmark]:
+    """Those on which several approaches have results; all if none is such.
+
+    The log names the others: they are in the list of runs, and in the tables of papers.
+    """
+    approaches = [{group.first.approach for group in item.groups if group.first.mixture is None} for item in found]
+    several = [item for item, names in zip(found, approaches, strict=True) if len(names) > 1]
+    alone = [item.name for item, names in zip(found, approaches, strict=True) if len(names) <= 1]
+    if several and alone:
+        logger.info("compared nowhere, as at most one approach has results on them: %s", ", ".join(alone))
+    return several or list(found)
+
+
 def not_alike(groups: Mapping[str, Group]) -> list[str]:
     """What results differ in although no table shows it and they are averaged or compared, with who has what."""
     found: dict[str, dict[str, dict[str, None]]] = {}

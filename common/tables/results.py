@@ -137,8 +137,8 @@ class Result:
         config = {name: value for name, value in self.settings.items() if name not in ("runtime", "data")}
         if isinstance(config.get("train"), dict):
             config["train"] = {name: v for name, v in config["train"].items() if name not in ("seed", "track")}
-        if self.mixture is not None:
-            config["data"] = {name: v for name, v in self.settings["data"].items() if name in ("dataset", "map")}
+        if self.mixture is not None and isinstance(data := self.settings.get("data"), dict):
+            config["data"] = {name: v for name, v in data.items() if name in ("dataset", "map")}
         what = [self.approach, variant_text(self.variant), self.dataset, self.split, self.precision]
         what.append(str(self.behaviour))
         sizes = [self.n_train, self.n_validation, self.n_test]

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.files import put_between_markers
 from common.tables import documents
 from common.tables.drawings import write_figures
-from common.tables.groups import benchmarks
+from common.tables.groups import benchmarks, compared
 from common.tables.papers import papers_table
 from common.tables.render import write_table
 from common.tables.results import own_places, read_results
@@ -45,7 +45,7 @@ def write_tables(
     """
     results = read_results(places or own_places(), dataset)
     transfers = read_transfers(places)
-    found = benchmarks(results, transfers)
+    found = compared(benchmarks(results, transfers))
     if transfers:
         write_table(transfer_table(found), folder)
     for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
