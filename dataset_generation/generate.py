@@ -219,14 +219,16 @@ def write_dataset(
 
     An encoder without a tokenizer gets no token files, which only other tools read.
 
-    All files are written into a temporary folder beside the data set and only then moved into it, so an error leaves an
-    earlier data set as it was. Until the new manifest is there, the old one does not match the new files, and reading
-    the data set reports that.
+    All files are written into a temporary folder beside the data set. A new data set is that folder, renamed: it is
+    there as a whole. For an earlier one the files are moved into it, so an error leaves it as it was; until the new
+    manifest is there, the old one does not match the new files, and reading the data set reports that.
     """
     directory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(directory.with_name(f".{directory.name}.writing.lock")), _temporary_folder(directory) as temporary:
         _write_files(temporary, splits, labels, tokenizers, provenance)
-        directory.mkdir(exist_ok=True)
+        if not directory.exists():
+            os.replace(temporary, directory)
+            return
         written = sorted(temporary.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
         for path in written:
             os.replace(path, directory / path.name)

@@ -1,6 +1,7 @@
 """Making a data set: source formats, splits, descriptions, tokens, demo corpora, and a table of bad input."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -268,6 +269,19 @@ def test_an_error_while_writing_leaves_the_earlier_files(make, monkeypatch):
     make(test_size=1)
     assert (directory / "notes.txt").exists()
     assert contents(directory)["test_dataset_span_bi.json"] != before["test_dataset_span_bi.json"]
+
+
+def test_a_new_data_set_appears_as_a_whole(make, tmp_path, monkeypatch):
+    directory, moved = tmp_path / "out" / "mine", []
+
+    def replace(source, target, replace=os.replace):
+        replace(source, target)
+        if directory in (Path(target), Path(target).parent):
+            moved.append({path.name for path in directory.iterdir()})
+
+    monkeypatch.setattr(generate.os, "replace", replace)
+    make()
+    assert moved == [{path.name for path in directory.iterdir()}]
 
 
 def test_leftovers_of_a_killed_run_are_removed_and_nothing_else(make, tmp_path):
