@@ -63,6 +63,13 @@ def test_a_sample_of_the_training_sentences_is_named(tmp_path):
     }
 
 
+def test_what_a_model_says_of_its_answers_is_noted(tmp_path):
+    account = {"account": {"summary": ["Generated: 10 tokens in 1.0 s.", "Copies, greedy: 4 answers."]}}
+    result(tmp_path / "a.json", {"disease": 0.4}, dataset="bc5cdr", variant={"dbr": "DBR"}, **account)
+    notes = papers_table(read_results([tmp_path])).sections[0].notes
+    assert notes[-1] == "bc5cdr, DBR, seed 42: Generated: 10 tokens in 1.0 s. Copies, greedy: 4 answers."
+
+
 def test_approaches_without_results_or_without_a_paper_have_no_table(tmp_path):
     assert papers_table(read_results([write(tmp_path / "a.json")])) is None
 

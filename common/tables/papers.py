@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict
 from common.data.labels import normalise_type
 from common.registry import specs
 from common.schema import read_record
-from common.spec import ApproachSpec
+from common.spec import ApproachSpec, variant_text
 from common.tables.render import Column, Section, Table
 from common.tables.results import Result
 
@@ -92,6 +92,11 @@ def _notes(stored: Reported, results: Sequence[Result]) -> list[str]:
         f"Strict F1 over spans in percent, of the type that a column names. Reported: {stored['paper']}, on "
         f"{stored['base']}. Ours: the mean over seeds; -: no figure. Test sentences of ours: {', '.join(tested)}.",
         "Only rows of one base are to be compared: a smaller base is far from the figures of a larger one.",
+        *(
+            f"{item.dataset}, {variant_text(item.variant)}, seed {item.seed}: {' '.join(item.account)}"
+            for item in sorted(results, key=lambda item: str(item.path))
+            if item.account
+        ),
     ]
 
 

@@ -68,6 +68,8 @@ class Result:
     n_test: Annotated[int | None, "speed.sentences"] = None
     """Scored sentences."""
     sentences_per_second: Annotated[float | None, "speed.sentences_per_second"] = None
+    account: Annotated[list[str], "account.summary"] = field(default_factory=list)
+    """What a model says about its predictions, in sentences."""
     trainable: Annotated[int | None, "parameters.trainable"] = None
     with_gradient: Annotated[int | None, "parameters.with_gradient"] = None
     parameters: Annotated[int | None, "parameters.total"] = None
