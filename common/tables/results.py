@@ -164,6 +164,8 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         return _checked(value, kind, where)
     if origin is dict and isinstance(value, dict):
         return {name: _checked(item, inner[1], f"{where}.{name}") for name, item in value.items()}
+    if origin is list and isinstance(value, list):
+        return [_checked(item, inner[0], where) for item in value]
     if origin is tuple and isinstance(value, list) and len(value) == len(inner):
         return tuple(_checked(item, of, where) for item, of in zip(value, inner, strict=True))
     number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 2**64
@@ -171,7 +173,10 @@ def _checked(value: Any, kind: Any, where: str) -> Any:
         return value
     if kind is float and number:
         return float(value)
-    names = {str: "text", int: "a whole number from 0", float: "a number from 0", dict: "an object", tuple: "a pair"}
+    names = {
+        str: "text", int: "a whole number from 0", float: "a number from 0", dict: "an object", tuple: "a pair",
+        list: "a list",
+    }  # fmt: skip
     raise InputError(f"{where} must be {names[origin or kind]}, got {str(value)[:60]!r}")
 
 
