@@ -54,6 +54,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(4, (os.cpu_count() or 1) + 1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that wait come first; else they would be what the whole suite waits for in the end."""
+    for item in items:
+        if item.get_closest_marker("processes"):
+            item.add_marker("slow")
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """An option of test_golden.py."""
     parser.addoption(

@@ -473,7 +473,7 @@ def test_wrong_options_of_the_service_are_told_before_a_model_is_loaded(more, me
         pass
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_the_button_trains_in_another_process_and_the_new_version_is_served(
     studio, project, work, model, service, gliner_folder
 ):
@@ -502,7 +502,7 @@ def test_the_button_trains_in_another_process_and_the_new_version_is_served(
     assert {item["model_version"] for item in studio.predictions.values()} == {backend["model_version"]}
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_enough_annotations_train_and_a_killed_training_goes_on(
     studio, project, work, model, service, gliner_folder, monkeypatch
 ):

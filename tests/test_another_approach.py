@@ -22,7 +22,7 @@ from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import APPROACHES
 from common.training.records import RUN_FILE, WEIGHTS_FILE
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")]
+pytestmark = [pytest.mark.processes, pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")]
 
 PACKAGES = ("common", "dataset_generation", *APPROACHES)
 ON_CPU = ["--device", "cpu", "--precision", "fp32"]

@@ -146,7 +146,7 @@ def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
         main(["--show", str(tmp_path / "other.json")])
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_failing_measure_says_what_failed(tmp_path):
     bench = Bench(Config(dataset="nowhere", output=tmp_path / "x.json"))
     with pytest.raises(InputError, match=r"failed with exit code 1: .*'nowhere' does not exist"):

@@ -225,7 +225,7 @@ def process(arguments: list[str], folder: Path, output: Path) -> subprocess.Comp
     )
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder, output, tmp_path):
     script = str(PROJECT_ROOT / "glinerev" / "train.py")
     base = gliner_folder("bi-bert")
@@ -264,7 +264,7 @@ run_script(lambda: (glinerev.train.main(train), glinerev.test.main(test)))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, output):
     data = ["--dataset", str(dataset_path)]
     train = [*data, "--base-model", str(gliner_folder("bi-bert")), *FIT]

@@ -1205,7 +1205,7 @@ def test_bad_data_sets_corpora_results_and_texts_are_a_line_each(
     assert [path for path in half_written(output) if path.suffix != ".lock"] == []
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="forks a process with threads")
 def test_a_training_killed_at_random_moments_ends_with_the_same_bytes(dataset_path, gliner_folder, tmp_path):
     """Twenty kills of a process, each at another moment; what is left is resumed until it is killed again."""

@@ -626,7 +626,7 @@ def test_without_the_hub_each_default_is_one_line_that_names_the_way_out(
     assert "--source PATH" in line or "--base-model" in line
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 def test_processes_read_the_endpoint_and_the_cache_from_the_environment(published, tmp_path):
     hub = Hub()
     for name, files, kind in published:

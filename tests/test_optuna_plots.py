@@ -535,6 +535,7 @@ def test_help_and_options_do_not_wait_for_libraries():
     assert done.stdout.strip() == "set()"
 
 
+@pytest.mark.processes
 def test_the_users_matplotlib_does_not_change_the_figures(tmp_path):
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc" / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: tkagg\n")

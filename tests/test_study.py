@@ -653,6 +653,7 @@ def test_a_scheduler_that_ends_ends_the_study(elsewhere, monkeypatch):
     assert not study.errors
 
 
+@pytest.mark.processes
 def test_a_study_survives_its_cells_and_its_own_end(arguments, faults, output, tmp_path, capsys, caplog, monkeypatch):
     """Killed in a training; then cells that abort, lack memory and end with an error beside one that resumes."""
     options = options_file(tmp_path, softprompt_base=["--patience", "0", "--epochs", "80"])

@@ -423,6 +423,7 @@ def test_an_unknown_space_names_those_there_are(dataset_path, gliner_folder):
 # -- whole processes --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_two_workers_of_which_one_is_killed_make_the_right_number_of_trials(gliner_folder, dataset_path, output):
     """On a journal: the killed one's trial is tried again at the end, nothing of it is left, Ctrl-C stops both."""
     base = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK, "--epochs", "40"]
