@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import random
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -283,6 +284,15 @@ def test_training_learns(trial):
     losses = [entry["train_loss"] for entry in run.record["history"]]
     assert losses[-1] < losses[0] / 4
     assert run.record["best"]["score"] > 0.15
+
+
+@pytest.mark.parametrize("seconds", [0.0, 600.0])
+def test_a_long_epoch_without_a_bar_says_where_it_is(trial, seconds, monkeypatch, caplog):
+    monkeypatch.setattr("common.training.loop.NEWS", seconds)
+    with caplog.at_level("INFO"):
+        trial(SP, "bi-bert", train={"epochs": 1}).train()
+    said = re.findall(r"epoch 1: step (\d) of 5, loss 0\.\d{4}", caplog.text)
+    assert said == (["1", "2", "3", "4", "5"] if seconds == 0 else [])
 
 
 # -- determinism and resuming -----------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
+NEWS = 600.0
+"""Seconds between two lines of the log inside an epoch that shows no progress bar."""
+
 
 class _Loop:
     """One run of :func:`fit`."""
@@ -182,7 +185,7 @@ class _Loop:
         groups = [batches[first : first + accumulation] for first in range(progress.batch, len(batches), accumulation)][
             : min(limits)
         ]
-        start = time.perf_counter()
+        start = told = time.perf_counter()
         loss_sum, n_sentences = 0.0, 0
         bar = tqdm(
             total=sum(map(len, groups)), desc=f"epoch {epoch}/{self.config.epochs}", leave=False,
@@ -195,6 +198,11 @@ class _Loop:
                 loss_sum, n_sentences = loss_sum + group_loss * size, n_sentences + size
                 bar.update(len(group))
                 bar.set_postfix(loss=f"{group_loss:.4f}", refresh=False)
+                if not self.runtime.progress and time.perf_counter() - told > NEWS:
+                    told = time.perf_counter()
+                    logger.info(
+                        "epoch %d: step %d of %d, loss %.4f", epoch, progress.step, self.total_steps, group_loss
+                    )
         seconds = time.perf_counter() - start
         progress.batch += sum(map(len, groups))
         done = progress.epoch + progress.batch / len(batches)
