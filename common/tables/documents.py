@@ -231,7 +231,7 @@ def _main_row(benchmark: Benchmark, entry: Entry, measured: bool) -> Row:
 
 
 def _main_notes(benchmark: Benchmark) -> list[str]:
-    tested = sorted({group.first.n_test for group in benchmark.groups if group.first.n_test})
+    tested = sorted({group.first.n_test for _, group in benchmark.shown if group.first.n_test})
     sizes = " or ".join(f"{size:,}" for size in tested) or "An unknown number of"
     training = "" if benchmark.size is None else f", {benchmark.size:,} training sentences"
     files = ", ".join(f"{value:.4f} ({kind})" for kind, value in thesis.ZERO_SHOT_FILES.get(benchmark.name, {}).items())
