@@ -134,7 +134,7 @@ def _client(address: str) -> Iterator[Any]:
         raise InputError(f"--cluster {address}: no Dask scheduler answers: {' '.join(str(error).split())}") from error
     with client:
         ended = threading.Event()
-        watch = threading.Thread(target=_say_if_deserted, args=(client, address, ended), daemon=True)
+        watch = threading.Thread(target=_report_workers, args=(client, address, ended), daemon=True)
         watch.start()
         try:
             client.wait_for_workers(1)
@@ -144,16 +144,15 @@ def _client(address: str) -> Iterator[Any]:
             watch.join()
 
 
-def _say_if_deserted(client: Any, address: str, ended: threading.Event) -> None:
-    """Says when a scheduler has no worker: work then waits for one, which may never come."""
-    deserted = False
+def _report_workers(client: Any, address: str, ended: threading.Event) -> None:
+    """Logs when a scheduler has no worker, as work then waits for one that may never come, and when one is there."""
+    there = True
     while not ended.is_set():
-        if deserted == bool(client.scheduler_info(n_workers=-1)["workers"]):
-            deserted = not deserted
-            if deserted:
-                logger.warning("--cluster %s: no worker is there; what is left waits for one", address)
-            else:
-                logger.info("--cluster %s: a worker is there", address)
+        before, there = there, bool(client.scheduler_info(n_workers=-1)["workers"])
+        if before and not there:
+            logger.warning("--cluster %s: no worker is there; what is left waits for one", address)
+        elif there and not before:
+            logger.info("--cluster %s: a worker is there", address)
         ended.wait(LOOK)
 
 

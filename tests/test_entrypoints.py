@@ -159,9 +159,7 @@ WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow) if case.endswith("gliner") else case for case in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_train_then_test(dataset_path, gliner_folder, output, case):
     approach, base, options = CASES[case]
     arguments = ["--dataset", str(dataset_path), *QUICK]

@@ -19,6 +19,7 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from stat import S_ISDIR
 
 import numpy as np
 import pytest
@@ -433,6 +434,18 @@ def test_an_unfinished_run_is_loaded_with_a_warning(unfinished, caplog):
 
 def without(**kinds):
     return lambda tensors: {name: tensor for name, tensor in tensors.items() if not name.startswith(kinds["start"])}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: done.append("folder" if S_ISDIR(os.fstat(handle).st_mode) else "file")
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda source, target, replace=os.replace: (done.append("name"), replace(source, target))
+    )
+    write_json(tmp_path / "a.json", 1)
+    assert done == ["file", "name", "folder"]
 
 
 def first(tensors, start: str) -> str:

@@ -25,7 +25,7 @@ from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import spec, specs
 from common.tables import documents, render
 from common.tables.__main__ import main
-from common.tables.groups import benchmarks, compared
+from common.tables.groups import benchmarks, with_approaches
 from common.tables.results import read_results
 from common.tables.transfers import read_transfers
 from common.tables.write import TABLES
@@ -606,24 +606,29 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     assert any("One run: the interval is over sentences alone" in note for note in table.sections[0].notes)
 
 
-def test_a_data_set_with_one_approach_is_no_comparison_where_others_are(tmp_path, caplog):
-    write(tmp_path / "a.json", dataset="alone", scores=scored(0.7))
-    assert [item.name for item in compared(benchmarks(read_results([tmp_path])))] == ["alone"]
-    write(tmp_path / "b.json", dataset="several", scores=scored(0.6))
-    write(tmp_path / "c.json", **full(dataset="several", scores=scored(0.8)))
-    # A model of a mixture is no row of its own.
-    write(
-        tmp_path / "d.json",
-        **full(
-            dataset="alone",
-            scores=scored(0.8),
-            mixture="alone+several",
-            variant={"encoder": "bi", "data": "alone+several"},
-        ),
-    )
+def test_data_sets_stand_side_by_side_where_approaches_are_compared(tmp_path, caplog):
+    def names(least):
+        return [item.name for item in with_approaches(benchmarks(read_results([tmp_path])), least)]
+
+    mixed = {"mixture": "mixed+several", "variant": {"encoder": "bi", "data": "mixed+several"}}
+    write(tmp_path / "a.json", **full(dataset="mixed", **mixed))
+    assert names(1) == names(2) == ["mixed"], "there is nothing else"
+    write(tmp_path / "b.json", dataset="alone")
+    write(tmp_path / "c.json", **full(dataset="alone", **mixed))
+    assert (names(1), names(2)) == (["alone"], ["alone", "mixed"])
+    write(tmp_path / "d.json", dataset="several")
+    write(tmp_path / "e.json", **full(dataset="several"))
     with caplog.at_level("INFO"):
-        assert [item.name for item in compared(benchmarks(read_results([tmp_path])))] == ["several"]
-    assert "compared nowhere, as at most one approach has results on them: alone" in caplog.text
+        assert (names(1), names(2)) == (["alone", "several"], ["several"])
+    assert "not among the data sets with results of 2 or more approaches: alone, mixed" in caplog.text
+
+
+def test_one_approach_on_a_data_set_stays_in_its_own_tables(tmp_path, capsys):
+    for name, changes in {"a": {"dataset": "mine"}, "b": {"dataset": "several"}, "c": full(dataset="several")}.items():
+        write(tmp_path / f"{name}.json", **changes)
+    main(["--results", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert "mine" not in capsys.readouterr().out
+    assert "## mine" in (tmp_path / "out" / "main.md").read_text()
 
 
 # ----------------------------------------------------------------------------------------------- rendering and command

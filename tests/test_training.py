@@ -288,7 +288,7 @@ def test_training_learns(trial):
 
 @pytest.mark.parametrize("seconds", [0.0, 600.0])
 def test_a_long_epoch_without_a_bar_says_where_it_is(trial, seconds, monkeypatch, caplog):
-    monkeypatch.setattr("common.training.loop.NEWS", seconds)
+    monkeypatch.setattr("common.training.loop.LOG_EVERY", seconds)
     with caplog.at_level("INFO"):
         trial(SP, "bi-bert", train={"epochs": 1}).train()
     said = re.findall(r"epoch 1: step (\d) of 5, loss \d+\.\d{4}", caplog.text)

@@ -368,17 +368,19 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
     return found
 
 
-def compared(found: Sequence[Benchmark]) -> list[Benchmark]:
-    """Those on which several approaches have results; all if none is such.
+def with_approaches(found: Sequence[Benchmark], least: int) -> list[Benchmark]:
+    """The data sets on which at least so many approaches have results that are not of a mixture; all if none is such.
 
-    The log names the others: they are in the list of runs, and in the tables of papers.
+    The log names the others, whose results are in the list of runs and in the tables of papers.
     """
-    approaches = [{group.first.approach for group in item.groups if group.first.mixture is None} for item in found]
-    several = [item for item, names in zip(found, approaches, strict=True) if len(names) > 1]
-    alone = [item.name for item, names in zip(found, approaches, strict=True) if len(names) <= 1]
-    if several and alone:
-        logger.info("compared nowhere, as at most one approach has results on them: %s", ", ".join(alone))
-    return several or list(found)
+    approaches = {
+        item.name: {group.first.approach for group in item.groups if group.first.mixture is None} for item in found
+    }
+    chosen = [item for item in found if len(approaches[item.name]) >= least]
+    left = [name for name, names in approaches.items() if len(names) < least]
+    if chosen and left:
+        logger.info("not among the data sets with results of %d or more approaches: %s", least, ", ".join(left))
+    return chosen or list(found)
 
 
 def not_alike(groups: Mapping[str, Group]) -> list[str]:

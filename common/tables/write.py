@@ -8,7 +8,7 @@ from pathlib import Path
 from common.files import put_between_markers
 from common.tables import documents
 from common.tables.drawings import write_figures
-from common.tables.groups import benchmarks, compared
+from common.tables.groups import benchmarks, with_approaches
 from common.tables.papers import papers_table
 from common.tables.render import write_table
 from common.tables.results import own_places, read_results
@@ -45,17 +45,19 @@ def write_tables(
     """
     results = read_results(places or own_places(), dataset)
     transfers = read_transfers(places)
-    found = compared(benchmarks(results, transfers))
+    found = benchmarks(results, transfers)
     if transfers:
         write_table(transfer_table(found), folder)
+    found = with_approaches(found, 1)
     for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
         write_table(table, folder)
     papers = papers_table(results)
     if papers is not None:
         write_table(papers, folder)
     write_figures(found, folder)
-    glance = documents.glance(found)
+    side_by_side = with_approaches(found, 2)
+    glance = documents.glance(side_by_side)
     if readme is not None:
-        put_between_markers(readme, "answer", documents.answer(found))
+        put_between_markers(readme, "answer", documents.answer(side_by_side))
         put_between_markers(readme, "results", glance)
     return glance

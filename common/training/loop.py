@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 V = TypeVar("V")
 
-NEWS = 600.0
+LOG_EVERY = 600.0
 """Seconds between two lines of the log inside an epoch that shows no progress bar."""
 
 
@@ -198,7 +198,7 @@ class _Loop:
                 loss_sum, n_sentences = loss_sum + group_loss * size, n_sentences + size
                 bar.update(len(group))
                 bar.set_postfix(loss=f"{group_loss:.4f}", refresh=False)
-                if not self.runtime.progress and time.perf_counter() - told > NEWS:
+                if not self.runtime.progress and time.perf_counter() - told > LOG_EVERY:
                     told = time.perf_counter()
                     logger.info(
                         "epoch %d: step %d of %d, loss %.4f", epoch, progress.step, self.total_steps, group_loss
