@@ -1,14 +1,16 @@
 """Generated answers: greedy and sampled, in batches and alone, stored and gone on with."""
 
+import copy
 import json
 import random
 
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, LlamaConfig
 
 from common.errors import InputError
+from common.models.cache import for_rows
 from common.models.causal_lm import load_language_model
 from common.models.chat import Chat
 from common.models.generation import GREEDY, AnswerStore, Generator, Prompt, Sampling, answer_key, draw_tokens
@@ -260,3 +262,30 @@ def test_a_template_that_cannot_be_used_is_bad_input(gliner_folder, template):
     tokenizer.chat_template = template
     with pytest.raises(InputError, match="chat template"):
         Chat(tokenizer).around("Q: ", " ?")
+
+
+def test_keys_and_values_are_written_in_place():
+    """Against transformers' own layers, also beside a layer that forgets."""
+    config = LlamaConfig(num_hidden_layers=2)
+    config.layer_types, config.sliding_window = ["full_attention", "sliding_attention"], 4
+    read = DynamicCache(config=config)
+    generator = torch.Generator().manual_seed(0)
+
+    def states(rows, tokens):
+        return [torch.randn(rows, 2, tokens, 8, generator=generator) for _ in range(2)]
+
+    for layer in read.layers:
+        layer.update(*states(1, 5))
+    plain, cache = copy.deepcopy(read), for_rows(read, rows=3, room=9)
+    plain.batch_repeat_interleave(3)
+    places = set()
+    for tokens in (2, 1, 1):
+        for number in range(2):
+            new = states(3, tokens)
+            found, expected = cache.update(*new, number), plain.update(*new, number)
+            assert all(map(torch.equal, found, expected))
+            assert cache.get_mask_sizes(1, number) == plain.get_mask_sizes(1, number)
+            places |= {one.data_ptr() for one in found} if number == 0 else set()
+        assert cache.get_seq_length() == plain.get_seq_length()
+    assert len(places) == 2, "the first layer's tensors were copied"
+    assert [layer.keys.shape for layer in read.layers] == [(1, 2, 5, 8), (1, 2, 3, 8)], "what was read has changed"

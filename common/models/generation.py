@@ -7,7 +7,6 @@ one would generate, and is not generated again.
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import json
@@ -26,6 +25,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from common.errors import InputError
 from common.files import parse_json, write_json
+from common.models.cache import for_rows
 from common.schema import Count, Seconds, Share, check
 
 logger = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ class Generator:
         output = self.network.generate(
             input_ids=ids,
             attention_mask=attended,
-            past_key_values=self._read_head(prompts[0].head, len(prompts), device),
+            past_key_values=self._begun(prompts[0].head, len(prompts), ids.shape[1] + int(limits.max()), device),
             logits_processor=LogitsProcessorList([choice]),
             stopping_criteria=StoppingCriteriaList([_Limits(limits, ids.shape[1])]),
             generation_config=GenerationConfig(
@@ -275,8 +275,8 @@ class Generator:
             )
         return lines
 
-    def _read_head(self, head: tuple[int, ...], rows: int, device: torch.device) -> Any:
-        """The keys and values of the beginning of some rows; None if they have none in common."""
+    def _begun(self, head: tuple[int, ...], rows: int, room: int, device: torch.device) -> Any:
+        """The keys and values of the beginning of some rows of so many tokens; None if they have none in common."""
         if not head:
             return None
         if head not in self._heads:
@@ -284,9 +284,7 @@ class Generator:
                 self._heads.pop(next(iter(self._heads)))
             ids = torch.tensor([head], device=device)
             self._heads[head] = self.network(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        cache = copy.deepcopy(self._heads[head])
-        cache.batch_repeat_interleave(rows)
-        return cache
+        return for_rows(self._heads[head], rows, room)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
