@@ -61,7 +61,7 @@ def for_rows(read: Cache, rows: int, room: int) -> Cache:
 
 
 def _for_rows(layer: Any, rows: int, room: int) -> Any:
-    if type(layer) is not DynamicLayer:
+    if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
         layer = copy.deepcopy(layer)
         layer.batch_repeat_interleave(rows)
         return layer
