@@ -219,8 +219,7 @@ def inference(
     fixed = weights(shape, adapters, quantization, size, output=answer > 0)
     # The feed-forward part has most at a time: its input, gate, its activation and what is multiplied with it.
     widest = size * (2 * shape.hidden_size + 3 * shape.intermediate_size)
-    # A growing cache copies one layer's at a time.
-    cached = 2 * size * shape.key_width * (shape.num_hidden_layers + 1) if answer else 0
+    cached = 2 * size * shape.key_width * shape.num_hidden_layers if answer else 0
     return dataclasses.replace(
         fixed,
         activations=rows * tokens * widest,
