@@ -57,6 +57,17 @@ def require_rate(name: str, value: float) -> None:
     require(0 < value < float("inf"), f"{name} must be positive, got {value}")
 
 
+def type_and_name(text: str) -> tuple[str, str]:
+    """An entity type and the name that ``--map TYPE=NAME`` gives it.
+
+    Raises:
+        InputError: If the text has another form.
+    """
+    source, _, name = (part.strip() for part in text.partition("="))
+    require(bool(source and name), f"--map: expected TYPE=NAME, got {text!r}")
+    return source, name
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Which data to train on."""
@@ -82,8 +93,7 @@ class DataConfig:
             "--map and --sampling are for several data sets, see --dataset",
         )
         for text in self.map:
-            source, _, name = text.partition("=")
-            require(bool(source.strip() and name.strip()), f"--map: expected TYPE=NAME, got {text!r}")
+            type_and_name(text)
         for name in ("train_size", "validation_size"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")

@@ -101,6 +101,9 @@ class GenerateConfig(ReadOptions):
         require(0 <= self.seed < 2**32, f"seed must be between 0 and 2^32 - 1, got {self.seed}")
         if self.dataset in DEMOS:
             require(self.source is None, f"{self.dataset} is embedded and takes no --source, got {self.source!r}")
+            for field in dataclasses.fields(ReadOptions):
+                option = f"--{field.name.replace('_', '-')}"
+                require(getattr(self, field.name) == field.default, f"{self.dataset} is embedded and takes no {option}")
         elif self.dataset not in BENCHMARKS:
             require(
                 self.source not in {None, "hub", HUB_PREFIX},
@@ -148,7 +151,7 @@ def generate(cfg: GenerateConfig) -> Path:
     )
     splits, how = make_splits(corpus.splits, plan)
     types = _types_of(corpus.splits)
-    if benchmark:
+    if benchmark and not cfg.map:
         types = tuple(name for name in benchmark.types if name in types or not cfg.types)
     labels = make_label_set(types, cfg.descriptions, cfg.corpus)
     for where, count in shared_sentences(splits).items():

@@ -8,6 +8,7 @@ from typing import Literal
 
 from common.config import require
 from common.data.labels import normalise_type
+from common.data.mixture import joint_names
 from common.data.text import SentenceRule
 
 TagScheme = Literal["auto", "iob1", "iob2", "bioes", "io"]
@@ -35,6 +36,10 @@ class ReadOptions:
     """Tags by class id, for tags that are numbers without names: O B-Disease I-Disease."""
     types: tuple[str, ...] = ()
     """Keep only these entity types, and only the sentences that have one; all if not given."""
+    empty_sentences: bool = False
+    """Keep the sentences that have none of --types, too: there is nothing to find in them."""
+    map: tuple[str, ...] = ()
+    """TYPE=NAME: other names of entity types; types of one name become one."""
     overlaps: Overlaps = "error"
     """Entities that share words: refuse them, keep the longest, or the one that the corpus names first."""
     off_edges: OffEdges = "error"
@@ -46,8 +51,9 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         _ = self.roles
-        for name in (self.type, *self.types):
+        for name in (self.type, *self.types, *joint_names(self.map).values()):
             require(name is None or bool(normalise_type(name)), f"{name!r} cannot be an entity type")
+        require(bool(self.types) or not self.empty_sentences, "--empty-sentences is for --types")
         require(len(set(self.classes)) == len(self.classes), f"--classes has a repeated tag: {' '.join(self.classes)}")
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.data.dataset import SPLITS, Sentence, Split, check_encodable, make_sentence
 from common.data.labels import normalise_type
+from common.data.mixture import joint_names
 from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
 from common.data.text import Mention, Word, align, first_words, sentences_of, words_of
 from common.errors import InputError
@@ -41,6 +42,7 @@ class CorpusReader:
         self.options = options
         self.known_types = known_types
         self.wanted = {normalise_type(name) for name in options.types}
+        self.names = {name: normalise_type(joint) for name, joint in joint_names(options.map).items()}
         self.parsed: dict[Split, Parsed] = {}
         self.counts: dict[Split, Counter[str]] = {}
         self.type_map: dict[str, str] = {}
@@ -83,15 +85,15 @@ class CorpusReader:
         """The sentences of all records, with one tag scheme for the whole corpus.
 
         Raises:
-            InputError: If a record is bad (unless skipped), a split has none, or ``--types`` names an unknown type.
+            InputError: If a record is bad (unless skipped), a split has none, or an option names an unknown type.
         """
         scheme = self._scheme()
         splits = {split: list(self._sentences(split, scheme)) for split in SPLITS if split in self.parsed}
-        unknown = self.wanted - self.seen_types
-        if unknown:
-            raise InputError(
-                f"--types: the corpus has no {', '.join(sorted(unknown))}; it has {sorted(self.seen_types)}"
-            )
+        for option, names in (("--types", self.wanted), ("--map", set(self.names))):
+            if unknown := names - self.seen_types:
+                raise InputError(
+                    f"{option}: the corpus has no {', '.join(sorted(unknown))}; it has {sorted(self.seen_types)}"
+                )
         for split, sentences in splits.items():
             counts = self.counts[split]
             if not sentences and counts["records_invalid"] == counts["records"]:
@@ -148,7 +150,7 @@ class CorpusReader:
                 self._bad_record(split, place, error)
                 continue
             for sentence in sentences:
-                if self.wanted and not sentence.spans:
+                if self.wanted and not sentence.spans and not self.options.empty_sentences:
                     counts["sentences_without_wanted_type"] += 1
                 else:
                     yield sentence
@@ -169,7 +171,7 @@ class CorpusReader:
             if self.wanted and name not in self.wanted:
                 counts["entities_of_other_types"] += 1
                 continue
-            self.type_map[span.label] = name
+            name = self.type_map[span.label] = self.names.get(name, name)
             spans.append(span._replace(label=name))
         unique = list(dict.fromkeys(spans))
         counts["entities_repeated"] += len(spans) - len(unique)

@@ -443,6 +443,27 @@ def test_some_types_alone(tmp_path):
     assert "--types: the corpus has no cell; it has ['disease', 'gene x']" in error(
         tmp_path, "x.tsv", text, types=("cell",)
     )
+    whole = read(tmp_path, "x.tsv", text, types=("gene x",), empty_sentences=True)
+    assert sentences(whole) == ["gout of [KLT4](gene x)", "No", "[KLT4](gene x)"]
+    assert "sentences_without_wanted_type" not in whole.counts["train"]
+    with pytest.raises(InputError, match="--empty-sentences is for --types"):
+        ReadOptions(empty_sentences=True)
+
+
+def test_other_names_of_types(tmp_path):
+    text = lines("gout/B-Disease of/O KLT4/B-Gene_X in/O men/B-Taxon", "No/O")
+    corpus = read(tmp_path, "x.tsv", text, map=("gene x=Gene_product", "TAXON=gene product"))
+    assert sentences(corpus) == ["[gout](disease) of [KLT4](gene product) in [men](gene product)", "No"]
+    assert corpus.type_map == {"Disease": "disease", "Gene_X": "gene product", "Taxon": "gene product"}
+    chosen = read(tmp_path, "x.tsv", text, map=("taxon=species",), types=("taxon",))
+    assert sentences(chosen) == ["gout of KLT4 in [men](species)"]
+    for names, message in (
+        (("cell=x",), "--map: the corpus has no cell; it has ['disease', 'gene x', 'taxon']"),
+        (("taxon",), "--map: expected TYPE=NAME, got 'taxon'"),
+        (("taxon=a", "Taxon=b"), "--map: type 'taxon' has two names"),
+        (("taxon=_",), "'_' cannot be an entity type"),
+    ):
+        assert message in error(tmp_path, "x.tsv", text, map=names)
 
 
 def test_spellings_that_become_one_type_are_named(tmp_path, caplog):

@@ -14,7 +14,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from common.config import DataConfig, Sampling, require
+from common.config import DataConfig, Sampling, require, type_and_name
 from common.data.dataset import Dataset, Sentence, load_dataset
 from common.data.labels import LabelSet, normalise_type
 from common.data.spans import ScoredSpan, Span
@@ -123,10 +123,10 @@ def joint_names(texts: Sequence[str]) -> dict[str, str]:
     """Joint names by type from ``TYPE=NAME``, types in the writing of :func:`normalise_type`.
 
     Raises:
-        InputError: If a type has two.
+        InputError: If a type has two, or a text has another form.
     """
     names: dict[str, str] = {}
-    for source, _, target in (text.partition("=") for text in texts):
+    for source, target in map(type_and_name, texts):
         name = normalise_type(source)
         require(name not in names, f"--map: type {name!r} has two names")
         names[name] = " ".join(target.split())
