@@ -26,7 +26,6 @@ ZERO = Series(0, False, 0, "Zero-shot (bi)")
 LDSA = Series(1, False, 0, "LDSA")
 CROSS = Series(6, True, 0, "Full-FT (cross)")
 LONG = Series(6, False, 1, "Full-FT (bi, somebody-elses/base-model-with-a-long-name)")
-MARKS = {"†": "trained on less"}
 
 PANELS = {
     "JNLPBA (a machine with a very long name that no line of a title holds)": {
@@ -74,7 +73,7 @@ def assert_readable(figure):
 
 
 def test_cost_figure_by_hand():
-    figure = cost_figure(PANELS, "trained parameters", marks=MARKS)
+    figure = cost_figure(PANELS, "trained parameters")
     assert_readable(figure)
     first, second = figure.axes
     assert first.get_title().replace("\n", " ") == next(iter(PANELS))
@@ -91,7 +90,7 @@ def test_cost_figure_by_hand():
     assert [text.get_text() for text in second.texts if text.get_text()] == ["†"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [series.label for series in (ZERO, LDSA, LONG, CROSS)]
-    assert legend.get_title().get_text() == "† trained on less"
+    assert legend.get_title().get_text() == "† trained on a part of the training sentences"
 
 
 def test_intervals_are_drawn():
@@ -168,7 +167,7 @@ def test_short_number(number, text):
 
 def test_saved_figures_are_the_same_bytes(tmp_path):
     for name in ("a", "b"):
-        paths = save(cost_figure(PANELS, "cost", marks=MARKS), tmp_path / name)
+        paths = save(cost_figure(PANELS, "cost"), tmp_path / name)
         assert paths == [tmp_path / f"{name}.{suffix}" for suffix in FORMATS]
     for suffix in FORMATS:
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()

@@ -830,7 +830,7 @@ def test_table_between_markers(tmp_path):
 def test_readme_shows_the_committed_results(tmp_path, monkeypatch):
     """After new results: ``python -m common.tables --results results --readme README.md --output results/tables``."""
     # Other tests look at figures.
-    monkeypatch.setattr("common.tables.write.write_figures", lambda *_: [])
+    monkeypatch.setattr("common.tables.write.write_figures", lambda *_: None)
     readme, output = tmp_path / "README.md", tmp_path / "tables"
     text = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     readme.write_text(text, encoding="utf-8")

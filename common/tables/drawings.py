@@ -13,24 +13,18 @@ from common.tables.transfers import gain_and_loss
 
 logger = logging.getLogger(__name__)
 
-MARKS = {DAGGER: "trained on a part of the training sentences"}
 
-
-def write_figures(found: Sequence[Benchmark], folder: Path) -> list[str]:
-    """Draws the figures that have something to show, and removes what an earlier call drew of those that have nothing.
-
-    Returns:
-        Names of the figures.
-    """
+def write_figures(found: Sequence[Benchmark], folder: Path) -> None:
+    """Draws the figures that have something to show, and removes what was drawn before of those that have nothing."""
     figures = {
-        "pareto_parameters": plots.cost_figure(_by_parameters(found), "trained parameters", marks=MARKS),
-        "pareto_time": plots.cost_figure(_by_time(found), "training time, minutes", marks=MARKS),
-        "transfer": plots.share_figure(gain_and_loss(found), "zero-shot F1 kept on other corpora, percent", "macro F1"),
+        "pareto_parameters": plots.cost_figure(_by_parameters(found), "trained parameters"),
+        "pareto_time": plots.cost_figure(_by_time(found), "training time, minutes"),
+        "transfer": plots.share_figure(gain_and_loss(found), "zero-shot F1 kept on other corpora, percent"),
         "few_shot": plots.few_shot_figure({benchmark.title: _curves(benchmark) for benchmark in found}),
     }
     for benchmark in found:
         title = f"{benchmark.title}: F1 by type (gold spans)"
-        figures[f"types_{benchmark.name}"] = plots.types_figure(title, _type_texts(benchmark), _bars(benchmark), MARKS)
+        figures[f"types_{benchmark.name}"] = plots.types_figure(title, _type_texts(benchmark), _bars(benchmark))
     for name, figure in figures.items():
         if figure is None:
             logger.info("no figure %s: the results have nothing to show in it", name)
@@ -38,7 +32,6 @@ def write_figures(found: Sequence[Benchmark], folder: Path) -> list[str]:
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         else:
             plots.save(figure, folder / name)
-    return [name for name, figure in figures.items() if figure is not None]
 
 
 def _series(entry: Entry, mark: str = "") -> plots.Series:

@@ -245,16 +245,12 @@ class Benchmark:
 
     def difference(self, first: Group | None, second: Group | None) -> dict[Metric, Difference] | None:
         """Paired bootstrap of the mean F1 over seeds of ``first - second``; None where counts are missing."""
-        samples = [self.samples(group) if group else None for group in (first, second)]
-        if (
-            first is None
-            or second is None
-            or samples[0] is None
-            or samples[1] is None
-            or samples[0][0] != samples[1][0]
-        ):
+        if first is None or second is None:
             return None
-        deltas = samples[0][1] - samples[1][1]
+        one, other = self.samples(first), self.samples(second)
+        if one is None or other is None or one[0] != other[0]:
+            return None
+        deltas = one[1] - other[1]
         return {
             metric: difference_of(self.estimate(first, metric).mean - self.estimate(second, metric).mean, delta)
             for metric, delta in zip(METRICS, deltas, strict=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -22,11 +21,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from common import figures
 from common.figures import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, WIDTH, YELLOW, styled
-
-# Names come from result files: a dollar in one is a dollar.
-plain = mpl.rc_context({"text.parse_math": False})
+from common.tables.render import DAGGER
 
 FORMATS = ("pdf", "png")
+MARKS = {DAGGER: "trained on a part of the training sentences"}
+"""What each mark says, for the legend."""
 PANEL_HEIGHT = 3.1
 _LOOKS = (
     (GREY, "v"), (SKY, "o"), (GREEN, "s"), (ORANGE, "^"), (VERMILION, "D"),
@@ -94,46 +93,38 @@ Panel = Mapping[Series, Sequence[Point]]
 
 
 @styled
-@plain
-def cost_figure(
-    panels: Mapping[str, Panel], xlabel: str, ylabel: str = "macro F1", marks: Mapping[str, str] | None = None
-) -> Figure | None:
-    """F1 against a cost on a logarithmic axis, one panel for each title; steps are the best F1 for at most that cost.
+def cost_figure(panels: Mapping[str, Panel], xlabel: str) -> Figure | None:
+    """Macro F1 against a cost on a logarithmic axis, a panel for each title; steps are the best for at most that cost.
 
     Args:
         panels: Points by title; those without a point that costs something are left out.
         xlabel: What the cost is.
-        ylabel: What the score is.
-        marks: What each mark says, for the legend.
 
     Returns:
         None if nothing is left.
     """
     panels = {title: panel for title, panel in panels.items() if _xs(panel)}
-    return _figure(panels, xlabel, ylabel, _draw_cost, marks or {}) if panels else None
+    return _figure(panels, xlabel, _draw_cost) if panels else None
 
 
 @styled
-@plain
-def few_shot_figure(panels: Mapping[str, Panel], ylabel: str = "macro F1") -> Figure | None:
-    """F1 against the number of training sentences, one panel for each title.
+def few_shot_figure(panels: Mapping[str, Panel]) -> Figure | None:
+    """Macro F1 against the number of training sentences, one panel for each title.
 
     Args:
         panels: Points by title; those in which no series has two numbers of sentences are left out: there is no curve.
-        ylabel: What the score is.
 
     Returns:
         None if nothing is left.
     """
     panels = {title: panel for title, panel in panels.items() if any(len(_xs({s: p})) > 1 for s, p in panel.items())}
-    return _figure(panels, "training sentences", ylabel, _draw_curves, {}) if panels else None
+    return _figure(panels, "training sentences", _draw_curves) if panels else None
 
 
 @styled
-@plain
-def share_figure(panels: Mapping[str, Panel], xlabel: str, ylabel: str) -> Figure | None:
-    """F1 against a share in percent, one panel for each title; None without panels."""
-    return _figure(panels, xlabel, ylabel, _draw_shares, {}, log=False) if panels else None
+def share_figure(panels: Mapping[str, Panel], xlabel: str) -> Figure | None:
+    """Macro F1 against a share in percent, one panel for each title; None without panels."""
+    return _figure(panels, xlabel, _draw_shares, log=False) if panels else None
 
 
 def _draw_shares(axes: Axes, panel: Panel) -> None:
@@ -147,13 +138,7 @@ def _xs(panel: Panel) -> list[float]:
 
 
 def _figure(
-    panels: Mapping[str, Panel],
-    xlabel: str,
-    ylabel: str,
-    draw: Callable[[Axes, Panel], None],
-    marks: Mapping[str, str],
-    *,
-    log: bool = True,
+    panels: Mapping[str, Panel], xlabel: str, draw: Callable[[Axes, Panel], None], *, log: bool = True
 ) -> Figure:
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -162,7 +147,7 @@ def _figure(
     for index, (title, panel) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         scale = "log" if log else "linear"
-        axes.set(title=textwrap.fill(title, 52), xscale=scale, xlabel=xlabel, ylabel=ylabel)
+        axes.set(title=textwrap.fill(title, 52), xscale=scale, xlabel=xlabel, ylabel="macro F1")
         axes.grid(which="minor", visible=False)
         xs = _xs(panel)
         if log and xs[-1] < 2 * xs[0]:
@@ -175,7 +160,7 @@ def _figure(
             _count_axis(axes)
     series = sorted({series for panel in panels.values() for series in panel})
     used = {point.mark for panel in panels.values() for points in panel.values() for point in points}
-    said = [f"{mark} {text}" for mark, text in marks.items() if mark in used]
+    said = [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
     _legend(figure, [_handle(item, _level(item, panels.values())) for item in series], said)
     return figure
 
@@ -283,17 +268,13 @@ class Bars:
 
 
 @styled
-@plain
-def types_figure(
-    title: str, types: Mapping[str, str], bars: Mapping[Series, Bars], marks: Mapping[str, str] | None = None
-) -> Figure | None:
+def types_figure(title: str, types: Mapping[str, str], bars: Mapping[Series, Bars]) -> Figure | None:
     """Bars of each type's F1.
 
     Args:
         title: Title of the figure.
         types: What stands under the bars of each type.
         bars: Scores; a type that a series has no score of has no bar.
-        marks: What each mark in the names of the series says, for the legend.
 
     Returns:
         None if there is no bar.
@@ -319,7 +300,7 @@ def types_figure(
     axes.set_xticks(range(len(types)), list(types.values()))
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
-    said = [f"{mark} {text}" for mark, text in (marks or {}).items() if any(mark in series.label for series in bars)]
+    said = [f"{mark} {text}" for mark, text in MARKS.items() if any(mark in series.label for series in bars)]
     _legend(figure, [Patch(label=series.label, **_bar_look(series)) for series in bars], said)
     return figure
 
