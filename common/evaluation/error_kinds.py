@@ -111,11 +111,4 @@ def error_report(
                 kinds[pair.kind] += 1
             if pair.kind in ("correct", "type") and pair.gold is not None and pair.predicted is not None:
                 confusion[gold_spans[pair.gold].label][predicted_spans[pair.predicted].label] += 1
-    return ErrorReport(
-        confusion=confusion,
-        boundary=kinds["boundary"],
-        type=kinds["type"],
-        boundary_and_type=kinds["boundary_and_type"],
-        missed=kinds["missed"],
-        spurious=kinds["spurious"],
-    )
+    return ErrorReport(confusion, **{kind: kinds[kind] for kind in KINDS if kind != "correct"})

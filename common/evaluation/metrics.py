@@ -96,25 +96,23 @@ def count_spans(
     return SpanCounts(tuple(types), *counts)
 
 
+Counts = NDArray[np.float64]
+"""Numbers of spans, the types on the last axis."""
+
+
 def _divide(numerator: NDArray[np.float64], denominator: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
 
 
-def _prf(
-    true_positives: NDArray[np.float64], predicted: NDArray[np.float64], gold: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Precision, recall, F1 stacked on a new first axis; F1 = 2 tp / (predicted + gold)."""
-    return np.stack(
-        [
-            _divide(true_positives, predicted),
-            _divide(true_positives, gold),
-            _divide(2 * true_positives, predicted + gold),
-        ]
-    )
+def f1_of(true_positives: Counts, predicted: Counts, gold: Counts) -> NDArray[np.float64]:
+    """F1 = 2 tp / (predicted + gold), 0 where that is 0 / 0."""
+    return _divide(2 * true_positives, predicted + gold)
 
 
-Counts = NDArray[np.float64]
-"""Numbers of spans, the types on the last axis."""
+def _prf(true_positives: Counts, predicted: Counts, gold: Counts) -> NDArray[np.float64]:
+    """Precision, recall, F1 stacked on a new first axis."""
+    precision, recall = _divide(true_positives, predicted), _divide(true_positives, gold)
+    return np.stack([precision, recall, f1_of(true_positives, predicted, gold)])
 
 
 def _macro(values: NDArray[np.float64], predicted: Counts, gold: Counts) -> NDArray[np.float64]:
@@ -141,8 +139,8 @@ class F1:
 
 
 METRICS: dict[Metric, F1] = {
-    "micro_f1": F1("micro F1", "micro", lambda *counts: _prf(*(plane.sum(axis=-1) for plane in counts))[2]),
-    "macro_f1": F1("macro F1", "macro", lambda *counts: _macro(_prf(*counts)[2], *counts[1:])),
+    "micro_f1": F1("micro F1", "micro", lambda *counts: f1_of(*(plane.sum(axis=-1) for plane in counts))),
+    "macro_f1": F1("macro F1", "macro", lambda *counts: _macro(f1_of(*counts), *counts[1:])),
 }
 """The metrics by their names in settings, result files and CSV tables."""
 

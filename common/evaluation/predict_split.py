@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from common.config import RuntimeConfig
 from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.data.mixture import Asked
-from common.data.spans import ScoredSpan, Span
+from common.data.spans import ScoredSpan
 from common.device import peak_memory_mb, prefetch, reset_peak_memory
 from common.evaluation.error_kinds import error_report
 from common.evaluation.metrics import (
@@ -153,17 +153,17 @@ def evaluate(
     beside = account.beside if account else {}
     if asked is not None:
         predictions = asked.from_model(predictions)
-        beside = {name: asked.from_model(others) for name, others in beside.items()}
+        beside = {name: asked.from_model(spans) for name, spans in beside.items()}
 
     gold = [sentence.spans for sentence in sentences]
     found = flat(predictions)
     counts = count_spans(gold, found, labels.names)
+    others = {name: _scored(count_spans(gold, flat(spans), labels.names)) for name, spans in beside.items()}
     return Evaluation(
         predictions=predictions,
         counts=counts,
         report={
-            "scores": span_scores(counts).as_dict(),
-            "intervals": {name: list(interval) for name, interval in bootstrap_intervals(counts).items()},
+            **_scored(counts),
             "errors": asdict(error_report(gold, found, labels.names)),
             "token_report": token_report(sentences, found, labels),
             "unreachable_gold": unreachable_gold(model, split.encoded, None if asked is None else asked.types),
@@ -175,22 +175,15 @@ def evaluate(
                 "processes": accelerator.num_processes,
                 "peak_memory_mb": memory,
             },
-            **({} if account is None else {"account": account.report}),
-            **({} if account is None else {"beside": _scored(beside, gold, labels.names)}),
+            **({} if account is None else {"account": account.report, "beside": others}),
         },
     )
 
 
-def _scored(
-    beside: Mapping[str, Sequence[Sequence[ScoredSpan]]], gold: Sequence[Sequence[Span]], types: Sequence[str]
-) -> dict[str, Any]:
-    """Scores and intervals of predictions beside the main ones."""
-    scored = {}
-    for name, predictions in beside.items():
-        counts = count_spans(gold, flat(predictions), types)
-        intervals = {metric: list(interval) for metric, interval in bootstrap_intervals(counts).items()}
-        scored[name] = {"scores": span_scores(counts).as_dict(), "intervals": intervals}
-    return scored
+def _scored(counts: SpanCounts) -> dict[str, Any]:
+    """Scores and intervals, as a result file has them."""
+    intervals = {metric: list(interval) for metric, interval in bootstrap_intervals(counts).items()}
+    return {"scores": span_scores(counts).as_dict(), "intervals": intervals}
 
 
 def _synchronise(accelerator: Accelerator) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from common.config import Metric
 from common.data.spans import ScoredSpan, Span
-from common.evaluation.metrics import METRICS, Counts
+from common.evaluation.metrics import METRICS, Counts, f1_of
 
 logger = logging.getLogger(__name__)
 
@@ -96,13 +96,13 @@ def best_type_thresholds(
         return np.where(enough, _nearest(gain, threshold), common)
 
     if METRICS[by].average == "macro":
-        rows = chosen(_f1(true_positives, found, support))
+        rows = chosen(f1_of(true_positives, found, support))
     else:
         rows, score, better = np.full(len(types), common), -1.0, 0.0
         while better > score:
             score = better
             rows = chosen(2 * true_positives - score * found)
-            better = float(_f1(true_positives[rows, columns].sum(), found[rows, columns].sum(), support.sum()))
+            better = float(f1_of(true_positives[rows, columns].sum(), found[rows, columns].sum(), support.sum()))
     return {name: float(GRID[row]) for name, row, own in zip(types, rows, enough, strict=True) if own}
 
 
@@ -141,11 +141,6 @@ def _above(scores: Sequence[Sequence[float]]) -> Counts:
     """How many scores of each type are above each threshold, shape ``(T, C)``."""
     counts = [len(row) - np.searchsorted(np.sort(row), GRID, side="right") for row in scores]
     return np.stack(counts, axis=1).astype(float)
-
-
-def _f1(true_positives: Counts, found: Counts, support: Counts) -> Counts:
-    total = np.asarray(found + support)
-    return np.divide(2 * true_positives, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _nearest(gain: Counts, threshold: float) -> NDArray[np.intp]:
