@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from annotation.labelling import Labelling, parse_labelling
-from annotation.regions import NOTHING_FOUND
+from annotation.regions import NOTHING_FOUND, objects, text_of
 from annotation.suggestions import Suggestion, Suggests, suggestions
 from annotation.tasks import document_of
 from common.errors import InputError
@@ -182,9 +182,8 @@ class Backend:
         if not isinstance(context, Mapping):
             return prediction
         drawn = list(_places(context))
-        for kind in ("annotations", "drafts"):
-            given = task.get(kind) if isinstance(task, Mapping) else None
-            for item in given if isinstance(given, list) else ():
+        for kind in ("annotations", "drafts") if isinstance(task, Mapping) else ():
+            for item in objects(task.get(kind)):
                 drawn += _places(item)
         free = [
             region
@@ -240,19 +239,13 @@ def _labelling(xml: Any) -> Labelling:
 
 def _digest(task: Any, field: str) -> str:
     """What a prediction depends on beside the version: the text."""
-    data = task.get("data") if isinstance(task, Mapping) else None
-    text = data.get(field) if isinstance(data, Mapping) else None
-    known = f"text {text}" if isinstance(text, str) else f"none {type(text).__name__}"
+    text = text_of(task, field)
+    known = "none" if text is None else f"text {text}"
     return hashlib.sha256(known.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
-def _places(item: Any) -> Sequence[tuple[int, int]]:
+def _places(item: Mapping[str, Any]) -> Sequence[tuple[int, int]]:
     """Where the regions of an annotation, a draft or a context are."""
-    result = item.get("result") if isinstance(item, Mapping) else None
-    values = [
-        region["value"]
-        for region in (result if isinstance(result, list) else ())
-        if isinstance(region, Mapping) and isinstance(region.get("value"), Mapping)
-    ]
+    values = [region["value"] for region in objects(item.get("result")) if isinstance(region.get("value"), dict)]
     places = [(value.get("start"), value.get("end")) for value in values]
     return [(start, end) for start, end in places if type(start) is int and type(end) is int]

@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from annotation.labelling import Labelling
-from annotation.merging import accepted_unseen, listed, shown_prediction
-from annotation.regions import mentions_of
+from annotation.merging import accepted_unseen, shown_prediction
+from annotation.regions import mentions_of, objects, text_of
 from common.data.text import Mention
 
 OUTCOMES = ("accepted", "changed", "deleted", "added")
@@ -66,11 +66,9 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
     """
     found = Corrections()
     for task in tasks:
-        data = task.get("data")
-        text = data.get(labelling.field) if isinstance(data, Mapping) else None
-        if not isinstance(text, str):
+        text, given = text_of(task, labelling.field), objects(task.get("annotations"))
+        if text is None:
             continue
-        given = [item for item in listed(task.get("annotations")) if isinstance(item, Mapping)]
         done = [item for item in given if not (item.get("was_cancelled") or accepted_unseen(item))]
         for item in done:
             parent = item.get("parent_prediction")
@@ -88,8 +86,8 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
 def _named(item: Mapping[str, Any], text: str, labelling: Labelling) -> dict[Mention, str]:
     """The entities of an annotation or prediction, and the id of each one's region."""
     named = {}
-    for region in listed(item.get("result")):
-        for mention in mentions_of({"result": [region]}, text)[0] if isinstance(region, Mapping) else ():
+    for region in objects(item.get("result")):
+        for mention in mentions_of({"result": [region]}, text)[0]:
             label = labelling.label(mention.label)
             if label is not None:
                 named[mention._replace(label=label)] = str(region.get("id"))

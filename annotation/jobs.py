@@ -16,9 +16,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from common.engine import ending, last_lines, run_module
 from common.errors import InputError
-from common.files import read_json, write_json
+from common.files import write_json
 from common.paths import now
-from common.schema import check
+from common.schema import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,7 @@ class Trainer:
         for number in self._numbers:
             path = self.folder / str(number) / RECORD
             if path.is_file():
-                record = read_json(path)
-                check(record, JobRecord, str(path))
+                record = read_record(path, JobRecord)
                 if record["status"] in ("waiting", "running", "stopped"):
                     left.append({**record, "job": str(number)})
         for record in left[:-1]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from annotation.labelling import Labelling
 from annotation.offsets import code_points
-from annotation.regions import annotation, mentions_of
+from annotation.regions import annotation, mentions_of, objects, text_of
 from common.data.text import Mention
 from dataset_generation.formats.base import shown
 from dataset_generation.formats.offsets import regions_of
@@ -75,14 +75,9 @@ class Report:
         return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items()) or "no tasks"
 
 
-def listed(value: Any) -> list[Any]:
-    """A list as it is; none of whatever else."""
-    return value if isinstance(value, list) else []
-
-
 def accepted_unseen(item: Mapping[str, Any]) -> bool:
     """Whether an annotation is a prediction that was made one by an action on many tasks: nobody spent time on it."""
-    touched = any(isinstance(region, dict) and region.get("origin") for region in listed(item.get("result")))
+    touched = any(region.get("origin") for region in objects(item.get("result")))
     return item.get("lead_time") is None and item.get("parent_prediction") is not None and not touched
 
 
@@ -110,12 +105,11 @@ def merge(
 def _merged(
     task: Mapping[str, Any], labelling: Labelling, options: MergeOptions, report: Report
 ) -> dict[str, Any] | None:
-    number, data = task.get("id"), task.get("data")
-    text = data.get(labelling.field) if isinstance(data, Mapping) else None
-    if not isinstance(text, str):
+    number, text = task.get("id"), text_of(task, labelling.field)
+    if text is None:
         report.note("mismatches", number, f"data has no text {labelling.field!r}")
         return None
-    given = [item for item in listed(task.get("annotations")) if isinstance(item, Mapping)]
+    given = objects(task.get("annotations"))
     if not given:
         report.no_annotation += 1
         return None
@@ -140,7 +134,7 @@ def _merged(
     suggested = any(_began_with_regions(item, task) for item in kept)
     return {
         "id": number,
-        "data": dict(data) if isinstance(data, Mapping) else {},
+        "data": dict(task["data"]),
         "annotations": [annotation(entities, text, labelling) | {"suggested": suggested}],
     }
 
@@ -158,7 +152,7 @@ def shown_prediction(item: Mapping[str, Any], task: Mapping[str, Any]) -> Mappin
 
     One that has been replaced since lives on in the annotation.
     """
-    given = [found for found in listed(task.get("predictions")) if isinstance(found, Mapping)]
+    given = objects(task.get("predictions"))
     stored = next((found for found in given if found.get("id") == item.get("parent_prediction")), None)
     snapshot = item.get("prediction")
     return stored or (snapshot if isinstance(snapshot, Mapping) and snapshot else None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
+
+from annotation.regions import objects, text_of
 
 
 class Utf16:
@@ -31,11 +33,9 @@ class Utf16:
 
 
 def _values(task: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    given = [task.get(kind) for kind in ("annotations", "predictions")]
-    for item in (item for items in given if isinstance(items, list) for item in items):
-        result = item.get("result") if isinstance(item, dict) else None
-        for region in result if isinstance(result, list) else ():
-            if isinstance(region, dict) and isinstance(region.get("value"), dict):
+    for item in (*objects(task.get("annotations")), *objects(task.get("predictions"))):
+        for region in objects(item.get("result")):
+            if isinstance(region.get("value"), dict):
                 yield region["value"]
 
 
@@ -54,7 +54,7 @@ def code_points(tasks: Iterable[Mapping[str, Any]], text_field: str) -> tuple[li
     their text, and none says the opposite.
     """
     tasks = list(tasks)
-    texts = [_text(task, text_field) for task in tasks]
+    texts = [text_of(task, text_field) or "" for task in tasks]
     units = old = new = 0
     for task, text in zip(tasks, texts, strict=True):
         if text.isascii() or max(text) <= "\uffff":
@@ -79,14 +79,3 @@ def code_points(tasks: Iterable[Mapping[str, Any]], text_field: str) -> tuple[li
                 units += 1
         converted.append(copied)
     return converted, units
-
-
-def _text(task: Mapping[str, Any], text_field: str) -> str:
-    data = task.get("data")
-    text = data.get(text_field) if isinstance(data, dict) else None
-    return text if isinstance(text, str) else ""
-
-
-def texts_of(tasks: Sequence[Mapping[str, Any]], text_field: str) -> list[str]:
-    """The text of each task; empty where a task has none."""
-    return [_text(task, text_field) for task in tasks]

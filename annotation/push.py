@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.client import CHUNK, Opened, ServerOptions, chunks
-from annotation.merging import listed
+from annotation.regions import objects
 from annotation.suggester import ModelOptions, Suggester
 from annotation.suggestions import suggestions
 from annotation.tasks import document_of
@@ -122,7 +122,7 @@ def make_blind(project: Opened, work: Work, tasks: list[dict[str, Any]], share: 
     """Chooses blind documents among those without annotations; suggestions that their tasks have are deleted."""
     free = [task for task in tasks if not task.get("total_annotations")]
     blind = work.make_blind((document_of(task["data"], task["id"]) for task in free), share)
-    shown = [t for t in free if document_of(t["data"], t["id"]) in blind and listed(t.get("predictions"))]
+    shown = [t for t in free if document_of(t["data"], t["id"]) in blind and objects(t.get("predictions"))]
     if shown:
         project.client.drop_predictions(project.id, [task["id"] for task in shown])
         for task in shown:
@@ -132,8 +132,7 @@ def make_blind(project: Opened, work: Work, tasks: list[dict[str, Any]], share: 
 
 
 def _has(task: Mapping[str, Any], version: str) -> bool:
-    given = [item for item in listed(task.get("predictions")) if isinstance(item, Mapping)]
-    return any(item.get("model_version") == version for item in given)
+    return any(item.get("model_version") == version for item in objects(task.get("predictions")))
 
 
 def main(argv: Sequence[str] | None = None) -> str:

@@ -15,6 +15,18 @@ NOTHING_FOUND = 1.0
 """Score of a prediction without entities: it has none to doubt."""
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list; none of whatever else, as a server may send."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def text_of(task: Any, field: str) -> str | None:
+    """The text of a task; None if it has none."""
+    data = task.get("data") if isinstance(task, Mapping) else None
+    text = data.get(field) if isinstance(data, Mapping) else None
+    return text if isinstance(text, str) else None
+
+
 def region_id(start: int, end: int, label: str) -> str:
     """The same entity always has the same id: a suggestion that comes again replaces the one that is there."""
     return hashlib.sha1(f"{start},{end},{label}".encode(), usedforsecurity=False).hexdigest()[:10]

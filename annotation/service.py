@@ -93,7 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        self._answer("GET", None)
+        if self._allowed():
+            self._answer("GET", None)
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -103,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(Answer(413, {"error": f"a request has at most {LARGEST} bytes; use push"}))
         data = self.rfile.read(int(length))
         if not self._allowed():
-            return self._send(Answer(401, {"error": "wrong or no user and password"}))
+            return None
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
@@ -111,13 +112,14 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer("POST", body)
 
     def _allowed(self) -> bool:
-        given = self.headers.get("Authorization", "")
-        expected = self.server.expected
-        return expected is None or hmac.compare_digest(given.encode(), expected.encode())
+        """Whether the request brings user and password, if any are asked for; one that does not is answered."""
+        given, expected = self.headers.get("Authorization", ""), self.server.expected
+        allowed = expected is None or hmac.compare_digest(given.encode(), expected.encode())
+        if not allowed:
+            self._send(Answer(401, {"error": "wrong or no user and password"}))
+        return allowed
 
     def _answer(self, method: str, body: Any) -> None:
-        if not self._allowed():
-            return self._send(Answer(401, {"error": "wrong or no user and password"}))
         start = time.perf_counter()
         path = urlsplit(self.path).path
         answer = self.server.backend.handle(method, path, body)
@@ -127,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
         logger.debug("%s %s%s: %d in %.0f ms", method, redact(path), n_tasks, answer.status, milliseconds)
         if answer.status >= 400:
             logger.warning("%s %s: %d %s", method, redact(path), answer.status, redact(str(answer.body["error"])))
-        return self._send(answer)
+        self._send(answer)
 
     def _refuse(self, answer: Answer) -> None:
         """Answers a request whose body is left unread: the connection cannot be used again."""

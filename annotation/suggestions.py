@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from annotation.labelling import Labelling
-from annotation.regions import prediction
+from annotation.regions import prediction, text_of
 from common.inference import Document, Entity
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,8 @@ def suggestions(model: Suggests, tasks: Sequence[Any], labelling: Labelling) -> 
 
 def _read(task: Any, field: str) -> tuple[str, str]:
     """The text of a task, and what is wrong with it."""
-    data = task.get("data") if isinstance(task, Mapping) else None
-    text = data.get(field) if isinstance(data, Mapping) else None
-    if not isinstance(text, str):
+    text = text_of(task, field)
+    if text is None:
         return "", f"data has no text {field!r}"
     try:
         Document("task", text)

@@ -27,9 +27,9 @@ from typing import Any, Literal, NotRequired, TypedDict
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
-from common.files import read_json, unique_keys, write_json, write_json_records
+from common.files import write_json, write_json_records
 from common.paths import output_root
-from common.schema import Count, Share, check
+from common.schema import Count, Share, read_record
 
 Part = Literal["train", "validation", "held out"]
 
@@ -136,11 +136,9 @@ class Work:
         """Makes a model the one that is served, in one step."""
         write_json(self.current_file, record)
 
-    def write_version(self, record: dict[str, Any]) -> Path:
+    def write_version(self, record: dict[str, Any]) -> None:
         """Keeps what is known of a version."""
-        path = self.path / "versions" / f"{record['version']}.json"
-        write_json(path, record)
-        return path
+        write_json(self.path / "versions" / f"{record['version']}.json", record)
 
     def version(self, name: str) -> dict[str, Any] | None:
         """What is known of a version; None if it was not trained here.
@@ -193,22 +191,16 @@ class Work:
         write_json(file, dict(sorted(parts.items())))
         return {name: parts[name] for name in wanted}
 
-    def write_tasks(self, name: str, tasks: Iterable[Any]) -> Path:
+    def write_tasks(self, name: str, tasks: Iterable[Any]) -> None:
         """Writes a list of tasks, one a line."""
-        path = self.path / name
-        write_json_records(path, tasks)
-        return path
+        write_json_records(self.path / name, tasks)
 
     def tasks(self, name: str) -> list[dict[str, Any]]:
         """A list of tasks; empty if the file is not there."""
         return self._record(self.path / name, list[dict[str, Any]]) or []
 
     def _record(self, path: Path, kind: Any) -> Any:
-        if not path.is_file():
-            return None
-        value = read_json(path, unique_keys)
-        check(value, kind, str(path))
-        return value
+        return read_record(path, kind) if path.is_file() else None
 
 
 def rank(document: str) -> float:

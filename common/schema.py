@@ -46,7 +46,7 @@ def read_record(path: Path, kind: Any) -> dict[str, Any]:
 
     Args:
         path: A JSON file.
-        kind: A ``TypedDict``.
+        kind: As for :func:`check`.
 
     Raises:
         InputError: If it cannot be read or is something else; the message names file, field and value.
