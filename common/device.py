@@ -112,8 +112,7 @@ def as_trained(runtime: RuntimeConfig, precision: Precision) -> RuntimeConfig:
     """The runtime with ``auto`` replaced by the precision that a run resolved it to.
 
     On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that this machine lacks is
-    left
-    to ``auto``.
+    left to ``auto``.
     """
     if runtime.precision != "auto" or (precision == "fp16" and not torch.cuda.is_available()):
         return runtime

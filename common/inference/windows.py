@@ -49,8 +49,8 @@ def join(
     """The flat spans of each sentence from those of its windows, in order.
 
     What two windows have found counts once, with its higher score. Of overlapping spans the one with the higher score
-    stays; one
-    that ends where its window does, and may go on behind it, gives way to one that another window has seen whole.
+    stays; one that ends where its window does, and may go on behind it, gives way to one that another window has seen
+    whole.
 
     Args:
         windows: Windows of all sentences.

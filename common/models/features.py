@@ -1,10 +1,8 @@
 """Stored output of an approach's frozen part: computed once, read in every epoch, and by every run with the same text.
 
 A store is known by its content: the frozen weights, the configuration of their modules, what else the computation
-depends on,
-precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever changes one of
-them changes
-the key, so a stored file can be missing but never stale.
+depends on, precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever
+changes one of them changes the key, so a stored file can be missing but never stale.
 """
 
 from __future__ import annotations

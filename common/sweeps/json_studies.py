@@ -1,8 +1,7 @@
 """Optuna studies from JSON files: a file is made into an in-memory study once, and everything else reads studies.
 
 An old file says neither the search space nor the direction: ranges are then those of the values tried, the direction is
-the one
-in which the file's best trial is the best.
+the one in which the file's best trial is the best.
 """
 
 from __future__ import annotations
@@ -76,8 +75,7 @@ def study_from_json(values: Any, where: str, direction: Direction | None = None)
 
     The trials stand under ``all_trials`` or ``trials``, with ``params``, ``value``, ``state`` (a name, with or without
     ``TrialState.``, or Optuna's number) and, if they were kept, ``number``, ``intermediate_values``, ``datetime_start``
-    and
-    ``datetime_complete``. ``direction``, ``metric`` and ``distributions`` (by parameter, as Optuna writes them) are
+    and ``datetime_complete``. ``direction``, ``metric`` and ``distributions`` (by parameter, as Optuna writes them) are
     read if there.
 
     Args:
