@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from common.config import merge, require
@@ -84,7 +85,7 @@ def default_parameters(space: Space, config: Any) -> dict[str, Any]:
         if isinstance(parameter, Switch):
             values[parameter.name] = parameter.on_by_default
         elif parameter.when is None or switched[parameter.when]:
-            value = values[name_of(parameter)] = _value_at(config, parameter.path)
+            value = values[name_of(parameter)] = attrgetter(parameter.path)(config)
             require(
                 not isinstance(parameter, Choice) or value in parameter.options,
                 f"{parameter.path} is {value!r}, which is none of what the sweep tries: "
@@ -104,9 +105,3 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     for part in reversed(path.split(".")):
         value = {part: value}
     return value
-
-
-def _value_at(config: Any, path: str) -> Any:
-    for part in path.split("."):
-        config = getattr(config, part)
-    return config

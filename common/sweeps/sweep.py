@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +202,7 @@ class Sweep:
         chosen = best.user_attrs["config"]
         for parameter in self.space:
             if not isinstance(parameter, Switch):
-                value = chosen
-                for part in parameter.path.split("."):
-                    value = value[part]
+                value = reduce(getitem, parameter.path.split("."), chosen)
                 settings = merge(settings, nested(parameter.path, value))
         return {name: value for name, value in settings.items() if value != {}}
 

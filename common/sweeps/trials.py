@@ -126,12 +126,9 @@ class Worker:
         settings = merge(to_dict(sweep.training), suggest(trial, sweep.space))
         config = from_dict(sweep.spec.config, settings, f"trial {trial.number}")
         config = replace(config, train=replace(config.train, select_by=sweep.config.objective))
-        for name, value in (
-            ("config", public(to_dict(config))),
-            ("seed", config.train.seed),
-            ("provenance", provenance()),
-        ):
-            trial.set_user_attr(name, value)
+        trial.set_user_attr("config", public(to_dict(config)))
+        trial.set_user_attr("seed", config.train.seed)
+        trial.set_user_attr("provenance", provenance())
 
         validations = itertools.count(1)  # epochs, unless ``eval_every`` says otherwise
 
