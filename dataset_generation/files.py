@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,12 +143,7 @@ def _check_parts(folder: Path, split: Split, paths: Sequence[Path]) -> None:
             f"into a folder {split}/, or number them {split}-00000-of-00002, ..."
         )
     if shards:
-        total = int(shards[0]["total"])
-        missing = _missing((int(match["number"]) for match in shards), total)
+        total, present = int(shards[0]["total"]), {int(match["number"]) for match in shards}
+        missing = next((number for number in range(min(total, 10**6)) if number not in present), None)
         if missing is not None:
             raise InputError(f"{folder}: part {missing} of the {total} of {shards[0]['stem']} is missing")
-
-
-def _missing(numbers: Iterable[int], total: int) -> int | None:
-    present = set(numbers)
-    return next((number for number in range(min(total, 10**6)) if number not in present), None)

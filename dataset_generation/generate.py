@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -235,12 +235,9 @@ def write_dataset(
         written = sorted(temporary.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
         for path in written:
             os.replace(path, directory / path.name)
-        for name in _data_files(ENCODERS) - {path.name for path in written}:
+        known = {kind(split, encoder) for kind in (span_file, token_file) for split in SPLITS for encoder in ENCODERS}
+        for name in known - {path.name for path in written}:
             (directory / name).unlink(missing_ok=True)
-
-
-def _data_files(encoders: Iterable[str]) -> set[str]:
-    return {kind(split, encoder) for kind in (span_file, token_file) for split in SPLITS for encoder in encoders}
 
 
 @contextlib.contextmanager
