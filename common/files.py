@@ -159,6 +159,15 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
         raise InputError(f"{path}: {json_problem(error)}") from error
 
 
+def is_encodable(text: str) -> bool:
+    """Whether a text can be written: JSON can express half of a surrogate pair, UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's pairs as a dict, for :func:`read_json` and :func:`parse_json`.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from common.errors import InputError
-from common.files import read_json, unique_keys
+from common.files import is_encodable, read_json, unique_keys
 from common.paths import is_file_name
 
 _MOST_LEVELS = 50
@@ -66,7 +66,7 @@ def check(value: Any, kind: Any, where: str) -> None:
         where: What to call it in messages.
     """
     for place, found in _leaves(value, where):
-        if isinstance(found, str) and not _encodable(found):
+        if isinstance(found, str) and not is_encodable(found):
             raise InputError(f"{where}: {place} holds half of a surrogate pair: {reprlib.repr(found)}")
         if isinstance(found, float) and not math.isfinite(found):
             raise InputError(f"{where}: {place} must be a finite number, got {found}")
@@ -178,11 +178,3 @@ def _wrong(value: Any, wanted: str, where: str, place: str) -> InputError:
 
 def _below(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, Span, check_flat, check_span
 from common.errors import InputError
-from common.files import read_json, sha256_file
+from common.files import is_encodable, read_json, sha256_file
 from common.paths import check_name, datasets_dir
 
 Encoder = Literal["bi", "cross"]
@@ -83,11 +83,9 @@ def make_sentence(
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raises ``ValueError`` if a text holds half of a surrogate pair, which JSON can express but UTF-8 cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds half of a surrogate pair: {text[:80]!r}") from None
+    """Raises ``ValueError`` if a text holds half of a surrogate pair."""
+    if not is_encodable(text):
+        raise ValueError(f"{what} holds half of a surrogate pair: {text[:80]!r}")
 
 
 def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) -> Sentence:

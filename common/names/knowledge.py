@@ -16,9 +16,9 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from common.data.dataset import Sentence
+from common.data.dataset import Sentence, iter_records
 from common.errors import InputError
-from common.files import atomic_text, read_json, sha256_file, write_json, write_json_records
+from common.files import atomic_text, sha256_file, write_json, write_json_records
 from common.names import MANIFEST_FILE
 from common.names.phrases import phrases_of
 from common.names.reading import Name
@@ -177,11 +177,8 @@ def _read_names(path: Path) -> tuple[list[Name], np.ndarray]:
 
 
 def _read_near(path: Path, n_names: int) -> dict[tuple[str, ...], list[int]]:
-    records = read_json(path)
-    if not isinstance(records, list):
-        raise InputError(f"{path}: expected a JSON list of records, got {type(records).__name__}")
     near = {}
-    for number, record in enumerate(records):
+    for number, record in iter_records(path):
         fields = record if isinstance(record, dict) else {}
         words, rows = fields.get("tokenized_text"), fields.get("names")
         if not (isinstance(words, list) and all(isinstance(word, str) for word in words) and isinstance(rows, list)):
