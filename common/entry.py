@@ -100,6 +100,13 @@ class Tested(NamedTuple):
     """Aspects of the variant beside those of the configuration."""
 
 
+_OF_TRAINING = (
+    "best", "steps", "train_seconds", "seconds_per_epoch", "precision", "feature_seconds", "peak_memory_mb",
+    "provenance", "dataset",
+)  # fmt: skip
+"""What a result says of the training as the run's record does."""
+
+
 def run_test(
     spec: ApproachSpec[C],
     argv: Sequence[str] | None = None,
@@ -152,11 +159,7 @@ def run_test(
             parameters=record["parameters"],
             provenance=provenance(),
             training={
-                **{
-                    key: record[key]
-                    for key in ("best", "steps", "train_seconds", "seconds_per_epoch", "precision", "feature_seconds")
-                },
-                **{key: record[key] for key in ("peak_memory_mb", "provenance", "dataset")},
+                **{key: record[key] for key in _OF_TRAINING},
                 "earlier_provenance": record.get("earlier_provenance", []),
                 **{key: record[key] for key in ("supplements",) if key in record},
                 "epochs": record.get("epochs", len(record["history"])),

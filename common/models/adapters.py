@@ -43,10 +43,10 @@ def add_lora(network: PreTrainedModel, config: LoraConfig) -> None:
     network.eval()
 
 
-def lora_part(model: nn.Module, learning_rate: float, name: str = "adapters") -> TrainedPart:
+def lora_part(model: nn.Module, learning_rate: float) -> TrainedPart:
     """All adapters inside a model as one trained part."""
     paths = (path for path, _ in model.named_modules() if path.endswith(_WEIGHTS))
-    return TrainedPart(name, tuple(paths), learning_rate)
+    return TrainedPart("adapters", tuple(paths), learning_rate)
 
 
 def set_adapter_dropout(model: nn.Module, training: bool) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.errors import InputError
 from common.models.published import base_name
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PARTS = {
     "text encoder": "token_rep_layer.bert_layer",
@@ -84,9 +82,5 @@ class Base:
         return module
 
 
-def _find(module: nn.Module, path: str) -> nn.Module | None:
-    for name in path.split("."):
-        module = getattr(module, name, None)  # type: ignore[assignment]
-        if module is None:
-            return None
-    return module
+def _find(module: Any, path: str) -> Any:
+    return functools.reduce(lambda found, name: getattr(found, name, None), path.split("."), module)

@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
 from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
 from common.models.config import Attention, Quantization
-from common.models.published import DEMO_LANGUAGE_MODEL
+from common.models.published import DEMO_LANGUAGE_MODEL, base_name
 from common.models.sources import OF_BROKEN_FILES, code_in, reason_of
 from common.spec import BaseSource
 
@@ -57,7 +57,7 @@ class LanguageModel:
     @property
     def name(self) -> str:
         """Hub id or folder name, as results show it."""
-        return Path(self.source).name if Path(self.source).is_dir() else self.source
+        return base_name(self.source)
 
     @property
     def limit(self) -> int:
