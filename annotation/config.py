@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from annotation.labelling import label_config
-from annotation.tasks import TEXT, CorpusOptions, spelling
+from annotation.tasks import TEXT, corpus_of, spelling
 from common.config import parse, require
 from common.files import write_text
 from common.script import run_script
@@ -37,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     require(bool(config.labels) != bool(config.source), "give --labels or --source, one of them")
     labels = config.labels
     if config.source:
-        options = {field.name: getattr(config, field.name) for field in dataclasses.fields(ReadOptions)}
-        labels = tuple(sorted(spelling(CorpusOptions(source=config.source, **options).corpus()).values()))
+        labels = tuple(sorted(spelling(corpus_of(config.source, config)).values()))
     write_text(config.output, label_config(labels, TEXT))
     logger.info("%d labels: %s", len(labels), config.output)
     return config.output

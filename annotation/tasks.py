@@ -32,28 +32,11 @@ UID, DOCUMENT, TEXT = "uid", "doc_id", "text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusOptions(ReadOptions):
-    """Which corpus, and how it is read."""
+class Config(ReadOptions):
+    """Label Studio tasks from a corpus: a task for each sentence, or for each text with --sentences whole."""
 
     source: str
     """A file, a folder of files, hub:OWNER/NAME, or one of jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr."""
-
-    def corpus(self) -> Corpus:
-        """The corpus.
-
-        Raises:
-            InputError: If it cannot be read.
-        """
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(ReadOptions)}
-        if self.source in (*BENCHMARKS, *DEMOS):
-            return read_corpus(GenerateConfig(dataset=self.source, **options))
-        return read_corpus(GenerateConfig(dataset="tasks", source=self.source, **options))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(CorpusOptions):
-    """Label Studio tasks from a corpus: a task for each sentence, or for each text with --sentences whole."""
-
     output: Path
     """JSON file of tasks to write, for annotation.setup or for the import dialog of Label Studio."""
     splits: tuple[Split, ...] = ()
@@ -67,6 +50,18 @@ class Config(CorpusOptions):
     """Seed of the sample and of the order."""
     with_gold: bool = False
     """Take the corpus's entities along as annotations (ground truth); otherwise people annotate from nothing."""
+
+
+def corpus_of(source: str, options: ReadOptions) -> Corpus:
+    """The corpus that ``--source`` names.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(ReadOptions)}
+    if source in (*BENCHMARKS, *DEMOS):
+        return read_corpus(GenerateConfig(dataset=source, **given))
+    return read_corpus(GenerateConfig(dataset="tasks", source=source, **given))
 
 
 def spelling(corpus: Corpus) -> dict[str, str]:
@@ -131,7 +126,7 @@ def _digest(text: str) -> str:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Writes the tasks and returns their file."""
     config = parse(Config, argv)
-    corpus = config.corpus()
+    corpus = corpus_of(config.source, config)
     missing = set(config.splits) - set(corpus.splits)
     require(not missing, f"--splits: the corpus has {list(corpus.splits)}, not {sorted(missing)}")
     sentences = [s for split, part in corpus.splits.items() if split in (config.splits or corpus.splits) for s in part]
