@@ -21,11 +21,11 @@ from annotation.labelling import Labelling, spoken
 from annotation.merging import MergeOptions, merge
 from annotation.pull import AnnotatedTask, pull, read_export
 from annotation.tasks import DOCUMENT, document_of
-from annotation.work import Part, Work, WorkOptions, content_hash
+from annotation.work import Part, Work, WorkOptions
 from common.config import Device, Metric, RuntimeConfig, parse_known, require, require_share
 from common.data.dataset import count_types, load_dataset
 from common.errors import InputError
-from common.files import write_json_records
+from common.files import content_hash, write_json_records
 from common.paths import now
 from common.registry import spec
 from common.script import run_script

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from annotation.labelling import Labelling
-from annotation.work import Work, content_hash
+from annotation.work import Work
 from common.config import Device, Precision, RuntimeConfig
 from common.errors import InputError
-from common.files import read_json, sha256_file
+from common.files import content_hash, read_json, sha256_file
 from common.inference import Entity, Tagger
 from common.training.records import RUN_FILE, WEIGHTS_FILE
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +205,3 @@ class Work:
 def rank(document: str) -> float:
     """A number in [0, 1) that a document always has: its place in every choice of documents."""
     return int.from_bytes(hashlib.sha256(document.encode()).digest()[:6], "big") / 2**48
-
-
-def content_hash(value: Any) -> str:
-    """The SHA-256 of a JSON value, hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

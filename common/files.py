@@ -187,6 +187,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_hash(value: Any) -> str:
+    """The SHA-256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def is_lfs_pointer(path: Path) -> bool:
     """Whether a file is what Git leaves of a large one where Git LFS is not installed."""
     start = b"version https://git-lfs.github.com/spec/"

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord, UntouchedRecord
-from common.files import read_json, sha256_file, write_json
+from common.files import content_hash, read_json, sha256_file, write_json
 from common.paths import cache_dir, now
 from common.registry import has_zero_shot, untrained
 from common.schema import read_record
@@ -185,7 +183,7 @@ def _once_for_each_base(
     from common.evaluation.results import read_counts, write_counts
     from common.evaluation.zero_shot import Answer
 
-    folder = cache_dir() / "zero-shot" / hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()
+    folder = cache_dir() / "zero-shot" / content_hash(of)
     at_half, best, record = (folder / f"{name}.json" for name in ("at_half", "best", "untouched"))
     try:
         stored = read_record(record, UntouchedRecord)

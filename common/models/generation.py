@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from common.errors import InputError
-from common.files import parse_json, write_json
+from common.files import content_hash, parse_json, write_json
 from common.models.cache import for_rows
 from common.schema import Count, Seconds, Share, check
 
@@ -123,8 +123,7 @@ class AnswerStore:
         self._begun = False
         if folder is None:
             return
-        text = json.dumps(settings, sort_keys=True)
-        self.path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.jsonl"
+        self.path = folder / f"{content_hash(settings)[:32]}.jsonl"
         write_json(self.path.with_suffix(".json"), settings)
         self._read(self.path)
 
