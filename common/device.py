@@ -254,7 +254,7 @@ def provenance() -> dict[str, Any]:
         "git": _git(),
         "behaviour": BEHAVIOUR_VERSION,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: importlib.metadata.version(name) for name in packages},
         "machine": {
             "system": platform.system(),
             "processor": _processor(),
@@ -262,11 +262,6 @@ def provenance() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
-
-
-@functools.cache
-def _version(package: str) -> str:
-    return importlib.metadata.version(package)
 
 
 @functools.cache

@@ -89,21 +89,19 @@ class Run:
                 logger.warning("interrupted before the first validation; no checkpoint")
             raise
         finally:
-            if status is not None:
-                self._end(status)
+            try:
+                if status is not None:
+                    self.update(status=status)
+            except OSError as error:
+                # The first error is the one to see; a run that says "running" can be resumed as well.
+                logger.warning("%s: status %s could not be recorded: %s", self.path, status, error.strerror)
             self.release()
 
-    def _end(self, status: str) -> None:
-        """Sets the status of a training that has not come to its end, if it can be written."""
-        try:
-            self.update(status=status)
-        except OSError as error:
-            # The first error is the one to see; a run that says "running" can be resumed as well.
-            logger.warning("%s: status %s could not be recorded: %s", self.path, status, error.strerror)
-
     def release(self) -> None:
-        """Lets other processes have the run, and takes the lock's file away."""
-        release(self.lock)
+        """Lets other processes have the run. Its lock's file goes first: filelock looks whether it is still there."""
+        if self.lock.is_locked:
+            Path(self.lock.lock_file).unlink(missing_ok=True)
+        self.lock.release()
 
     def discard(self) -> None:
         """Removes a run that could not be started."""
@@ -218,13 +216,6 @@ def refusals_of(path: Path) -> Iterator[None]:
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
-
-
-def release(lock: FileLock) -> None:
-    """Lets a lock go and takes its file away: filelock looks whether the file that it has locked is still there."""
-    if lock.is_locked:
-        Path(lock.lock_file).unlink(missing_ok=True)
-    lock.release()
 
 
 def tidy_runs(savings: Path) -> None:
