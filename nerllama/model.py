@@ -24,13 +24,12 @@ from common.models.adapters import add_lora, lora_part, set_adapter_dropout
 from common.models.causal_lm import LanguageModel, frozen_dtype, kind_of_device
 from common.models.chat import Chat
 from common.models.generation import GREEDY, Answer, Generator, Prompt, Sampling
+from common.models.losses import IGNORED
 from common.schema import check
 from nerllama.config import Config, SamplingConfig
 from nerllama.marks import STATES, Mark, Reading, marked, named_marks, plain_mark, read
 from nerllama.prompts import Pool, example, question, sentence_seed
 from nerllama.voting import vote
-
-_IGNORED = -100
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,11 +287,11 @@ class MarkedCopies(nn.Module):
         # Answers end together, so that the large output layer reads little else.
         ids = torch.tensor([[0] * (width - len(row)) + row for row, _ in rows], device=device)
         attended = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row, _ in rows], device=device)
-        learned = torch.full_like(ids, _IGNORED)
+        learned = torch.full_like(ids, IGNORED)
         for index, (row, asked) in enumerate(rows):
             first = width - len(row) + (asked if self.config.loss == "answer" else 1)
             learned[index, first:] = ids[index, first:]
-        longest = int((learned != _IGNORED).sum(dim=1).max())
+        longest = int((learned != IGNORED).sum(dim=1).max())
         logits = self.network(
             input_ids=ids,
             attention_mask=attended,
@@ -301,7 +300,7 @@ class MarkedCopies(nn.Module):
             logits_to_keep=longest + 1,
         ).logits
         return nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), learned[:, -longest:].flatten(), ignore_index=_IGNORED
+            logits[:, :-1].flatten(0, 1).float(), learned[:, -longest:].flatten(), ignore_index=IGNORED
         )
 
     # -- prediction ---------------------------------------------------------------------------------------------------
