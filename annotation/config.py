@@ -14,8 +14,7 @@ from common.files import write_text
 from common.script import run_script
 from dataset_generation.options import ReadOptions
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.config")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,7 @@ from annotation.serve import AddressOptions
 from common.config import parse
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.connect")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,8 +37,7 @@ from dataset_generation.options import ReadOptions
 from dataset_generation.sources import read_local
 from dataset_generation.splits import shared_sentences
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.fit")
+logger = logging.getLogger(__name__)
 
 _FILES: Mapping[Part, str] = {"train": "train.json", "validation": "validation.json", "held out": "test.json"}
 

@@ -18,8 +18,7 @@ from common.schema import check
 from common.script import run_script
 from dataset_generation.formats.base import read_text
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.pull")
+logger = logging.getLogger(__name__)
 
 TASKS, ANNOTATED, REPORT = "tasks.json", "annotated.json", "pull_report.json"
 

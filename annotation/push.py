@@ -21,8 +21,7 @@ from common.config import parse, require, require_share
 from common.errors import InputError
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.push")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,7 @@ from common.config import parse
 from common.files import write_json
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.report")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,7 @@ from common.engine import executor
 from common.errors import InputError
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.serve")
+logger = logging.getLogger(__name__)
 
 PASSWORD_VARIABLE = "ANNOTATION_PASSWORD"
 _OF_A_MODEL = (ValueError, OSError, RuntimeError, LookupError, TypeError)

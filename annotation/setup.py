@@ -17,8 +17,7 @@ from common.files import read_json, unique_keys
 from common.script import run_script
 from dataset_generation.formats.base import read_text
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.setup")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

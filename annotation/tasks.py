@@ -24,8 +24,7 @@ from dataset_generation.generate import DEMOS, GenerateConfig, read_corpus
 from dataset_generation.options import ReadOptions
 from dataset_generation.sources import BENCHMARKS
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("annotation.tasks")
+logger = logging.getLogger(__name__)
 
 UID, DOCUMENT, TEXT = "uid", "doc_id", "text"
 """Fields of a task's data: what names it wherever it is imported, the document that it is from, and its text."""

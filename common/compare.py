@@ -18,8 +18,7 @@ from common.config import parse, require
 from common.errors import InputError
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("common.compare")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

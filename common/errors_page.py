@@ -25,8 +25,7 @@ from common.files import write_text
 from common.script import run_script
 from common.spec import variant_text
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("common.errors_page")
+logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = "{{DATA}}"
 

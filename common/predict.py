@@ -20,8 +20,7 @@ from common.registry import spec
 from common.script import run_script
 from common.training.records import RUN_FILE, find_checkpoint, read_run
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("common.predict")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from common.checkpoint import Checkpoint
     from common.evaluation.zero_shot import Answer
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("common.transfer")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,8 +43,7 @@ from dataset_generation.sources import BENCHMARKS, read_hub, read_local
 from dataset_generation.splits import HoldOut, SplitBy, SplitPlan, make_splits, shared_sentences
 from dataset_generation.tokens import LoadedTokenizer, load_tokenizer, lost_words, token_records
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("dataset_generation.generate")
+logger = logging.getLogger(__name__)
 
 DEMOS = tuple(DEMO_PREFIX + name for name in BENCHMARKS)
 HUB_PREFIX = "hub:"

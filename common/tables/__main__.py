@@ -15,8 +15,7 @@ from common.config import parse, require
 from common.paths import output_root
 from common.script import run_script
 
-# Not __name__, which is __main__ when this file runs as a script.
-logger = logging.getLogger("common.tables")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
