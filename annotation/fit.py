@@ -26,6 +26,7 @@ from common.config import Device, Metric, RuntimeConfig, parse_known, require, r
 from common.data.dataset import count_types, load_dataset
 from common.errors import InputError
 from common.files import content_hash, write_json_records
+from common.models.published import base_name
 from common.paths import now
 from common.registry import spec
 from common.script import run_script
@@ -161,21 +162,18 @@ def _readable(task: Mapping[str, Any], labelling: Labelling) -> dict[str, Any]:
 
 def train(approach: ApproachSpec[Any], dataset: Path, options: Sequence[str]) -> Path:
     """Trains, or goes on with a training of the same data and settings that was cut off; returns the run folder."""
-    from common.study.identity import changes, identity, identity_of
-    from common.training.records import runs_of
+    from common.study.identity import identity, matching_runs
 
     arguments = [*options, "--dataset", str(dataset)]
     config, _ = parse_training(approach, arguments)
-    sha256, base = load_dataset(str(dataset)).sha256, config.base_model
-    source = str(Path(base).resolve()) if Path(base).is_dir() else base
-    for path, record in reversed(runs_of(approach, dataset.name)):
-        wanted = identity(approach.name, config, sha256, record["base_model"])
-        if record["base_model"]["source"] != source or changes(identity_of(record, str(path)), wanted):
-            continue
-        if record["status"] == "finished":
+    source = config.base_model
+    base = {"name": base_name(source), "revision": approach.bases.revision(source)}
+    wanted = identity(approach.name, config, load_dataset(str(dataset)).sha256, base)
+    for path, status in matching_runs(approach.name, dataset.name, wanted, approach.savings):
+        if status == "finished":
             logger.info("was trained before: %s", path)
             return path
-        if record["status"] in ("running", "interrupted"):
+        if status in ("running", "interrupted"):
             arguments += ["--resume", str(path)]
             break
     return importlib.import_module(f"{approach.name}.train").main(arguments)

@@ -295,6 +295,12 @@ def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_fol
     assert given[0][-2:] == ["--resume", str(run)]
     fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], [*rest, "--seed", "7"])
     assert "--resume" not in given[1], "other settings are another training"
+    # So is that of a base model whose weights have changed where they lie.
+    record = read_json(run / RUN_FILE)
+    other = record["base_model"] | {"revision": f"sha256:{'0' * 64}"}
+    write_json(run / RUN_FILE, record | {"status": "finished", "base_model": other})
+    fit.train(approach, work / "datasets" / record["dataset"]["name"], rest)
+    assert len(given) == 3, "it is trained anew"
 
 
 def test_other_tasks_are_scored_beside_the_held_out_ones(studio, project, work, model, gliner_folder, tmp_path, caplog):
