@@ -297,9 +297,7 @@ def parse(
 
     Every command also takes ``--output-root``, which holds for this process and the processes that it starts.
     """
-    config, rest = parse_known(cls, argv, default=default, description=description, strict=True)
-    assert not rest
-    return config
+    return parse_known(cls, argv, default=default, description=description, strict=True)[0]
 
 
 def parse_known(

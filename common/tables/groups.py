@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -191,13 +191,19 @@ class Benchmark:
     resampled: Mapping[Path, Samples]
     transfers: Transfers = ()
     """Records of ``common.transfer`` of models trained on it."""
-    size: int | None = field(init=False)
-    """Training sentences of the data set; None if all runs were trained on samples, since then no result tells."""
-    entries: tuple[Entry, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _size(self.groups))
-        object.__setattr__(self, "entries", tuple(self._entries()))
+    @cached_property
+    def size(self) -> int | None:
+        """Training sentences of the data set; None if all runs were trained on samples, since then no result tells."""
+        results = [result for group in self.groups for result in group.results if result.mixture is None]
+        trained = [(result.n_train, result.train_size) for result in results if result.n_train]
+        size = max((n for n, _ in trained), default=None)
+        return size if (size, None) in trained else None
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The lines of the main table."""
+        return tuple(self._entries())
 
     @property
     def title(self) -> str:
@@ -330,13 +336,6 @@ class Benchmark:
 
 def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
     return spec is None or spec.is_default(group.first.variant, group.first.kind)
-
-
-def _size(groups: Sequence[Group]) -> int | None:
-    results = [result for group in groups for result in group.results if result.mixture is None]
-    trained = [(result.n_train, result.train_size) for result in results if result.n_train]
-    size = max((n for n, _ in trained), default=None)
-    return size if (size, None) in trained else None
 
 
 def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Benchmark]:
