@@ -150,6 +150,8 @@ def _plain(kind: Any) -> Any:
 
 def _name(kind: Any) -> str:
     origin, options = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _name(options[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_name, options))
     if origin is Literal:
@@ -163,13 +165,7 @@ def _name(kind: Any) -> str:
         list: "a list",
         types.NoneType: "null",
     }
-    return names[dict if typing.is_typeddict(kind) else _name_key(kind)]
-
-
-def _name_key(kind: Any) -> Any:
-    if typing.get_origin(kind) is Annotated:
-        return _name_key(typing.get_args(kind)[0])
-    return typing.get_origin(kind) or kind
+    return names[dict if typing.is_typeddict(kind) else origin or kind]
 
 
 def _wrong(value: Any, wanted: str, where: str, place: str) -> InputError:

@@ -400,7 +400,7 @@ def render(result: Mapping[str, Any]) -> str:
     lines += [
         "",
         "95 % bootstrap intervals over sentences: "
-        + ", ".join(f"{metric.title} {_interval(intervals[name])}" for name, metric in METRICS.items())
+        + ", ".join("{} [{:.4f}, {:.4f}]".format(metric.title, *intervals[name]) for name, metric in METRICS.items())
         + ".",
         "",
         f"Trained: {parameters['trainable']:,} of {parameters['total']:,} parameters "
@@ -442,7 +442,3 @@ def mean_report(results: Sequence[Path]) -> str:
         rows.append((result["dataset"], result["scores"]["micro"]["f1"], result["scores"]["macro"]["f1"]))
     rows.append(("**mean**", fmean(row[1] for row in rows), fmean(row[2] for row in rows)))
     return "\n".join([*lines, *(f"| {name} | {micro:.4f} | {macro:.4f} |" for name, micro, macro in rows)])
-
-
-def _interval(interval: Sequence[float]) -> str:
-    return f"[{interval[0]:.4f}, {interval[1]:.4f}]"
