@@ -403,8 +403,13 @@ class Trial:
         torch.manual_seed(self.config.train.seed)
         return self.spec.build(self.config, self.base(), labels or self.data.labels)
 
+    def named_base(self) -> Base:
+        """What a run's record says of the base, without loading it."""
+        source, kind = self.config.base_model, self.spec.kind(self.config)
+        return Base(None, kind, source, str(Path(source).resolve()), self.spec.bases.revision(source))
+
     def start(self) -> Run:
-        return start_run(self.spec, self.config, self.data, self.base())
+        return start_run(self.spec, self.config, self.data, self.named_base())
 
     def fit(self, model: Any, run: Run, **more: Any) -> Run:
         return fit(model, self.data, self.config.train, self.config.runtime, run, **more)
@@ -419,7 +424,7 @@ class Trial:
     def resume(self, which: str | Path) -> tuple[Any, Run]:
         """Goes on with a run in a new model, as a new process would."""
         model = self.model()
-        return model, self.fit(model, resume_run(self.spec, self.config, self.data, self.base(), str(which)))
+        return model, self.fit(model, resume_run(self.spec, self.config, self.data, self.named_base(), str(which)))
 
     def but(self, **changes: Any) -> Trial:
         """The same with other sentences (``data=``), or with other settings of the loop."""

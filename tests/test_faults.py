@@ -366,7 +366,7 @@ ODD_FIELDS = [
 def run_json(tmp_path_factory, gliner_folder, data, dataset_path):
     """The folder of a finished run for all tests of this file that change only its record."""
     made = Trial(SP, gliner_folder("bi-bert"), data, dataset_path, train={"epochs": 1})
-    run = start_run(SP, made.config, data, made.base(), tmp_path_factory.mktemp("runs"))
+    run = start_run(SP, made.config, data, made.named_base(), tmp_path_factory.mktemp("runs"))
     return made.fit(made.model(), run).path
 
 
@@ -912,7 +912,7 @@ def test_a_run_that_was_finished_in_the_meantime_is_not_trained_again(unfinished
 
     monkeypatch.setattr(Run, "claim", after_the_other)
     assert f"run {path} is finished" in message_of(
-        lambda: resume_run(SP, made.config, made.data, made.base(), str(path))
+        lambda: resume_run(SP, made.config, made.data, made.named_base(), str(path))
     )
     assert half_written(path.parent) == []
 
