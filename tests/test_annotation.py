@@ -7,9 +7,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import REAL
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import REAL
 
 from annotation import client as client_module
 from annotation.client import Client, ServerError, ServerOptions

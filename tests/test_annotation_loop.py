@@ -7,8 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import ENTITIES, RUNTIME, enlarge_head
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
+from tiny import ENTITIES, RUNTIME, enlarge_head
 
 from annotation import connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client

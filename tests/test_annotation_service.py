@@ -8,10 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import REAL
 from hypothesis import given
 from hypothesis import strategies as st
 from test_annotation import JSON, LABELLING, MEDICAL, STRANGE, Words, task
+from tiny import REAL
 
 from annotation import backend as backend_module
 from annotation import jobs as jobs_module

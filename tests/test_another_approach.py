@@ -15,7 +15,7 @@ import time
 
 import pytest
 import torch
-from conftest import SIZES, wordpiece
+from tiny import SIZES, wordpiece
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 
 import pytest
-from conftest import SIZES
+from tiny import SIZES
 
 from common.benchmark import measures as benchmark
 from common.benchmark.__main__ import main

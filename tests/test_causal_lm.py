@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
-from conftest import save_llama
 from safetensors.torch import load_file, save_file
+from tiny import save_llama
 from torch import nn
 
 from common.approach import count_parameters, freeze_all_but

@@ -8,8 +8,8 @@ from importlib.metadata import version
 
 import pytest
 import torch
-from conftest import LABELS, predictions, save_gliner, set_threshold
 from safetensors.torch import save_file
+from tiny import LABELS, predictions, save_gliner, set_threshold
 
 import common.checkpoint
 import common.paths

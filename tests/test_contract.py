@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import LABELS, generated_split, give_answers, predictions, set_threshold, spans_of
+from tiny import LABELS, generated_split, give_answers, predictions, set_threshold, spans_of
 
 import full_finetune.model
 import full_finetune.spec

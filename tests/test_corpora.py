@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import REAL_DATA, needs_real_data
+from tiny import REAL_DATA, needs_real_data
 
 from common.data.dataset import count_types
 from common.data.spans import Span

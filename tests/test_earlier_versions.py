@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import predictions
+from tiny import predictions
 
 import common.device
 import common.study.__main__

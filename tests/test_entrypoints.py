@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import LABELS, SIZES, write_dataset
+from tiny import LABELS, SIZES, write_dataset
 
 import common.settings
 import common.training.loop

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LABELS, generated_sentence
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import LABELS, generated_sentence
 
 from common.data.dataset import Dataset, Sentence, make_sentence
 from common.data.labels import LabelSet

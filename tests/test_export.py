@@ -6,11 +6,11 @@ import re
 import httpx
 import pytest
 import torch
-from conftest import LABELS, RUNTIME, predictions, set_threshold
 from gliner import GLiNER
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
+from tiny import LABELS, RUNTIME, predictions, set_threshold
 
 import full_finetune.spec
 import glinerev.export

@@ -24,9 +24,9 @@ from stat import S_ISDIR
 import numpy as np
 import pytest
 import torch
-from conftest import RUNTIME, Trial, save_gliner
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from tiny import RUNTIME, Trial, save_gliner
 
 import common.benchmark.__main__
 import common.compare

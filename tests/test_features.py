@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data, predictions, spans_of
+from tiny import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data, predictions, spans_of
 
 import glinerev.model
 import glinerev.spec

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LABELS, predictions
+from tiny import LABELS, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from common.bases import load_base

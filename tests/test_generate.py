@@ -15,7 +15,7 @@ import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import REAL_DATA, needs_real_data
+from tiny import REAL_DATA, needs_real_data
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 import common.hub

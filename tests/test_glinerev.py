@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ENTITIES, LABELS, RUNTIME, predictions, set_threshold
 from gliner import GLiNER
 from safetensors import safe_open
+from tiny import ENTITIES, LABELS, RUNTIME, predictions, set_threshold
 from torch import nn
 
 import common.entry

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RUNTIME, Trial, write_dataset
+from tiny import RUNTIME, Trial, write_dataset
 
 from common.data.dataset import load_dataset
 from common.device import make_accelerator

@@ -15,10 +15,10 @@ import pytest
 import sentencepiece
 import torch
 import transformers
-from conftest import ENTITIES, HIDDEN, MAX_WIDTH, MAX_WORDS, TEXT_LIMIT, TEXT_WIDTH, WORDS, enlarge_head, save_gliner
 from gliner.config import UniEncoderSpanConfig
 from gliner.model import UniEncoderSpanGLiNER
 from hub_server import STRANGER, TOKEN, Hub
+from tiny import ENTITIES, HIDDEN, MAX_WIDTH, MAX_WORDS, TEXT_LIMIT, TEXT_WIDTH, WORDS, enlarge_head, save_gliner
 
 import common.demo_base
 import common.hub

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import REAL_BASES
 from test_annotation_loop import LABELLING, LABELS, corpus
+from tiny import REAL_BASES
 
 from annotation import connect, disconnect, doctor, fit, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LABELS, RUNTIME, predictions, set_threshold
 from gliner import GLiNER
+from tiny import LABELS, RUNTIME, predictions, set_threshold
 from torch import nn
 
 from common.approach import count_parameters, freeze_all_but

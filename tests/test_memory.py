@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import save_llama
+from tiny import save_llama
 
 from common.approach import freeze_all_but
 from common.errors import InputError

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import generated_sentence, predictions, set_threshold
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import generated_sentence, predictions, set_threshold
 
 import common.settings
 import common.training.loop

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import generated_split, write_dataset
+from tiny import generated_split, write_dataset
 
 from common.data.dataset import load_dataset, make_sentence
 from common.data.spans import Span

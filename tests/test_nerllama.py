@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ENTITIES, LABELS, WORDS, generated_split, long_sentence, write_dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import ENTITIES, LABELS, WORDS, generated_split, long_sentence, write_dataset
 
 from common.config import DataConfig
 from common.data.dataset import make_sentence

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
 from safetensors.torch import load_file, save_file
+from tiny import TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
 from transformers import BertConfig, BertModel
 
 import full_finetune.export

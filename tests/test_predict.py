@@ -8,9 +8,9 @@ from itertools import chain, pairwise
 import pyarrow
 import pyarrow.parquet
 import pytest
-from conftest import ENTITIES, LABELS, MAX_WIDTH, RUNTIME, predictions, set_threshold, spans_of
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import ENTITIES, LABELS, MAX_WIDTH, RUNTIME, predictions, set_threshold, spans_of
 
 import common.inference.tagger
 from common.data.dataset import make_sentence

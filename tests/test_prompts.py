@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LABELS, TEXT_LIMIT, TEXT_WIDTH
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import LABELS, TEXT_LIMIT, TEXT_WIDTH
 from torch import Tensor, nn
 
 import injection_bi.model

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import (
+from tiny import (
     ENTITIES,
     LABELS,
     MAX_WIDTH,

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import RUNTIME, SIZES
 from test_training import Killed, assert_same_run, trained_digest
+from tiny import RUNTIME, SIZES
 
 from common.approach import count_parameters, parameter_count
 from common.bases import base_revision

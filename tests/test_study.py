@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import write_dataset
+from tiny import write_dataset
 
 import common.study.identity
 import common.study.runner

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from conftest import LABELS, RUNTIME, predictions
+from tiny import LABELS, RUNTIME, predictions
 
 import common.evaluation.thresholds
 import common.training.recorder

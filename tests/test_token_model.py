@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.utils.class_weight import compute_class_weight
+from test_losses import JNLPBA_WORDS
+from tiny import (
     LABEL_WIDTH,
     LABELS,
     MAX_WIDTH,
@@ -27,10 +31,6 @@ from conftest import (
     save_gliner,
     spans_of,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.utils.class_weight import compute_class_weight
-from test_losses import JNLPBA_WORDS
 from transformers import ModernBertConfig
 
 import injection_bi.model

@@ -10,9 +10,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LABELS, RUNTIME, SIZES, predictions
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import LABELS, RUNTIME, SIZES, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import common.training.loop

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import LABELS, write_dataset
+from tiny import LABELS, write_dataset
 
 import common.tables.__main__
 import common.transfer
@@ -196,7 +196,7 @@ def test_scores_at_both_thresholds_by_hand(monkeypatch, data):
     monkeypatch.setattr("common.evaluation.zero_shot.predict_split", found)
     monkeypatch.setattr(Scripted, "encode", lambda self, sentences: sentences, raising=False)
 
-    from conftest import RUNTIME
+    from tiny import RUNTIME
 
     sentence = make_sentence(["IL-2", "binds"], [Span(0, 0, "protein")])
     tiny = replace(data, validation=[sentence], test=[sentence, sentence])

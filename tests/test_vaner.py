@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, RUNTIME, generated_sentence, generated_split, predictions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import LABELS, RUNTIME, generated_sentence, generated_split, predictions
 
 import vaner.knowledge
 import vaner.test
