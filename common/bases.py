@@ -38,14 +38,15 @@ def load_base(source: str, kind: str | None, revision: str | None = None) -> Bas
         InputError: If it cannot be found, is of another kind, names code, or its weights are not exactly those of the
         model.
     """
-    from gliner import GLiNER
-    from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
-
     if source.startswith(NEW_BASE):
         return _new_base(source, kind, revision)
     place = _locate(source, revision)
     folder, weights = _fetched(source, place)
     _fetch_encoders(source, folder)
+    # Late: a base that is not there is an error of the first second.
+    from gliner import GLiNER
+    from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
+
     try:
         with warnings.catch_warnings(), _no_code():
             warnings.simplefilter("ignore", FutureWarning)

@@ -231,15 +231,21 @@ ROWS = {
 }
 
 
-@pytest.fixture(params=ROWS)
+@pytest.fixture(scope="module", params=ROWS)
 def row(request):
     return ROWS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def made(row, trial):
     """The row's trial."""
     return trial(row.spec, row.base, **row.settings)
+
+
+@pytest.fixture(scope="module")
+def model(made):
+    """The row's model, for tests that change none of its weights."""
+    return made.model()
 
 
 def expected_names(row: Row, model: torch.nn.Module) -> dict[str, set[str]]:
@@ -252,14 +258,12 @@ def expected_names(row: Row, model: torch.nn.Module) -> dict[str, set[str]]:
     return found
 
 
-def test_is_an_approach_with_the_labels_that_it_was_given(made):
-    model = made.model()
+def test_is_an_approach_with_the_labels_that_it_was_given(made, model):
     assert isinstance(model, Approach)
     assert model.labels is made.data.labels
 
 
-def test_declared_parts_are_the_documented_ones(row, made):
-    model = made.model()
+def test_declared_parts_are_the_documented_ones(row, model):
     declared = {part: set(names) for part, names in declared_parameters(model, model.parts).items()}
     assert declared == expected_names(row, model)
     assert all(declared.values())
@@ -268,8 +272,7 @@ def test_declared_parts_are_the_documented_ones(row, made):
     }
 
 
-def test_a_path_that_does_not_exist_is_an_error(made):
-    model = made.model()
+def test_a_path_that_does_not_exist_is_an_error(model):
     for path in ("core.nothing", "core.span_rep", f"{model.parts[0].modules[0]}."):
         with pytest.raises(ValueError, match=f"'extra': {re.escape(repr(path))} matches no parameter"):
             freeze_all_but(model, [*model.parts, TrainedPart("extra", (path,), 1e-3)])
@@ -300,8 +303,7 @@ def test_exactly_the_declared_parameters_get_a_gradient_and_change(row, made):
     assert {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])} == wanted
 
 
-def test_optimizer_groups(row, made):
-    model = made.model()
+def test_optimizer_groups(row, model):
     groups = optimizer_groups(model, model.parts, weight_decay=0.03)
     parameters = dict(model.named_parameters())
     name_of = {id(parameter): name for name, parameter in parameters.items()}
@@ -322,8 +324,7 @@ def test_optimizer_groups(row, made):
     assert all(group["initial_lr"] == group["lr"] for group in groups)
 
 
-def test_frozen_modules_stay_in_evaluation_mode(row, made):
-    model = made.model()
+def test_frozen_modules_stay_in_evaluation_mode(row, model):
     model.train()
     patterns = [pattern for pattern, _ in row.trains.values()]
     for name, module in model.named_modules():
@@ -357,7 +358,8 @@ def test_frozen_modules_have_no_dropout(made):
 
 
 @pytest.mark.slow
-def test_a_run_saves_and_counts_what_it_trained_and_loads_to_equal_predictions(row, made, tmp_path):
+def test_a_run_saves_and_counts_what_it_trained_and_loads_to_equal_predictions(row, made, model, tmp_path):
+    untrained = model
     model, run = made.but(epochs=1, select_by="loss").train()
     set_threshold(model, made.data.test)
     loaded = made.load(run)
@@ -373,10 +375,10 @@ def test_a_run_saves_and_counts_what_it_trained_and_loads_to_equal_predictions(r
     declared = set.union(*expected_names(row, model).values())
     assert set(load_tensors(run.path / WEIGHTS_FILE)) == declared
     # It predicts otherwise than an untrained one.
-    fresh = made.model()
-    batch = fresh.collate(fresh.encode(made.data.test[:4]))
+    untrained.eval()
+    batch = untrained.collate(untrained.encode(made.data.test[:4]))
     with torch.no_grad():
-        assert fresh(batch) != loaded(batch)
+        assert untrained(batch) != loaded(batch)
 
     counted = run.record["parameters"]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -395,14 +397,14 @@ ZERO_SHOT = {
 }
 
 
-@pytest.fixture(params=[*ROWS, *ZERO_SHOT])
-def predictor(request, load, trial, data, tmp_path):
-    """Every approach's model, untrained."""
+@pytest.fixture(scope="module", params=[*ROWS, *ZERO_SHOT])
+def predictor(request, load, trial, data, tmp_path_factory):
+    """Every approach's model, untrained; the tests change none of its weights."""
     if request.param in ROWS:
         row = ROWS[request.param]
         model = trial(row.spec, row.base, **row.settings).model()
         if row.generates:
-            give_answers(model, data.test, tmp_path / "answers")
+            give_answers(model, data.test, tmp_path_factory.mktemp("answers"))
         if getattr(model, "begin_offset", None) is not None:
             # At 0, where it starts, a begin class ties with its type's, and rounding alone would choose.
             torch.nn.init.normal_(model.begin_offset)

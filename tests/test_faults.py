@@ -276,18 +276,25 @@ def finished(trial):
     return made, made.train()[1].path
 
 
-@pytest.fixture
-def unfinished(trial):
+@pytest.fixture(scope="module")
+def killed(trial, tmp_path_factory):
     """The trial and folder of a run that was killed after its first of two epochs."""
     made = trial(SP, "bi-bert", train={"epochs": 2})
 
     def kill(_entry) -> None:
         raise KeyboardInterrupt
 
-    run = made.start()
+    run = start_run(SP, made.config, made.data, made.named_base(), tmp_path_factory.mktemp("killed"))
     with pytest.raises(KeyboardInterrupt):
         made.fit(made.model(), run, on_validation=kill)
     return made, run.path
+
+
+@pytest.fixture
+def unfinished(killed, output):
+    """The trial and a copy of its folder."""
+    made, path = killed
+    return made, shutil.copytree(path, SP.savings / path.name)
 
 
 def message_of(function) -> str:
@@ -476,7 +483,15 @@ def test_a_state_that_is_not_whole_is_refused(unfinished, edit, message):
     found = message_of(lambda: made.resume(path))
     assert message in found
     assert found.startswith(str(path))
-    # With the state put right it goes on.
+
+
+@pytest.mark.slow
+def test_a_state_that_was_put_right_is_gone_on_with(unfinished):
+    made, path = unfinished
+    (state,) = path.glob("state_*")
+    tensors = load_tensors(state / "state.safetensors")
+    save_file(without(start="rng")(tensors), state / "state.safetensors")
+    message_of(lambda: made.resume(path))
     save_file(tensors, state / "state.safetensors")
     assert made.resume(path)[1].record["status"] == "finished"
 

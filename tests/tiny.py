@@ -409,7 +409,7 @@ class Trial:
         return other
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trial(gliner_folder: Callable[..., Path], data: Dataset, dataset_path: Path) -> Callable[..., Trial]:
     """Makes a :class:`Trial`: ``trial(SPEC, "bi-bert", train={"epochs": 1}, base_settings={"dropout": 0.0})``."""
 
