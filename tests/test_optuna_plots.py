@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -353,14 +354,19 @@ def test_numbers_and_times_of_the_file_are_kept(tmp_path):
     assert view.metric == "loss"
 
 
-@pytest.fixture
-def database(tmp_path):
-    folder = tmp_path / "runs #1 50% what?"
-    folder.mkdir()
-    path = tmp_path / "sweeps.db"
+@pytest.fixture(scope="module")
+def two_studies(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweeps") / "sweeps.db"
     for name in ("first", "second"):
         example(12, f"sqlite:///{path}", name).set_metric_names(["macro F1"])
-    return path.rename(folder / "sweeps.db")
+    return path
+
+
+@pytest.fixture
+def database(two_studies, tmp_path):
+    folder = tmp_path / "runs #1 50% what?"
+    folder.mkdir()
+    return shutil.copyfile(two_studies, folder / "sweeps.db")
 
 
 def test_sqlite_with_several_studies(database, monkeypatch):
