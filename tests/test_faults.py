@@ -269,13 +269,6 @@ def test_what_is_no_file_name(name):
 # -- runs: their weights, records and states --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def finished(trial):
-    """A finished run's trial and folder."""
-    made = trial(SP, "bi-bert", train={"epochs": 1})
-    return made, made.train()[1].path
-
-
 @pytest.fixture(scope="module")
 def killed(trial, tmp_path_factory):
     """The trial and folder of a run that was killed after its first of two epochs."""
@@ -318,8 +311,8 @@ def message_of(function) -> str:
         (lambda tensor: tensor > 0, "is bool, weights are floats"),
     ],
 )
-def test_trained_tensors_that_are_no_weights(finished, change_to, message):
-    _, path = finished
+def test_trained_tensors_that_are_no_weights(run_json, tmp_path, change_to, message):
+    path = shutil.copytree(run_json, tmp_path / "run")
     tensors = load_tensors(path / WEIGHTS_FILE)
     name = sorted(tensors)[2]
     save_file(tensors | {name: change_to(tensors[name])}, path / WEIGHTS_FILE)
