@@ -61,7 +61,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A data set of more sentences than the suite's own, so that the scores are above zero."""
-    sizes = {"train": 96, "validation": 24, "test": 24}
+    sizes = {"train": 160, "validation": 40, "test": 40}
     return write_dataset(tmp_path_factory.mktemp("golden") / "tiny", sizes=sizes)
 
 
@@ -71,7 +71,7 @@ def test_golden_numbers(case, folder, gliner_folder, request):
     data = load_dataset(str(folder))
     train = {"epochs": 2, "batch_size": 4, "patience": 0}
     # A split at a time: answers are generated batch by batch.
-    runtime = replace(RUNTIME, eval_batch_size=24)
+    runtime = replace(RUNTIME, eval_batch_size=40)
     made = Trial(spec(approach), gliner_folder(base), data, folder, train=train, runtime=runtime, **settings)
     model, run = made.train()
     scores = evaluate(model, data.test, runtime, make_accelerator(runtime)).report["scores"]

@@ -308,7 +308,7 @@ def test_what_is_kept_by_hand():
 
 def test_the_figure_shows_all_that_is_kept_and_nothing_kept():
     points = {Series(0, False, 0, "x"): [Point(0.0, 0.5)], Series(1, False, 0, "y"): [Point(100.0, 0.7, 0.6, 0.8)]}
-    (axes,) = share_figure({"data": points}, "kept", "F1").axes
+    (axes,) = share_figure({"data": points}, "kept").axes
     drawn = {tuple(place) for line in axes.lines for place in line.get_xydata().tolist()}
     assert {(0.0, 0.5), (100.0, 0.7)} <= drawn
-    assert share_figure({}, "kept", "F1") is None
+    assert share_figure({}, "kept") is None
