@@ -9,6 +9,7 @@ from typing import Literal
 from common.config import require
 from common.data.labels import normalise_type
 from common.data.mixture import joint_names
+from common.data.spans import OUTSIDE
 from common.data.text import SentenceRule
 
 TagScheme = Literal["auto", "iob1", "iob2", "bioes", "io"]
@@ -52,7 +53,10 @@ class ReadOptions:
     def __post_init__(self) -> None:
         _ = self.roles
         for name in (self.type, *self.types, *joint_names(self.map).values()):
-            require(name is None or bool(normalise_type(name)), f"{name!r} cannot be an entity type")
+            require(
+                name is None or normalise_type(name) not in ("", normalise_type(OUTSIDE)),
+                f"{name!r} cannot be an entity type",
+            )
         require(bool(self.types) or not self.empty_sentences, "--empty-sentences is for --types")
         require(len(set(self.classes)) == len(self.classes), f"--classes has a repeated tag: {' '.join(self.classes)}")
 

@@ -462,6 +462,7 @@ def test_other_names_of_types(tmp_path):
         (("taxon",), "--map: expected TYPE=NAME, got 'taxon'"),
         (("taxon=a", "Taxon=b"), "--map: type 'taxon' has two names"),
         (("taxon=_",), "'_' cannot be an entity type"),
+        (("taxon=o",), "'o' cannot be an entity type"),
     ):
         assert message in error(tmp_path, "x.tsv", text, map=names)
 
