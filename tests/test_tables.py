@@ -28,7 +28,7 @@ from common.tables.__main__ import main
 from common.tables.groups import benchmarks, with_approaches
 from common.tables.results import read_results
 from common.tables.transfers import read_transfers
-from common.tables.write import TABLES
+from common.tables.write import OF_APPROACHES, OF_VARIANTS
 
 TYPES = ("chemical", "disease")
 MACHINE = {"provenance": {"machine": {"gpu": None, "threads": 2}}}
@@ -631,6 +631,18 @@ def test_one_approach_on_a_data_set_stays_in_its_own_tables(tmp_path, capsys):
     assert "## mine" in (tmp_path / "out" / "main.md").read_text()
 
 
+def test_variants_alone_on_a_data_set_leave_nothing_missing(tmp_path, capsys):
+    """No other approach is expected there, nor the default's controls."""
+    write(tmp_path / "a.json", **full(dataset="several"))
+    write(tmp_path / "b.json", dataset="mine", variant={"prompt encoder": "post_norm"}, **sample(50))
+    main(["--results", str(tmp_path), "--output", str(tmp_path / "out")])
+    pages = {name: (tmp_path / "out" / f"{name}.md").read_text() for name in ("main", "controls", "differences")}
+    assert ["## mine" in page for page in pages.values()] == [False, True, False]
+    mine = pages["controls"].partition("## mine\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    assert [line.split(" | ")[:3] for line in mine] == [["| post_norm against residual", "SP-GLiNER †", "post_norm"]]
+    assert "- SP-GLiNER, post_norm: trained on a sample of 50.\n" in pages["controls"]
+
+
 # ----------------------------------------------------------------------------------------------- rendering and command
 
 
@@ -738,7 +750,7 @@ def make_results(folder):
 def test_latex_tables_are_whole(tmp_path):
     make_results(tmp_path)
     found = benchmarks(read_results([tmp_path]))
-    for build in TABLES:
+    for build in (*OF_APPROACHES, *OF_VARIANTS):
         text = render.latex(build(found))
         assert text.isascii()
         plain = text.replace(r"\{", "").replace(r"\}", "").replace(r"\$", "")

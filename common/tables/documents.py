@@ -278,9 +278,9 @@ def differences_table(found: Sequence[Benchmark]) -> Table:
     sections = []
     for item in found:
         curves = list(item.curves())
-        compared: dict[int | None, list[_Compared]] = {
-            None: [(entry, entry.label, entry.group) for entry in item.entries]
-        }
+        compared: dict[int | None, list[_Compared]] = {}
+        if item.shown:
+            compared[None] = [(entry, entry.label, entry.group) for entry in item.entries]
         for n in sorted({n for _, _, curve in curves for n in curve if n != item.size}):
             few: list[_Compared] = [(entry, label, curve[n]) for entry, label, curve in curves if n in curve]
             compared |= {n: few} if len(few) > 1 else {}
@@ -345,7 +345,8 @@ def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
         for control in entry.spec.controls if entry.spec else ():
             variant = variant_text({**entry.variant, **control.change})
             told.add((entry, variant))
-            yield _pair(benchmark, control.title, entry, variant)
+            if benchmark.shown or variant in benchmark.variants(entry):
+                yield _pair(benchmark, control.title, entry, variant)
     for entry in benchmark.entries:
         for variant in benchmark.variants(entry):
             if variant != variant_text(entry.variant) and (entry, variant) not in told:
@@ -386,7 +387,8 @@ def _control_notes(benchmark: Benchmark, pair: Pair) -> list[str]:
     if group is not None and group.first.mixture:
         notes.append(f"{entry.label}, {variant}: trained on {group.first.n_train:,} sentences of all its data sets.")
     elif group is not None and not benchmark.is_whole(group):
-        notes.append(f"{entry.label}, {variant}: trained on {_part(benchmark, group)}, and so is its default.")
+        so_is = "" if default is None else ", and so is its default"
+        notes.append(f"{entry.label}, {variant}: trained on {_part(benchmark, group)}{so_is}.")
     if group is not None and default is not None:
         told = (*(entry.spec.variant_settings if entry.spec else ()), "runtime.", "data.", "train.seed", "train.track")
         others = [

@@ -310,11 +310,13 @@ class Benchmark:
 
     def _entries(self) -> Iterable[Entry]:
         unknown = sorted({group.first.approach for group in self.groups} - set(APPROACHES))
+        # Where variants alone have results, no other approach is expected.
+        expected = any(_is_default(_known(group.first.approach), group) for group in self.groups)
         labels: set[str] = set()
         for order, name in enumerate((*APPROACHES, *unknown)):
-            known = spec(name) if name in APPROACHES else None
+            known = _known(name)
             own = [group for group in self.groups if group.first.approach == name]
-            if known and not known.in_all and not own:
+            if not own and not (expected and known and known.in_all):
                 continue
             groups = [group for group in own if _is_default(known, group)]
             for kind in known.kinds if known else sorted({group.first.kind for group in groups}):
@@ -332,6 +334,10 @@ class Benchmark:
                     labels.add(label)
                     look = order, kind == "cross", of_kind.index(base) if base is not None else 0
                     yield Entry(name, known, kind, base, shown, look, label)
+
+
+def _known(approach: str) -> ApproachSpec[Any] | None:
+    return spec(approach) if approach in APPROACHES else None
 
 
 def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:

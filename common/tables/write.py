@@ -14,16 +14,10 @@ from common.tables.render import write_table
 from common.tables.results import own_places, read_results
 from common.tables.transfers import read_transfers, transfer_table
 
-TABLES = (
-    documents.main_table,
-    documents.types_table,
-    documents.errors_table,
-    documents.differences_table,
-    documents.controls_table,
-    documents.unreachable_table,
-    documents.few_shot_table,
-)
-"""Those of test results by data set."""
+OF_APPROACHES = (documents.main_table, documents.types_table, documents.errors_table, documents.unreachable_table)
+"""Tables whose rows are approaches, in their default variants."""
+OF_VARIANTS = (documents.differences_table, documents.controls_table, documents.few_shot_table)
+"""Those that have other variants too."""
 
 
 def write_tables(
@@ -49,7 +43,9 @@ def write_tables(
     if transfers:
         write_table(transfer_table(found), folder)
     found = with_approaches(found, 1)
-    for table in (*(build(found) for build in TABLES), documents.runs_table(results)):
+    with_defaults = [item for item in found if item.shown] or found
+    tables = [build(with_defaults) for build in OF_APPROACHES] + [build(found) for build in OF_VARIANTS]
+    for table in (*tables, documents.runs_table(results)):
         write_table(table, folder)
     papers = papers_table(results)
     if papers is not None:
