@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """Paired bootstrap of results on the same sentences: of two files, or of several seeds on each side."""
+    """Compare results on the same sentences by paired bootstrap: two files, or several seeds on each side."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """Two result files (JSON), with their counts (.npz) beside them."""
     first: tuple[Path, ...] = ()
-    """Result files of one setting, one for each seed."""
+    """Result files of one setting, one per seed."""
     second: tuple[Path, ...] = ()
-    """Those of the setting to compare with."""
+    """Result files of the setting to compare with."""
 
     def __post_init__(self) -> None:
         two = len(self.files) == 2 and not self.first + self.second

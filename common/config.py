@@ -70,19 +70,20 @@ def type_and_name(text: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data to train on."""
+    """The training data."""
 
     dataset: tuple[str, ...]
-    """Names of generated data sets (folders of datasets/) or paths of such folders; several are a mixture, in which
-    each sentence is asked for the types of its own data set alone."""
+    """Names of generated data sets (folders of datasets/) or paths of such folders.
+    Several form a mixture: in each sentence, the model looks only for the types of that sentence's data set."""
     train_size: int | None = None
-    """Training sentences of each data set, a seeded sample; all if not given."""
+    """Training sentences per data set (a seeded sample); all if not given."""
     validation_size: int | None = None
-    """Validation sentences of each data set, a seeded sample; all if not given."""
+    """Validation sentences per data set (a seeded sample); all if not given."""
     map: tuple[str, ...] = ()
-    """TYPE=NAME: joint names of types in a mixture; types of one name are one type."""
+    """TYPE=NAME: rename types in a mixture; types with the same name become one type."""
     sampling: Sampling = "size"
-    """What an epoch of a mixture is: every sentence once, or as many sentences, the same number of each data set."""
+    """What an epoch of a mixture contains. size: every sentence once;
+    equal: the same total, with equally many sentences from each data set."""
 
     def __post_init__(self) -> None:
         if isinstance(self.dataset, str):
@@ -104,16 +105,16 @@ class RuntimeConfig:
     """Where and how to compute."""
 
     precision: Precision = "auto"
-    """Arithmetic of the forward pass; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
+    """Precision of the forward pass; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
     device: Device = "auto"
-    """auto is the GPU if there is one: cuda, else Apple's (mps)."""
+    """Device; auto: the GPU if there is one (cuda, else Apple's mps)."""
     eval_batch_size: int = 32
-    """Sentences in an evaluation batch, on each device."""
+    """Sentences per evaluation batch, on each device."""
     feature_cache: Literal["memory", "disk", "off"] = "memory"
-    """Where the output of a frozen text encoder, computed once, is kept (in half precision unless fp32); disk: in
-    features/, for later runs too."""
+    """Where to keep the output of a frozen text encoder, which is computed once (in half precision unless fp32).
+    disk: in features/, for later runs too."""
     feature_memory_mb: int = 4096
-    """Features of a split larger than this (MiB) go to disk all the same and are mapped into memory."""
+    """Features of a split larger than this (in MiB) go to disk anyway and are memory-mapped."""
     progress: bool = True
     """Show progress bars."""
 
@@ -124,43 +125,43 @@ class RuntimeConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The training loop, the same for every approach."""
+    """The training loop, shared by all approaches."""
 
     epochs: int = 10
-    """Passes over the training sentences, at most."""
+    """Maximum number of passes over the training sentences."""
     batch_size: int = 16
-    """Sentences in one forward pass, on each device."""
+    """Sentences per forward pass, on each device."""
     grad_accumulation: int = 1
     """Batches per optimizer step."""
     max_steps: int | None = None
-    """Optimizer steps, at most; if not given, the number of epochs decides."""
+    """Maximum number of optimizer steps; if not given, --epochs decides."""
     eval_every: int | None = None
-    """Optimizer steps between validations, the points from which a killed run resumes; an epoch if not given."""
+    """Optimizer steps between validations; one epoch if not given. A killed run resumes from its last validation."""
     optimizer: Optimizer = "adamw"
-    """adamw, or that of bitsandbytes with 8-bit states, with states paged out of a full GPU, or both."""
+    """AdamW, or that of bitsandbytes: with 8-bit states, with states paged out when the GPU is full, or with both."""
     gradient_checkpointing: bool = False
-    """Recompute the activations of encoder layers in the backward pass: less memory, more time."""
+    """Recompute the encoder layers' activations in the backward pass: less memory, more time."""
     weight_decay: float = 0.01
-    """AdamW's decoupled weight decay; biases and LayerNorms have none."""
+    """AdamW's decoupled weight decay; not applied to biases and LayerNorms."""
     warmup_ratio: float = 0.1
-    """Share of the optimizer steps in which the learning rate rises linearly."""
+    """Share of the optimizer steps over which the learning rate rises linearly."""
     schedule: Schedule = "linear"
-    """Learning rate after the warm-up: linearly down to 0, by half a cosine down to 0, or constant."""
+    """Learning rate after warm-up: linear decay to 0, half a cosine down to 0, or constant."""
     max_grad_norm: float = 1.0
-    """Gradients of all trained parameters together are clipped to this norm."""
+    """Norm to which the gradients of all trained parameters together are clipped."""
     patience: int = 3
-    """Validations without a better score before training stops; 0 never stops."""
+    """Stop after this many validations without a better score; 0: never stop early."""
     patience_steps: int = 50
-    """Optimizer steps without a better score that must also have passed: epochs of few sentences are short."""
+    """Optimizer steps without a better score that must also have passed; with few sentences, epochs are short."""
     select_by: SelectBy = "macro_f1"
-    """Validation score by which the best weights are chosen."""
+    """Validation score that selects the best weights."""
     thresholds: Thresholds = "global"
-    """The thresholds chosen with the best weights, where none is given: one for all entity types, or one for each type
-    that has enough validation entities."""
+    """Thresholds to choose along with the best weights, unless --threshold is given:
+    one for all entity types, or one for each type with enough validation entities."""
     seed: int = 42
-    """Seed of new weights, batch order and dropout."""
+    """Seed for new weights, batch order and dropout."""
     track: tuple[Tracker, ...] = ()
-    """Also report losses and scores to these trackers; TensorBoard's events go into the run folder."""
+    """Also report losses and scores to these trackers; TensorBoard event files go into the run folder."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "grad_accumulation", "max_steps", "eval_every"):
@@ -176,18 +177,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class TestConfig:
-    """Test of a trained checkpoint."""
+    """Test a trained checkpoint."""
 
     dataset: tuple[str, ...]
-    """Names of generated data sets (folders of datasets/) or paths of such folders; each gets a result of its own."""
+    """Names of generated data sets (folders of datasets/) or paths of such folders; each gets its own result."""
     checkpoint: str = "latest"
-    """A run folder, or latest: the newest finished or interrupted run on this data set, or this mixture of them."""
+    """A run folder, or latest: the newest finished or interrupted run on this data set or mixture."""
     base_model: str | None = None
     """Where the base model is now, if it has moved since training; its weights must be the same."""
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float | None = None
-    """Minimum probability of a predicted span of any type; the checkpoint's own thresholds if not given."""
+    """Minimum probability of a predicted span of any type; if not given, the checkpoint's own thresholds."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
@@ -312,8 +313,8 @@ def parse_known(
     arguments = take_output_root(sys.argv[1:] if argv is None else argv)
     options: dict[str, Any] = {} if default is None else {"default": default}
     text = (
-        f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: where data sets, checkpoints and "
-        f"results are; the working directory, or the environment's {OUTPUT_VARIABLE}, if not given."
+        f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: folder of data sets, checkpoints "
+        f"and results; if not given, the environment variable {OUTPUT_VARIABLE}, else the working directory."
     )
     options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,), "prog": _command()}
     said = io.StringIO()

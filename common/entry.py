@@ -125,7 +125,7 @@ def run_test(
     Returns:
         The path of the result file, of several data sets that of the last.
     """
-    config: Any = parse(options, argv, description=f"Test of a trained {spec.title} checkpoint.")
+    config: Any = parse(options, argv, description=f"Test a trained {spec.title} checkpoint.")
     names = [existing_dataset_dir(name).name for name in config.dataset]
     path = find_checkpoint(spec, config.checkpoint, mixture_name(names))
     datasets = [load_dataset(name) for name in config.dataset]
@@ -250,24 +250,24 @@ def score(
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export of a checkpoint as a plain GLiNER folder with a model card."""
+    """Export a checkpoint as a plain GLiNER folder with a model card."""
 
     output: Path
     """Folder to write; must be new or empty."""
     checkpoint: str = "latest"
     """A run folder, or latest: the newest finished or interrupted run."""
     dataset: str | None = None
-    """For latest: only runs on this data set. For --onnx: where it is now, if not where it was in training."""
+    """For latest: only runs on this data set. For --onnx: where it is now, if it has moved since training."""
     base_model: str | None = None
-    """Where the base model is now, if it is no longer where it was in training."""
+    """Where the base model is now, if it has moved since training."""
     onnx: bool = False
-    """Also write model.onnx, and a report that compares it with the model on the test split."""
+    """Also write model.onnx and a report that compares it with the model on the test split."""
     result: Path | None = None
-    """Result file with the figures of the model card; the checkpoint's newest of the test split if not given."""
+    """Result file with the figures for the model card; if not given, the checkpoint's newest on the test split."""
     data_license: str | None = None
     """Licence of the training data, for the model card."""
     push_to_hub: str | None = None
-    """Repository of the Hugging Face hub (owner/name) to upload the folder to."""
+    """Hugging Face hub repository (owner/name) to upload the folder to."""
     private: bool = False
     """Make a new repository private."""
 

@@ -36,12 +36,12 @@ _OF_PREDICTIONS = ("boundary", "boundary_and_type", "spurious")
 
 @dataclass(frozen=True)
 class Config:
-    """A page of the errors of a test: figures, confusion, and each sentence with gold and predicted spans."""
+    """Make a page of a test's errors: figures, confusion, and each sentence with gold and predicted spans."""
 
     result: Annotated[Path, tyro.conf.Positional]
     """A result file (JSON), with its predictions beside it."""
     output: Path | None = None
-    """The page, a file ending in .html; <result>_errors.html beside the result if not given."""
+    """Page to write, ending in .html; if not given, <result>_errors.html beside the result."""
 
 
 def page_data(path: Path) -> dict[str, Any]:

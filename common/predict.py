@@ -25,36 +25,36 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(InputOptions):
-    """Tagging of text with a trained model or a plain GLiNER."""
+    """Tag text with a trained model or a plain GLiNER."""
 
     input: str
     """A file, a folder of .txt files, or - for standard input."""
     output: Path
-    """File ending in .jsonl or .conll, or a folder to be, for BRAT. A run that was killed goes on where it stopped."""
+    """A file ending in .jsonl or .conll, or a new folder for BRAT. A killed run resumes where it stopped."""
     output_format: OutputFormat | None = None
-    """Format of the output, where its name does not say it."""
+    """Format of the output, if its name does not show it."""
     checkpoint: str | None = None
     """A run folder of any approach, or latest: the newest finished or interrupted run of --approach."""
     approach: str | None = None
-    """For latest: whose run."""
+    """For latest: the approach whose run to use."""
     dataset: str | None = None
     """For latest: only runs on this data set."""
     model: str | None = None
-    """In place of a checkpoint: a plain GLiNER, a folder or a hub id[@revision]."""
+    """A plain GLiNER instead of a checkpoint: folder or hub id[@revision]."""
     labels: tuple[str, ...] = ()
-    """Entity types to find, for a GLiNER and for approaches that can find others than those trained on."""
+    """Entity types to find, for a plain GLiNER and for approaches that can find types they were not trained on."""
     base_model: str | None = None
-    """Where the checkpoint's base model is now, if it is no longer where it was in training."""
+    """Where the base model is now, if it has moved since training."""
     threshold: float | None = None
-    """Least probability of an entity of any type; the checkpoint's own thresholds if not given."""
+    """Minimum probability of an entity of any type; if not given, the checkpoint's own thresholds."""
     device: Device = "auto"
-    """auto is the GPU if there is one."""
+    """Device; auto: the GPU if there is one."""
     precision: Precision = "auto"
-    """Arithmetic; auto is the checkpoint's."""
+    """Precision; auto: the checkpoint's."""
     batch_size: int = 32
-    """Sentences that are computed together."""
+    """Sentences per forward pass."""
     progress: bool = True
-    """Show a progress bar with words a second."""
+    """Show a progress bar with words per second."""
 
     def source(self) -> str:
         """The run folder, or the GLiNER.

@@ -33,19 +33,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Zero-shot F1 on other corpora before and after an adaptation."""
+    """Measure zero-shot F1 on other corpora before and after an adaptation."""
 
     checkpoint: Path
-    """A run folder of an approach that can still be asked for other types."""
+    """Run folder of an approach that can still find types it was not trained on."""
     dataset: tuple[str, ...]
-    """Data sets (names, or paths of folders) to be asked for their own types; full test splits."""
+    """Data sets (names or folder paths), each tested for its own types on its full test split."""
     interpolate: float = 1.0
-    """Share of the adapted weights, the rest being the untouched base's (Wortsman et al. 2022, WiSE-FT): 1 is as
-    trained."""
+    """Share of the adapted weights, mixed with the untouched base's (WiSE-FT, Wortsman et al. 2022); 1: as trained."""
     base_model: str | None = None
-    """Where the base model is now, if it is no longer where it was in training."""
+    """Where the base model is now, if it has moved since training."""
     output: Path | None = None
-    """The record to write; in the folder transfer/ of the approach if not given. What is done in it is kept."""
+    """Record to write; if not given, in the approach's folder transfer/. What is done in it is kept."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:

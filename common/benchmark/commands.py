@@ -23,12 +23,12 @@ NOWHERE = "no-such-thing"
 
 @dataclass(frozen=True)
 class Config:
-    """Times the answers of every command."""
+    """Measure how fast every command answers."""
 
     runs: int = 3
-    """Runs of each; the fastest is shown."""
+    """Runs of each command; the fastest is shown."""
     slower_than: float = 0.0
-    """Only show commands with an answer that takes longer, in seconds."""
+    """Show only commands with an answer that takes longer, in seconds."""
 
     def __post_init__(self) -> None:
         require(self.runs >= 1, f"runs must be at least 1, got {self.runs}")

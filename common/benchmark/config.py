@@ -12,7 +12,7 @@ from common.registry import trained
 
 @dataclass(frozen=True)
 class Config:
-    """Benchmark of every approach against GLiNER's own training and evaluation."""
+    """Benchmark every approach against GLiNER's own training and evaluation."""
 
     dataset: str = "bc5cdr"
     """Name or folder of the data set."""
@@ -21,19 +21,19 @@ class Config:
     cross_base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER."""
     sentences: int = 320
-    """Training sentences of the measures without stored features, GLiNER's included."""
+    """Training sentences for measures without stored features, GLiNER's included."""
     batch_size: int = 16
-    """Sentences in a batch where both sides have the same settings."""
+    """Sentences per batch where both sides have the same settings."""
     output: Path | None = None
-    """File of the rows, with the tables beside it; results/benchmark.json below the output root if not given."""
+    """File for the rows, with the tables beside it; if not given, results/benchmark.json in the output root."""
     scaling: tuple[str, ...] = ()
     """Approaches for which to measure how time grows with sentences and labels."""
     readme: Path | None = None
     """Markdown file to put the tables into, between <!-- speed --> and <!-- /speed -->."""
     show: Path | None = None
-    """JSON file of an earlier run to make the tables from; nothing is measured."""
+    """JSON file of an earlier run to make the tables from, without measuring anything."""
     profile: str | None = None
-    """Approach whose training to profile; nothing else is measured."""
+    """Approach whose training to profile, without measuring anything else."""
 
     def __post_init__(self) -> None:
         require(self.sentences >= 4 * self.batch_size, f"sentences must be at least 4 batches, got {self.sentences}")

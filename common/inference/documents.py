@@ -72,16 +72,16 @@ def document_of_words(name: str, sentences: Iterable[Sequence[Any]]) -> Document
 
 @dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """How the documents are read."""
+    """How documents are read."""
 
     input_format: InputFormat = "auto"
-    """auto goes by the file's suffix; standard input is plain text."""
+    """Input format; auto: by the file's suffix; standard input is plain text."""
     text_field: str = "text"
-    """Field of JSON Lines or column of Parquet with the text, or with a list of words, which stay as they are."""
+    """Field (JSON Lines) or column (Parquet) with the text, or with a list of words, which stay as they are."""
     id_field: str = "id"
-    """Field or column that names the document; file name and number where a record has none."""
+    """Field or column that names the document; a record without one is named by file name and number."""
     word_column: int = 0
-    """Column of CoNLL files with the words, counted from 0."""
+    """Column of the words in CoNLL files, counted from 0."""
 
 
 def read_documents(source: str, options: InputOptions) -> Iterator[Document]:

@@ -19,9 +19,9 @@ class TokenConfig:
     """How sub-words are classified."""
 
     temperature: float = 0.05
-    """Cosines are divided by it before the softmax."""
+    """Cosines are divided by this before the softmax."""
     scheme: TokenScheme = "io"
-    """io: one class per type, touching entities of a type merge; bio: an additional begin class per type."""
+    """io: one class per type, so touching entities of a type merge; bio: an additional begin class per type."""
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
@@ -32,13 +32,13 @@ class LoraConfig:
     """Low-rank adapters on linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
     rank: int = 16
-    """Rank of an adapter."""
+    """Rank of each adapter."""
     alpha: float = 32.0
-    """An adapter's output is multiplied by alpha / rank."""
+    """Adapter outputs are scaled by alpha / rank."""
     dropout: float = 0.1
-    """Dropout on an adapter's input."""
+    """Dropout on the adapters' input."""
     modules: tuple[str, ...] = ("all-linear",)
-    """Last names of the layers with an adapter, as q_proj v_proj; all-linear: all but the output layer."""
+    """Layers with an adapter, by the last part of their name (q_proj v_proj); all-linear: all but the output layer."""
 
     def __post_init__(self) -> None:
         require(self.rank >= 1, f"rank must be at least 1, got {self.rank}")
@@ -52,9 +52,9 @@ class FocalConfig:
     """Focal loss with class-balanced weights."""
 
     gamma: float = 2.0
-    """Focusing exponent; 0 is cross-entropy."""
+    """Focusing exponent; 0 is plain cross-entropy."""
     beta: float = 0.9999
-    """Class-balanced weights: at 0 all classes weigh the same, towards 1 the weights become inverse frequencies."""
+    """Class-balanced weights: at 0 all classes weigh the same; towards 1 the weights approach inverse frequencies."""
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma < float("inf"), f"gamma must be at least 0, got {self.gamma}")
@@ -66,13 +66,13 @@ class PromptConfig:
     """Soft prompts."""
 
     pooling: Pooling = "conv1d"
-    """How a description of any length becomes prompt_length vectors."""
+    """How a description of any length is pooled into prompt_length vectors."""
     prompt_length: int = 32
     """Prompt vectors per label."""
     dropout: float = 0.1
     """Dropout inside the prompt encoder."""
     train_embedding_table: bool = False
-    """Train a copy of the word embeddings that descriptions are read with, as the thesis does; it counts as trained."""
+    """Train a copy of the word embeddings used to read descriptions, as the thesis does; it counts as trained."""
 
     def __post_init__(self) -> None:
         require(self.prompt_length >= 1, f"prompt_length must be at least 1, got {self.prompt_length}")

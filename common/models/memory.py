@@ -99,25 +99,25 @@ class Memory:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """Memory of a causal language model in training and inference, computed from its configuration."""
+    """Compute a causal language model's memory in training and inference from its configuration."""
 
     base_model: tuple[str, ...] = tuple(PUBLISHED)
     """Folders with a config.json, or names of published models whose shape is known."""
     quantization: Quantization = "nf4"
-    """nf4: frozen weights in 4 bits; none: in 16."""
+    """nf4: frozen weights in 4 bits; none: in 16 bits."""
     adapters: LoraConfig = LoraConfig()
     rows: int = 16
-    """Rows in a forward pass of the training."""
+    """Rows per forward pass in training."""
     predicted_rows: int = 32
     """Rows that are predicted, or whose answers are generated, together."""
     tokens: int = 128
-    """Tokens of a row, its answer included."""
+    """Tokens per row, including its answer."""
     answer: int = 0
-    """Tokens of an answer, for a model that generates; 0: without the output layer."""
+    """Tokens per answer, for a model that generates; 0: without the output layer."""
     optimizer: Optimizer = "adamw"
-    """As in training."""
+    """Optimizer, as in training."""
     gpu_gib: float = 24.0
-    """Memory of the GPU."""
+    """Memory of the GPU, in GiB."""
     output: Path | None = None
     """Also put the table into this Markdown file, between the markers <!-- memory --> and <!-- /memory -->."""
 

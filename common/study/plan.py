@@ -48,57 +48,57 @@ LONGEST_ID = 200
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """Trains and tests every approach on every data set with every seed, and makes the tables; what is done is kept."""
+    """Train and test every approach on every data set with every seed, and make the tables; what is done is kept."""
 
     dataset: tuple[str, ...]
-    """Names of data sets or paths of their folders; one that is missing is generated."""
+    """Names of data sets or paths of their folders; missing ones are generated."""
     approaches: tuple[str, ...] = ("all",)
-    """all (but those that need a large GPU), or names of approaches; one that runs on several kinds of base model is
-    run with each."""
+    """Names of approaches, or all (except those that need a large GPU).
+    An approach that runs on several kinds of base model is run with each."""
     kinds: tuple[str, ...] = ()
-    """Kinds of base model, as bi; all of each approach if not given."""
+    """Kinds of base model, such as bi; if not given, all of each approach."""
     seeds: tuple[int, ...] = (42, 43, 44)
-    """Every training is done with each of them."""
+    """Seeds; every training is done with each of them."""
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     cross_base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER: hub id[@revision], folder, or demo-cross."""
     other_base_models: tuple[str, ...] = ()
-    """KIND=MODEL for other kinds of base model; the approach's own default if not given."""
+    """KIND=MODEL for other kinds of base model; if not given, the approach's own default."""
     source: Path | None = None
-    """Folder with a folder or a file for each data set to generate; the hub if not given."""
+    """Folder with a folder or file for each data set to generate; if not given, the hub."""
     train_sizes: tuple[int, ...] = ()
-    """Numbers of training sentences for further, few-shot cells."""
+    """Numbers of training sentences for additional few-shot cells."""
     few_shot_approaches: tuple[str, ...] | None = None
-    """Approaches of the few-shot cells; those of the chosen ones that are meant for it if not given."""
+    """Approaches of the few-shot cells; if not given, those of --approaches that are meant for them."""
     controls: bool = False
-    """Also each approach's control runs: parts of it alone, another tag scheme, descriptions in place of names."""
+    """Also run each approach's controls: parts of it alone, another tag scheme, descriptions instead of names."""
     transfer: tuple[str, ...] = ()
-    """Further data sets, generated alike: what is left of the base's zero-shot F1 on them after an adaptation on all
-    sentences."""
+    """Measure what training on all sentences leaves of the base's zero-shot F1 on these further data sets;
+    missing ones are generated likewise."""
     config: Path | None = None
-    """JSON file of options by approach, as
+    """JSON file of options by approach, such as
     {"glinerev": ["--epochs", "8"], "jnlpba": {"ldsa": ["--epochs", "3"]}, "few-shot": {...}}:
     for all cells of the approach, for those on one data set, for those on few sentences; the later one wins.
-    "variants": {"glinerev": {"head only": ["--no-prompt-encoder"]}} runs each cell of the approach that way too."""
+    "variants": {"glinerev": {"head only": ["--no-prompt-encoder"]}} also runs each cell of the approach that way."""
     output: Path | None = None
-    """The study's folder; study/ among the project's output if not given."""
+    """The study's folder; if not given, study/ in the output root."""
     device: Device | None = None
-    """Overrides the device of every cell."""
+    """Override the device of every cell."""
     precision: Precision | None = None
-    """Overrides the precision of every cell."""
+    """Override the precision of every cell."""
     epochs: int | None = None
-    """Overrides the epochs of every training."""
+    """Override the number of epochs of every training."""
     workers: int = 1
-    """Cells at a time on this machine, which share its cores and GPUs."""
+    """Cells to run at once on this machine, sharing its cores and GPUs."""
     cluster: str | None = None
-    """Address of a Dask scheduler, as tcp://HOST:8786, whose workers do the cells instead."""
+    """Address of a Dask scheduler, such as tcp://HOST:8786, whose workers run the cells instead."""
     threads: int | None = None
-    """CPU threads of each cell; a share of this machine's cores, or what the cluster's workers have, if not given."""
+    """CPU threads per cell; if not given, a share of this machine's cores, or what the cluster's workers have."""
     part: str | None = None
-    """I/N: only every N-th cell, from the I-th on, and no tables; for N jobs that know nothing of each other."""
+    """I/N: run only every N-th cell, starting with the I-th, and make no tables; for N independent jobs."""
     dry_run: bool = False
-    """Only print the plan, with estimated times; the base models' weights are not compared."""
+    """Only print the plan with estimated times; the base models' weights are not compared."""
 
     def __post_init__(self) -> None:
         for name in ("dataset", "approaches", "seeds"):

@@ -13,23 +13,23 @@ PASSWORD_VARIABLE = "GLINER_ADAPTATION_STORAGE_PASSWORD"
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """A sweep. All options of train.py can be given too: they hold for every trial, but for what is searched."""
+    """Run a sweep. All options of train.py are accepted too and hold for every trial, except the searched ones."""
 
     space: str = "training"
-    """What is searched: training (learning rates and the loss), or architecture (the prompts)."""
+    """What to search: training (learning rates and the loss) or architecture (the prompts)."""
     trials: int = 20
-    """Trials of the study in all, pruned and failed ones among them; a small space is tried whole instead."""
+    """Trials of the study in total, pruned and failed ones included; a small space is searched completely instead."""
     timeout: float | None = None
-    """Minutes after which no further trial starts."""
+    """Minutes after which no new trial starts."""
     objective: Metric = "macro_f1"
-    """Validation score over spans that is maximised."""
+    """Validation score over spans to maximise."""
     study: str | None = None
-    """Name of the study; <dataset>_<space> if not given. An existing study goes on."""
+    """Name of the study; if not given, <dataset>_<space>. An existing study is continued."""
     storage: str | None = None
-    """A path ending in .journal, sqlite:///FILE, or the URL of a database (postgresql://USER@HOST/NAME), its password
-    in the environment's GLINER_ADAPTATION_STORAGE_PASSWORD; a file in optuna/ if not given."""
+    """A path ending in .journal, sqlite:///FILE, or a database URL (postgresql://USER@HOST/NAME);
+    a file in optuna/ if not given. A password goes into the environment variable GLINER_ADAPTATION_STORAGE_PASSWORD."""
     workers: int = 1
-    """Processes on this machine that work on the study together; SQLite is for one."""
+    """Processes on this machine that work on the study together; SQLite is for one only."""
 
     def __post_init__(self) -> None:
         require(self.trials >= 1, f"trials must be at least 1, got {self.trials}")

@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Config:
-    """Tables and figures of test results."""
+    """Make tables and figures from test results."""
 
     results: tuple[Path, ...] = ()
-    """Result files, or folders to search; test_results folders and study/results of the output folder if not given."""
+    """Result files, or folders to search; if not given, test_results folders and study/results in the output root."""
     dataset: str | None = None
-    """Only results on this data set."""
+    """Use only results on this data set."""
     output: Path | None = None
-    """Folder of the tables and figures; tables in the output folder if not given."""
+    """Folder for the tables and figures; if not given, tables/ in the output root."""
     readme: Path | None = None
-    """Also put the answer in three rows and the table at a glance into this file, between the markers <!-- answer -->
-    and <!-- /answer -->, and <!-- results --> and <!-- /results -->."""
+    """Also put the three-row answer and the overview table into this file, between the markers
+    <!-- answer --> and <!-- /answer -->, and <!-- results --> and <!-- /results -->."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
