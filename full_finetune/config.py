@@ -13,7 +13,7 @@ from common.models.published import DEFAULT_BASE
 
 @dataclass(frozen=True)
 class Config:
-    """Full fine-tuning."""
+    """Fully fine-tune a GLiNER model."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=5, batch_size=16, patience=2)
@@ -21,22 +21,22 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id[@revision], folder, demo-bi / demo-cross, or new:ENCODER for a fresh one on an encoder (hub
-    id[@revision], folder or demo-minilm); the published small one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, demo-bi / demo-cross, or new:ENCODER for a fresh one on an encoder
+    (hub id[@revision], folder or demo-minilm); if not given, the published small one of its kind."""
     trainer: Literal["common", "gliner"] = "common"
     """common: the loop of all approaches; gliner: gliner's own Trainer, for comparison (it cannot resume)."""
     labels: LabelText = "names"
-    """What the model reads for each type."""
+    """What the model reads for each entity type."""
     encoder_lr: float = 5e-5
     """Peak learning rate of the encoders."""
     others_lr: float = 1e-4
-    """Peak learning rate of everything behind the encoders."""
+    """Peak learning rate of everything after the encoders."""
     focal_gamma: float = 0.0
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
-    """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
+    """Loss weight of positive spans; if not given, positives and negatives weigh the same."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
+    """Minimum probability of a predicted span; if not given, the best on the validation split (see --thresholds)."""
 
     def __post_init__(self) -> None:
         if not self.base_model:

@@ -16,7 +16,7 @@ SubwordPooling = Literal["first", "last", "mean", "max", "base"]
 
 @dataclass(frozen=True)
 class Config:
-    """Training of SP-GLiNER."""
+    """Train SP-GLiNER."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=15, batch_size=16, patience=4)
@@ -24,37 +24,36 @@ class Config:
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     labels: LabelText = "names"
-    """What the label encoder reads for each type."""
+    """What the label encoder reads for each entity type."""
     prompt_form: PromptForm = "residual"
-    """post_norm: LayerNorm(e + W e + b), as in the thesis; residual: e + W LayerNorm(e) + b, which is the base
-    model itself at step 0."""
+    """Map of a label token's embedding e. post_norm: LayerNorm(e + W e + b), as in the thesis;
+    residual: e + W LayerNorm(e) + b, which is the base model itself at step 0."""
     prompt_encoder: bool = True
-    """Train the prompt encoder; off: the control that trains the head alone."""
+    """Train the prompt encoder; off: the control that trains only the span head."""
     prompt_layers: int = 1
-    """Linear layers of the map, GELU between them."""
+    """Linear layers of the map, with GELU between them."""
     prompt_hidden: int | None = None
-    """Width between the map's layers; that of the label encoder's word embeddings if not given."""
+    """Width between the map's layers; if not given, that of the label encoder's word embeddings."""
     head: bool = True
-    """Train the span head (span_rep_layer, prompt_rep_layer); off: the control that trains the prompt
-    encoder alone."""
+    """Train the span head (span_rep_layer, prompt_rep_layer); off: the control that trains only the prompt encoder."""
     unfreeze_head_after: int = 0
-    """Epochs in which the prompt encoder is trained alone, the head still frozen."""
+    """Epochs that train only the prompt encoder before the span head is unfrozen."""
     prompt_encoder_lr: float = 1e-3
     """Peak learning rate of the prompt encoder."""
     downstream_lr: float = 5e-4
-    """Peak learning rate of span_rep_layer and prompt_rep_layer."""
+    """Peak learning rate of the span head."""
     rest_lr: float = 0.0
-    """Peak learning rate of the text and label encoders; 0 freezes them, which is what makes the approach light."""
+    """Peak learning rate of the text and label encoders; 0 freezes them, which keeps the approach light."""
     focal_gamma: float = 0.0
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
-    """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
+    """Loss weight of positive spans; if not given, positives and negatives weigh the same."""
     word_dropout: float = 0.3
     """Dropout on the frozen text encoder's word representations."""
     subword_pooling: SubwordPooling = "mean"
-    """How sub-words become a word's representation; base: as in the base model's training. An export keeps it."""
+    """How sub-words are pooled into a word's representation; base: as in the base model's training. Exports keep it."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
+    """Minimum probability of a predicted span; if not given, the best on the validation split (see --thresholds)."""
 
     def __post_init__(self) -> None:
         require(

@@ -11,7 +11,7 @@ from common.models.published import DEFAULT_BASE
 
 @dataclass(frozen=True)
 class Config:
-    """Training of SP-Bi."""
+    """Train SP-Bi."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=25, batch_size=128, patience=5)

@@ -14,7 +14,7 @@ Level = Literal["token", "span"]
 
 @dataclass(frozen=True)
 class Config:
-    """Training of SP-Cross."""
+    """Train SP-Cross."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=20, batch_size=8, patience=5)
@@ -25,7 +25,7 @@ class Config:
     base_model: str = DEFAULT_BASE["cross"]
     """Cross-encoder GLiNER: hub id[@revision], folder, or demo-cross."""
     level: Level = "token"
-    """token: classify sub-words; span: classify all spans up to the base's maximum width."""
+    """token: classify sub-words; span: classify all spans up to the base model's maximum width."""
     learning_rate: float = 1e-3
     """Peak learning rate of the prompt encoder."""
 

@@ -11,7 +11,7 @@ from common.models.published import DEFAULT_BASE
 
 @dataclass(frozen=True)
 class Config:
-    """Training of LDSA."""
+    """Train LDSA."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=15, batch_size=128, patience=5)

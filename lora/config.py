@@ -30,7 +30,7 @@ DEFAULTS: Mapping[Method, Mapping[str, float]] = {
 
 @dataclass(frozen=True)
 class Config:
-    """Training of LoRA, DoRA, (IA)³, BitFit and others in GLiNER's encoders."""
+    """Train GLiNER's encoders with LoRA, DoRA, (IA)³, BitFit and others."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=5, batch_size=16, patience=2)
@@ -38,37 +38,37 @@ class Config:
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; if not given, the published one of its kind."""
     method: Method = "lora"
-    """lora, dora, rslora, loha, lokr: low-rank changes of the layers' weights; ia3: learned scales of keys, values and
-    feed-forward activations; bitfit: the encoder's own biases."""
+    """lora, dora, rslora, loha, lokr: low-rank updates of the layers' weights;
+    ia3: learned scales of keys, values and feed-forward activations; bitfit: the encoder's own biases."""
     target: Target = "text"
-    """Which encoder is adapted; a cross-encoder model has a text encoder only."""
+    """Which encoder to adapt; a cross-encoder model has only a text encoder."""
     modules: tuple[str, ...] = ()
-    """Names of linear layers to adapt, as query value; if not given, all those of attention and feed-forward blocks
-    (ia3: keys, values and the feed-forward output)."""
+    """Names of linear layers to adapt, such as query value; if not given,
+    all those of attention and feed-forward blocks (ia3: keys, values and the feed-forward output)."""
     rank: int | None = None
-    """Rank of the change of a weight; 8 if not given. Not of ia3 and bitfit."""
+    """Rank of the weight update; 8 if not given. Not for ia3 and bitfit."""
     alpha: int | None = None
-    """The change is scaled by alpha / rank (rslora: by alpha / sqrt(rank)); 16 if not given. Not of ia3 and bitfit."""
+    """The update is scaled by alpha / rank (rslora: alpha / sqrt(rank)); 16 if not given. Not for ia3 and bitfit."""
     dropout: float | None = None
-    """Dropout on what the low-rank path reads; 0.1 (dora: 0) if not given. Of lora, dora and rslora."""
+    """Dropout on the input of the low-rank path; 0.1 (dora: 0) if not given. Only for lora, dora and rslora."""
     head: bool = True
     """Also train the span head (span_rep_layer, prompt_rep_layer)."""
     adapter_lr: float | None = None
-    """Peak learning rate of what is trained inside the encoders; 1e-3 (ia3: 5e-3) if not given."""
+    """Peak learning rate of the weights trained inside the encoders; 1e-3 (ia3: 5e-3) if not given."""
     head_lr: float = 5e-4
     """Peak learning rate of the span head."""
     labels: LabelText = "names"
-    """What the model reads for each type."""
+    """What the model reads for each entity type."""
     focal_gamma: float = 0.0
     """Focusing exponent of the span loss; 0 is plain binary cross-entropy."""
     focal_alpha: float | None = None
-    """Weight of positive spans in the loss; positives and negatives weigh the same if not given."""
+    """Loss weight of positive spans; if not given, positives and negatives weigh the same."""
     word_dropout: float = 0.0
     """Dropout on the word representations that the span head reads."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
+    """Minimum probability of a predicted span; if not given, the best on the validation split (see --thresholds)."""
 
     def __post_init__(self) -> None:
         if not self.base_model:

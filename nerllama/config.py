@@ -18,16 +18,16 @@ ExamplesFrom = Literal["training", "own", "none"]
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How sampled answers are drawn."""
+    """How answers are sampled."""
 
     temperature: float = 1.0
-    """Of sampled answers."""
+    """Sampling temperature."""
     top_p: float = 0.95
-    """A token is drawn from the fewest that have this probability together."""
+    """Draw each token from the fewest tokens that together have this probability."""
     top_k: int = 30
-    """A token is drawn from this many; 0: from all."""
+    """Draw each token from this many of the likeliest; 0: from all."""
     sampling_seed: int = 42
-    """Of the samples."""
+    """Seed of the samples."""
 
     def __post_init__(self) -> None:
         require(0 < self.temperature < float("inf"), f"temperature must be positive, got {self.temperature}")
@@ -38,43 +38,43 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Training of NERLlama3.1."""
+    """Train NERLlama3.1."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=5, batch_size=4, schedule="cosine")
     runtime: RuntimeConfig = RuntimeConfig()
     base_model: str = DEFAULT_BASE
-    """Causal language model: hub id, folder, or demo-llm."""
+    """Causal language model: hub id[@revision], folder, or demo-llm."""
     quantization: Quantization = "none"
     """nf4: frozen weights in 4 bits, by bitsandbytes (QLoRA, as in the paper)."""
     adapters: LoraConfig = LoraConfig(
         rank=64, alpha=16.0, dropout=0.1, modules=("q_proj", "k_proj", "v_proj", "o_proj")
     )
     adapter_lr: float = 2e-5
-    """Peak learning rate of the adapters; the paper's, of an 8B model. Small models need more."""
+    """Peak learning rate of the adapters; the default is the paper's, for an 8B model. Small models need more."""
     form: Form = "single"
-    """single: a prompt asks for one type, and each type of a data set has its own; multi: one prompt asks for all."""
+    """single: one prompt for each type of a data set; multi: one prompt for all types."""
     loss: LossOn = "answer"
-    """answer: the model learns to answer; all: it learns the prompt too, as in the paper's code."""
+    """answer: the model learns only the answer; all: it learns the prompt too, as in the paper's code."""
     training_shots: int = 5
-    """Examples in a training prompt, of the training split, for each sentence others."""
+    """Examples in a training prompt, from the training split, different for each sentence."""
     shots: int = 3
-    """Examples in a prompt that is to be answered, of the training split, the same for all sentences."""
+    """Examples in a prompt to be answered, from the training split, the same for all sentences."""
     max_sentence: int = 256
-    """Tokens of a sentence, at most; words behind them are not read."""
+    """Maximum tokens of a sentence; words beyond are not read."""
     max_length: int = 2048
-    """Tokens of a prompt and its answer, at most; examples that do not fit are left out."""
+    """Maximum tokens of a prompt with its answer; examples that do not fit are left out."""
     samples: int = 0
-    """Sampled answers whose votes decide, beside the greedy one; 0: the greedy answer decides. Validation during
-    training is greedy always."""
+    """Sampled answers, besides the greedy one, whose votes decide; 0: the greedy answer decides.
+    Validation during training is always greedy."""
     vote: float = 0.5
-    """Share of the valid samples that a span needs at least."""
+    """Minimum share of the valid samples that must contain a span."""
     sampling: SamplingConfig = SamplingConfig()
     rows: int = 32
-    """Answers that are generated together."""
+    """Answers to generate together."""
     threshold: float | None = None
-    """Minimum mean probability of the tokens of an entity in the greedy answer; if not given, the best one on the
-    validation split after training; 0: every entity that is marked, as in the paper."""
+    """Minimum mean probability of an entity's tokens in the greedy answer; 0: every marked entity, as in the paper.
+    If not given, the best one on the validation split after training."""
 
     def __post_init__(self) -> None:
         require_rate("adapter_lr", self.adapter_lr)
@@ -92,29 +92,29 @@ class Config:
 
 @dataclass(frozen=True)
 class Options(TestConfig):
-    """Test of a trained checkpoint, on its own corpus or on one that it has not seen."""
+    """Test a trained checkpoint, on its own corpus or on one it has not seen."""
 
     samples: int | None = None
-    """Sampled answers whose votes decide; 0: the greedy answer decides. The checkpoint's own if not given."""
+    """Sampled answers whose votes decide; 0: the greedy answer decides. If not given, the checkpoint's own."""
     vote: float | None = None
-    """Share of the valid samples that a span needs at least; the checkpoint's own if not given."""
+    """Minimum share of the valid samples that must contain a span; if not given, the checkpoint's own."""
     temperature: float | None = None
-    """Of sampled answers; like the next three, the checkpoint's own if not given."""
+    """Sampling temperature; if not given, the checkpoint's own, like the next three."""
     top_p: float | None = None
-    """A token is drawn from the fewest that have this probability together."""
+    """Draw each token from the fewest tokens that together have this probability."""
     top_k: int | None = None
-    """A token is drawn from this many; 0: from all."""
+    """Draw each token from this many of the likeliest; 0: from all."""
     sampling_seed: int | None = None
-    """Of the samples."""
+    """Seed of the samples."""
     unseen: bool = False
-    """The data set may have other types than those trained on; the result says so."""
+    """Allow a data set with types other than those trained on; the result says so."""
     examples: ExamplesFrom = "training"
-    """Whose examples the prompts have. training: the checkpoint's, of what it was trained on; own: of the tested data
-    set's training split; none: no examples."""
+    """Where the prompts' examples come from. training: the checkpoint's own training data;
+    own: the tested data set's training split; none: no examples."""
     shots: int | None = None
-    """Examples in a prompt; as in training if not given. A checkpoint keeps no more of its own than that."""
+    """Examples in a prompt; if not given, the checkpoint's --shots, the most that it keeps of its own."""
     rows: int | None = None
-    """Answers that are generated together; the checkpoint's own if not given."""
+    """Answers to generate together; if not given, the checkpoint's own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

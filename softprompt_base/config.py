@@ -14,7 +14,7 @@ LossVariant = Literal["v1", "focal", "focal_cb"]
 
 @dataclass(frozen=True)
 class Config:
-    """Training of SP-Base."""
+    """Train SP-Base."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=15, batch_size=32, patience=4)
@@ -24,8 +24,8 @@ class Config:
     base_model: str = DEFAULT_BASE["bi"]
     """Bi-encoder GLiNER: hub id[@revision], folder, or demo-bi."""
     variant: LossVariant = "focal_cb"
-    """Loss. v1: cross-entropy with inverse-frequency weights; focal: focal loss with them; focal_cb: focal loss with
-    class-balanced weights."""
+    """Loss. v1: cross-entropy with inverse-frequency weights; focal: focal loss with the same weights;
+    focal_cb: focal loss with class-balanced weights."""
     table_lr: float = 1e-3
     """Peak learning rate of the table of label vectors."""
     projection_lr: float = 1e-3

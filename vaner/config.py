@@ -16,7 +16,7 @@ Dbr = Literal["knowledge", "random", "off"]
 
 @dataclass(frozen=True)
 class Config:
-    """Training of VANER."""
+    """Train VANER."""
 
     data: DataConfig
     train: TrainConfig = TrainConfig(epochs=20, batch_size=8, warmup_ratio=0.0, schedule="constant")
@@ -24,7 +24,7 @@ class Config:
     base_model: str = DEFAULT_BASE
     """Causal language model: hub id[@revision], folder, or demo-llm."""
     attention: Attention = "bidirectional"
-    """bidirectional: a word's state also depends on the words behind it; causal: the control."""
+    """bidirectional: a word's state also depends on the words after it; causal: the control."""
     adapters: LoraConfig = LoraConfig(rank=12, alpha=32.0, dropout=0.1)
     quantization: Quantization = "none"
     """nf4: frozen weights in 4 bits, by bitsandbytes."""
@@ -33,28 +33,29 @@ class Config:
     head_lr: float = 1e-4
     """Peak learning rate of the tagging layer."""
     type_names: tuple[str, ...] = ()
-    """TYPE=NAME, as protein=Gene: what the instruction calls a type; the data set's own names if not given."""
+    """TYPE=NAME, such as protein=Gene: what the instruction calls a type; if not given, the data set's own names."""
     name_datasets: bool = True
-    """Name the data set in the instruction, whose annotators had rules of their own."""
+    """Name the data set in the instruction, as its annotators had rules of their own."""
     negatives: float = 1.0
-    """Share of a training sentence's missing types that it is trained on, drawn anew in each epoch."""
+    """Share of a training sentence's absent types to train on, drawn anew in each epoch."""
     max_length: int = 256
-    """Sub-words of instruction and sentence, at most; words behind them are not read."""
+    """Maximum sub-words of instruction and sentence; words beyond are not read."""
     dbr: Dbr = "knowledge"
-    """Dense recognition of the names of a knowledge base beside each sentence. knowledge: names like the sentence's
-    phrases, found by python -m vaner.knowledge; random: any names of that knowledge base, the control; off: none."""
+    """Dense recognition of a knowledge base's names, alongside each sentence; off: none.
+    knowledge: names like the sentence's phrases, found by python -m vaner.knowledge;
+    random: any names of that knowledge base, the control."""
     knowledge: tuple[str, ...] = ()
-    """Folders that python -m vaner.knowledge has made; those of the data sets in vaner/knowledge/ if not given."""
+    """Folders made by python -m vaner.knowledge; if not given, those of the data sets in vaner/knowledge/."""
     dbr_weight: float = 1.0
-    """Weight of the loss on names beside that on sentences."""
+    """Weight of the loss on names relative to that on sentences."""
     names_of_type: int = 10
-    """Names of the type asked for, at most, in a list of names."""
+    """Maximum number of names of the type asked for in a list of names."""
     names_of_others: int = 5
-    """Names of other types, at most, in a list of names."""
+    """Maximum number of names of other types in a list of names."""
     redraw_names: bool = True
-    """Draw the names anew each time a sentence is seen; off: once."""
+    """Draw new names each time a sentence is seen; off: draw them once."""
     threshold: float | None = None
-    """Minimum probability of a predicted span; if not given, the best one on the validation split, see --thresholds."""
+    """Minimum probability of a predicted span; if not given, the best on the validation split (see --thresholds)."""
 
     def __post_init__(self) -> None:
         require_rate("adapter_lr", self.adapter_lr)

@@ -20,28 +20,28 @@ SAPBERT = "cambridgeltl/SapBERT-from-PubMedBERT-fulltext"
 
 @dataclass(frozen=True)
 class KnowledgeConfig:
-    """The names of a knowledge base that are like the phrases of each training sentence. A killed build goes on."""
+    """Find the knowledge-base names that are like each training sentence's phrases. A killed build resumes."""
 
     dataset: str
     """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
     names: tuple[Path, ...] = ()
-    """Tables of names: a name, a tab and its type a line; .gz is unpacked."""
+    """Tables of names, one per line: a name, a tab and its type; .gz is unpacked."""
     umls: Path | None = None
     """Folder with the UMLS's own MRCONSO.RRF and MRSTY.RRF."""
     training_names: bool = True
-    """Take the entities of the training split as names too; no other split is read."""
+    """Also take the entities of the training split as names; no other split is read."""
     encoder: str = SAPBERT
     """Encoder of names and phrases: hub id[@revision], folder, or demo-minilm (all-MiniLM-L6-v2 from a package)."""
     pooling: Literal["auto", "cls", "mean"] = "auto"
-    """The vector of a text: its first token's state, or the mean; auto: mean for demo-minilm, else cls as SapBERT."""
+    """A text's vector: its first token's state (cls) or the mean. auto: mean for demo-minilm, else cls, as SapBERT."""
     nearest: int = 10
-    """Names found for each phrase."""
+    """Names to find for each phrase."""
     longest_phrase: int = 5
-    """Words of a phrase, at most."""
+    """Maximum words of a phrase."""
     device: Device = "auto"
-    """auto is the GPU if there is one."""
+    """Device; auto: the GPU if there is one."""
     precision: Precision = "auto"
-    """Arithmetic of the encoder; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
+    """Precision of the encoder; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
     progress: bool = True
     """Show progress bars."""
 

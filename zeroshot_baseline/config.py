@@ -12,16 +12,16 @@ from common.models.published import DEFAULT_BASE
 
 @dataclass(frozen=True)
 class Config:
-    """Zero-shot test of a GLiNER model."""
+    """Test a GLiNER model zero-shot."""
 
     dataset: str
     """Name of a generated data set (a folder of datasets/) or the path of such a folder."""
     encoder: Literal["bi", "cross"] = "bi"
     """Kind of GLiNER model."""
     base_model: str = ""
-    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; the published one of its kind if not given."""
+    """GLiNER model: hub id[@revision], folder, or demo-bi / demo-cross; if not given, the published one of its kind."""
     labels: LabelText = "names"
-    """What the model reads for each type."""
+    """What the model reads for each entity type."""
     split: Literal["test", "validation"] = "test"
     """Split to score."""
     threshold: float = 0.5
