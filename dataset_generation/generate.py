@@ -60,36 +60,36 @@ _MARK, _FILES = "of-dataset-generation", "files"
 
 @dataclass(frozen=True)
 class GenerateConfig(ReadOptions):
-    """Makes the files of a data set from a corpus of the hub, local files or an embedded demo corpus."""
+    """Generate a data set from a hub corpus, local files or an embedded demo corpus."""
 
     dataset: str
     """jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr, or a name of your own for the corpus at --source."""
     source: str | None = None
-    """A folder of train/validation/test files, one file, hub (a benchmark's, if not given), or
-    hub:OWNER/NAME[/CONFIGURATION][@REVISION]."""
+    """A folder of train/validation/test files, one file, hub:OWNER/NAME[/CONFIGURATION][@REVISION],
+    or hub, the default of jnlpba and bc5cdr."""
     encoder: Literal["bi", "cross", "both"] = "both"
-    """Kind of encoder to write files for; they differ in the sub-words of the token files."""
+    """Kind of encoder to write files for; the token files differ in their sub-words."""
     descriptions: str = "own"
-    """own, hub, names (each type's name is its description), or a JSON file of descriptions by type."""
+    """Descriptions of the types: own, hub, names (a type's name describes it), or a JSON file by type."""
     train_size: int | None = None
-    """Train sentences, a seeded sample, taken before a random validation split is cut from them."""
+    """Training sentences (a seeded sample), taken before a random validation split is cut from them."""
     validation_size: int | None = None
-    """Validation sentences, a seeded sample; all if not given."""
+    """Validation sentences (a seeded sample); all if not given."""
     test_size: int | None = None
-    """Test sentences, a seeded sample; all if not given."""
+    """Test sentences (a seeded sample); all if not given."""
     split: HoldOut = "random"
-    """Validation for a corpus without: a random 20 % of train, or its tail (JNLPBA's last 1,739 rows, else 20 %)."""
+    """Validation if the corpus has none: a random 20 % of train, or its tail (JNLPBA's last 1,739 rows, else 20 %)."""
     split_by: SplitBy = "sentence"
-    """What stays together when we split: sentences with the same words, or documents if the corpus names them."""
+    """What stays together in our splits: sentences with the same words, or documents if the corpus names them."""
     allow_overlap: bool = False
-    """Allow sentences with the same words in two splits of ours (JNLPBA's splits are the thesis's, row by row)."""
+    """Allow sentences with the same words in two of our splits (JNLPBA keeps the thesis's splits, row by row)."""
     seed: int = 42
-    """Seed of the shuffle and the samples."""
+    """Seed for shuffling and sampling."""
     tokenizer: str = "auto"
-    """Tokenizer of the token files: a hub id[@REVISION], a local folder, or auto, that of each encoder's default base
-    model."""
+    """Tokenizer for the token files: hub id[@REVISION], local folder,
+    or auto: that of each encoder's default base model."""
     output_dir: Path | None = None
-    """Parent folder of the data set; datasets/ below the output root if not given."""
+    """Parent folder of the data set; if not given, datasets/ in the output root."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

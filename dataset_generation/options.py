@@ -23,32 +23,32 @@ ROLES = ("word", "tag", "text", "spans", "sentence", "document")
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Options of reading; they mean the same for every format."""
+    """How a corpus is read; the same for every format."""
 
     format: FormatName = "auto"
-    """Kind of the files, if their names and content do not say it; json is also JSON Lines, BioC and Label Studio."""
+    """Format of the files, if names and content do not show it; json covers JSON Lines, BioC and Label Studio."""
     columns: str | None = None
-    """Which column or field is what, as in word=1,tag=3 (counted from 0, -1 is the last) or text=body,spans=marks."""
+    """Which column or field holds what, as in word=1,tag=3 (from 0; -1 is the last) or text=body,spans=marks."""
     tag_scheme: TagScheme = "auto"
-    """How the corpus writes tags; auto finds out, io is types without B- and I-."""
+    """How the corpus writes tags. auto: detect it; io: types without B- and I-."""
     type: str | None = None
-    """The one entity type of a corpus whose tags are bare B, I and O."""
+    """The only entity type of a corpus whose tags are bare B, I and O."""
     classes: tuple[str, ...] = ()
-    """Tags by class id, for tags that are numbers without names: O B-Disease I-Disease."""
+    """Tags by class id, if tags are numbers without names, such as O B-Disease I-Disease."""
     types: tuple[str, ...] = ()
-    """Keep only these entity types, and only the sentences that have one; all if not given."""
+    """Keep only these entity types, and only sentences that contain one; all if not given."""
     empty_sentences: bool = False
-    """Keep the sentences that have none of --types, too: there is nothing to find in them."""
+    """Also keep sentences that contain none of --types, with nothing to find in them."""
     map: tuple[str, ...] = ()
-    """TYPE=NAME: other names of entity types; types of one name become one."""
+    """TYPE=NAME: rename entity types; types with the same name become one type."""
     overlaps: Overlaps = "error"
-    """Entities that share words: refuse them, keep the longest, or the one that the corpus names first."""
+    """Entities that share words: refuse them, keep the longest, or keep the one that the corpus names first."""
     off_edges: OffEdges = "error"
     """Entities that begin or end inside a word: refuse them, widen them to whole words, or leave them out."""
     sentences: SentenceRule = "split"
-    """Raw text to sentences: split at punctuation, take each line as one, or the whole text as one."""
+    """How raw text becomes sentences: split it at punctuation, or take each line or the whole text as one."""
     skip_invalid: bool = False
-    """Leave bad records and bad entities out and count them, instead of ending at the first."""
+    """Leave out and count bad records and bad entities instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         _ = self.roles
