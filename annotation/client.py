@@ -242,14 +242,14 @@ class Client:
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
-    """Which server and project. The API token comes from the environment's LABEL_STUDIO_API_KEY or a file."""
+    """Server and project. The API token comes from the environment variable LABEL_STUDIO_API_KEY or a file."""
 
     url: str | None = None
-    """Address of Label Studio; the environment's LABEL_STUDIO_URL, else http://localhost:8080, if not given."""
+    """Address of Label Studio; if not given, the environment variable LABEL_STUDIO_URL, else http://localhost:8080."""
     project: str | None = None
-    """Number or title of the project; the environment's LABEL_STUDIO_PROJECT if not given."""
+    """Number or title of the project; if not given, the environment variable LABEL_STUDIO_PROJECT."""
     token_file: Path | None = None
-    """File with the API token, readable by nobody else (mode 600)."""
+    """File with the API token; no one else may be able to read it (mode 600)."""
 
     def client(self) -> Client:
         """The connection.

@@ -19,14 +19,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReadOptions):
-    """The label configuration of a project, from a list of labels or from the types of a corpus."""
+    """Write a project's label configuration, from a list of labels or the types of a corpus."""
 
     output: Path
-    """XML file to write, for annotation.setup or for the settings of a project."""
+    """XML file to write, for annotation.setup or a project's settings."""
     labels: tuple[str, ...] = ()
-    """The labels, in the order of their hotkeys."""
+    """Labels, in the order of their hotkeys."""
     source: str | None = None
-    """In place of labels: a corpus, as in annotation.tasks; with --types these of its types."""
+    """A corpus instead of --labels, as in annotation.tasks; with --types, only these types."""
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

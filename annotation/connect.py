@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, AddressOptions):
-    """Registers annotation.serve with a project; --host, --port, --user and the password are those of the service."""
+    """Register annotation.serve with a project; --host, --port, --user and the password are those of the service."""
 
     backend: str | None = None
-    """URL of the service as Label Studio reaches it; http://HOST:PORT if not given."""
+    """URL at which Label Studio reaches the service; http://HOST:PORT if not given."""
     title: str = "adapted model"
     """Name of the backend in the project."""
     interactive: bool = True

@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions):
-    """Removes a backend and the webhook that the server would leave behind."""
+    """Remove a backend and the webhook that the server would leave behind."""
 
     backend: str = "http://127.0.0.1:9090"
-    """URL of the service, as it was given to annotation.connect."""
+    """URL of the service, as given to annotation.connect."""
 
 
 def main(argv: Sequence[str] | None = None) -> Removed:

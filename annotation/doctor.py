@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, WorkOptions, AddressOptions):
-    """Server, token, project, offsets, backend and its speed; exit status 2 if something is bad."""
+    """Check server, token, project, offsets, backend and its speed; exit status 2 if anything is bad."""
 
     backend: str | None = None
     """URL of the service; http://HOST:PORT if not given."""

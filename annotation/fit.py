@@ -45,29 +45,29 @@ _FILES: Mapping[Part, str] = {"train": "train.json", "validation": "validation.j
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, WorkOptions, MergeOptions):
-    """Training on a project's annotations; options that this script does not have go to the approach's train.py."""
+    """Train on a project's annotations; options that this script does not have go to the approach's train.py."""
 
     approach: str
-    """What is trained."""
+    """Approach to train."""
     held_out: float = 0.2
-    """Share of documents that are never trained on: the scores are of their tasks. Once held out, always."""
+    """Share of documents never trained on, whose tasks give the scores. Once held out, always held out."""
     validation: float = 0.15
-    """Share of the other documents by which training chooses its best weights and its threshold."""
+    """Share of the other documents, used to choose the best weights and the threshold."""
     descriptions: str = "names"
-    """Texts of the labels: names, own, or a JSON file of descriptions, as in dataset_generation.generate."""
+    """Descriptions of the labels: names, own, or a JSON file, as in dataset_generation.generate."""
     test: Path | None = None
-    """Tasks with annotations to score both models on as well, as annotation.tasks --with-gold or an export as JSON has
-    them; those that are annotated in the project are left out."""
+    """Further annotated tasks to score both models on, from annotation.tasks --with-gold or a JSON export;
+    those annotated in the project are left out."""
     promote: Literal["if-better", "if-surely-better", "always", "never"] = "if-better"
-    """Whether the new version goes into service; surely better is one whose interval of the difference is above 0."""
+    """When to put the new version into service; if-surely-better: if the interval of the difference is above 0."""
     better_by: Metric = "micro_f1"
-    """Score on the held-out tasks that must be higher than the old version's."""
+    """Score on the held-out tasks in which the new version must beat the old one."""
     baseline: str | None = None
-    """Model to compare with where no version is in service yet; as annotation.push's --model."""
+    """Model to compare with if no version is in service yet; as --model of annotation.push."""
     device: Device = "auto"
-    """auto is the GPU if there is one."""
+    """Device; auto: the GPU if there is one."""
     nice: int = 0
-    """How much other processes go before this one."""
+    """How much to yield to other processes."""
 
     def __post_init__(self) -> None:
         for name in ("held_out", "validation"):

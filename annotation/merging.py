@@ -23,10 +23,10 @@ class MergeOptions:
     """What counts as the annotation of a task."""
 
     annotators: Literal["latest", "majority", "union"] = "latest"
-    """Where several have annotated a task: what was saved last, entities that more than half have, or all entities.
-    Where one is marked as ground truth, it alone counts."""
+    """What counts if several people annotated a task: what was saved last, what more than half have, or all entities.
+    If one annotation is marked as ground truth, it alone counts."""
     accepted_too: bool = False
-    """Also count predictions that were made annotations all at once, without anyone looking at them."""
+    """Also count predictions that were turned into annotations in bulk, without anyone looking at them."""
 
 
 @dataclass

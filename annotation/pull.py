@@ -38,12 +38,12 @@ class ExportedTask(AnnotatedTask):
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, WorkOptions, MergeOptions):
-    """The annotations of a project: what is new since the last time, or all anew."""
+    """Read a project's annotations: those new since the last time, or all anew."""
 
     all: bool = False
-    """Read all tasks anew; this also forgets what was deleted on the server."""
+    """Read all tasks anew; this also forgets those deleted on the server."""
     export: Path | None = None
-    """In place of a server: its export as JSON; offsets of old ones, which count UTF-16 units, are converted."""
+    """JSON export to read instead of the server; old exports' offsets, in UTF-16 units, are converted."""
     label_config: Path | None = None
     """Label configuration of the exported project."""
 

@@ -26,16 +26,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, ModelOptions, WorkOptions):
-    """Suggestions for the tasks of a project, shown at once; what is there of the same version is not sent again."""
+    """Send suggestions for a project's tasks, shown at once; existing ones of the same version are not sent again."""
 
     annotated_too: bool = False
-    """Also for tasks that have annotations."""
+    """Also suggest for tasks that have annotations."""
     blind_fraction: float = 0.0
-    """Share of documents whose tasks get none, now and later: what is annotated there owes nothing to a model."""
+    """Share of documents whose tasks get no suggestions, now or later: their annotations owe nothing to a model."""
     replace: bool = False
-    """Delete what is there of this version and send all anew; annotations then forget that they began with it."""
+    """Delete this version's suggestions and send all anew; annotations then forget that they began with one."""
     chunk: int = CHUNK
-    """Tasks in an upload."""
+    """Tasks per upload."""
 
     def __post_init__(self) -> None:
         require_share("blind_fraction", self.blind_fraction)

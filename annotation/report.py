@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions):
-    """Suggestions accepted, changed, deleted and added, seconds for each annotation, agreement of annotators."""
+    """Report suggestions accepted, changed, deleted and added, seconds per annotation, and annotator agreement."""
 
     output: Path | None = None
-    """JSON file to write beside the tables on the screen."""
+    """JSON file to write besides the tables on the screen."""
 
 
 def tables(found: Mapping[str, Any]) -> str:

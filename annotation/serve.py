@@ -42,13 +42,13 @@ class AddressOptions:
     """Where the service listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; one that other machines can reach needs --user."""
+    """Address to listen on; one that other machines can reach requires --user."""
     port: int = 9090
-    """Port; 0 takes a free one."""
+    """Port to listen on; 0: any free one."""
     user: str | None = None
-    """User of basic authentication; the password is the environment's ANNOTATION_PASSWORD or that of a file."""
+    """User for basic authentication; the environment variable ANNOTATION_PASSWORD or a file has the password."""
     password_file: Path | None = None
-    """File with the password, readable by nobody else (mode 600)."""
+    """File with the password; no one else may be able to read it (mode 600)."""
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -69,12 +69,12 @@ class AddressOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, ModelOptions, WorkOptions, AddressOptions):
-    """Suggestions for Label Studio while people annotate, and training when they ask for it."""
+    """Suggest in Label Studio while people annotate, and train when they ask for it."""
 
     approach: str | None = None
-    """Approach that Start Training trains, by annotation.fit; without it the button does nothing."""
+    """Approach for the button Start Training to train, by annotation.fit; without it, the button does nothing."""
     train_every: int | None = None
-    """Also train when so many annotations are new since the last training; only by the button if not given."""
+    """Also train after this many new annotations since the last training; if not given, only by the button."""
 
     def __post_init__(self) -> None:
         if self.train_every is not None:
@@ -153,7 +153,7 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
         place = arguments.index("--")
         arguments, rest = arguments[:place], arguments[place + 1 :]
     description = (
-        f"{Config.__doc__}\n\n-- OPTIONS: of annotation.fit and of the approach's train.py, for Start Training."
+        f"{Config.__doc__}\n\n-- OPTIONS: for annotation.fit and the approach's train.py, which Start Training runs."
     )
     config = parse(Config, arguments, description=description)
     credentials = config.credentials

@@ -22,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions):
-    """A project with tasks. What is there already stays: the same command again adds only what is missing."""
+    """Create a project with tasks. What exists stays: the same command again adds only what is missing."""
 
     label_config: Path | None = None
-    """Label configuration of a new project, as annotation.config writes it."""
+    """Label configuration of a new project, as written by annotation.config."""
     tasks: Path | None = None
-    """Tasks to import, as annotation.tasks writes them."""
+    """Tasks to import, as written by annotation.tasks."""
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:

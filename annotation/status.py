@@ -17,7 +17,7 @@ from common.script import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, WorkOptions, AddressOptions):
-    """Tasks, suggestions, versions and trainings of a project."""
+    """Show a project's tasks, suggestions, versions and trainings."""
 
     backend: str | None = None
     """URL of the service; http://HOST:PORT if not given."""

@@ -19,22 +19,22 @@ from common.training.records import RUN_FILE, WEIGHTS_FILE
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The model that makes the suggestions."""
+    """The model that makes suggestions."""
 
     model: str | None = None
-    """A run folder, a folder of a plain GLiNER or its hub id; the work folder's current version if not given."""
+    """Run folder, folder of a plain GLiNER or its hub id; if not given, the work folder's current version."""
     labels: tuple[str, ...] = ()
-    """Entity types to ask it for; those trained on, or the project's labels in plain words, if not given."""
+    """Entity types to find; if not given, those trained on, or the project's labels in plain words."""
     threshold: float | None = None
-    """Least probability of an entity; the model's own if not given."""
+    """Minimum probability of an entity; if not given, the model's own."""
     base_model: str | None = None
-    """Where a run's base model is now, if not where it was in training."""
+    """Where a run's base model is now, if it has moved since training."""
     device: Device = "auto"
-    """auto is the GPU if there is one."""
+    """Device; auto: the GPU if there is one."""
     precision: Precision = "auto"
-    """Arithmetic; auto is that of the training."""
+    """Precision; auto: that of the training."""
     batch_size: int = 32
-    """Sentences that are computed together."""
+    """Sentences per forward pass."""
 
     def load(self, work: Work, labelling: Labelling | None = None) -> Suggester:
         """The model that the options name, or else the current version.

@@ -32,23 +32,23 @@ UID, DOCUMENT, TEXT = "uid", "doc_id", "text"
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ReadOptions):
-    """Label Studio tasks from a corpus: a task for each sentence, or for each text with --sentences whole."""
+    """Make Label Studio tasks from a corpus: one per sentence, or one per text with --sentences whole."""
 
     source: str
     """A file, a folder of files, hub:OWNER/NAME, or one of jnlpba, bc5cdr, demo-jnlpba, demo-bc5cdr."""
     output: Path
-    """JSON file of tasks to write, for annotation.setup or for the import dialog of Label Studio."""
+    """JSON file of tasks to write, for annotation.setup or Label Studio's import dialog."""
     splits: tuple[Split, ...] = ()
-    """Splits of the corpus to take; all that it has if not given."""
+    """Splits of the corpus to take; all if not given."""
     size: int | None = None
-    """Sentences, a seeded sample; all if not given."""
+    """Number of sentences (a seeded sample); all if not given."""
     order: Literal["random", "corpus"] = "random"
-    """Order of the documents, in which people get them: random, so that what is annotated first stands for all, or the
-    corpus's, which may be sorted."""
+    """Order in which people get the documents. random: what is annotated first stands for all;
+    corpus: the corpus's own, which may be sorted."""
     seed: int = 42
-    """Seed of the sample and of the order."""
+    """Seed of the sample and the order."""
     with_gold: bool = False
-    """Take the corpus's entities along as annotations (ground truth); otherwise people annotate from nothing."""
+    """Include the corpus's entities as annotations (ground truth); otherwise people annotate from scratch."""
 
 
 def corpus_of(source: str, options: ReadOptions) -> Corpus:

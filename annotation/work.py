@@ -66,10 +66,10 @@ class BlindRecord(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkOptions:
-    """Where the loop keeps its files."""
+    """Where the annotation loop keeps its files."""
 
     work: Path | None = None
-    """Folder of the loop; annotation/work below the output root if not given. One for each project."""
+    """Folder of the loop, one per project; if not given, annotation/work in the output root."""
 
     @property
     def folder(self) -> Work:
