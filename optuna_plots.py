@@ -48,26 +48,26 @@ class FigureSet:
     study: Annotated[str | None, tyro.conf.Positional] = None
     """SQLite file, JSON file, Optuna journal (.log, .journal) or storage URL."""
     study_name: str | None = None
-    """Which study of a storage that holds several."""
+    """Study to draw, if the storage holds several."""
     title: str | None = None
-    """Name in the figures; the study's own if not given."""
+    """Name in the figures; if not given, the study's own."""
     metric: Annotated[str | None, tyro.conf.arg(aliases=["-m"])] = None
-    """Axis text of the objective; the study's metric name, or its user attribute "metric", if not given."""
+    """Axis label of the objective; if not given, the study's metric name, or its user attribute "metric"."""
     direction: Literal["minimize", "maximize"] | None = None
     """Which values are better, for a JSON study that does not say."""
     output_dir: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """Folder of the figures; plots/ beside the study if not given."""
+    """Folder of the figures; if not given, plots/ beside the study."""
     prefix: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
-    """Start of the file names; made from the title if not given."""
+    """Prefix of the file names; if not given, made from the title."""
     plot_type: Annotated[Literal["standard", "summary", "both"], tyro.conf.arg(aliases=["-t"])] = "both"
-    """standard: history and importances; summary: history and the most important parameters; both: these two, parallel
-    coordinates, intermediate values and timeline."""
+    """standard: history and importances; summary: history and the most important parameters;
+    both: these two, parallel coordinates, intermediate values and timeline."""
     importance: Literal["default", "fanova"] = "default"
-    """Optuna's evaluator of importances: its default, PED-ANOVA, or fANOVA."""
+    """Optuna's importance evaluator: its default, PED-ANOVA, or fANOVA."""
     parameters: int = 3
-    """Parameters in the summary, at most."""
+    """Maximum number of parameters in the summary."""
     format: tuple[Format, ...] = ("pdf", "png")
-    """Formats of the files."""
+    """File formats."""
 
     def __post_init__(self) -> None:
         require(
@@ -80,10 +80,10 @@ class FigureSet:
 
 @dataclass(frozen=True)
 class Config(FigureSet):
-    """Figures of Optuna studies: history, importances, parameters, intermediate values, timeline."""
+    """Draw figures of Optuna studies: history, importances, parameters, intermediate values, timeline."""
 
     config: Path | None = None
-    """JSON file with a list "studies" of objects with these settings; the command line wins."""
+    """JSON file whose list "studies" holds objects with these settings; the command line wins."""
 
 
 def load_view(settings: FigureSet) -> View:
