@@ -1,1 +1,1 @@
-"""The shared spine: data, base models, losses, the metric, the loop, checkpoints and results."""
+"""What all approaches share: data, base models, losses, the metric, the loop, checkpoints and results."""

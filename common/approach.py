@@ -1,6 +1,6 @@
-"""The contract: what the shared loop and the shared evaluation ask of an approach, its base model and its batches.
+"""The contract: what the shared loop and evaluation require of an approach, its base model and its batches.
 
-Nothing here knows a library of models. GLiNER's side of the contract is in ``common.models``.
+Nothing here depends on a model library. GLiNER's side of the contract is in ``common.models``.
 """
 
 from __future__ import annotations

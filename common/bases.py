@@ -1,4 +1,4 @@
-"""Base models of GLiNER: a demo base, a folder or the hub. gliner itself is imported when one is loaded."""
+"""GLiNER base models, from a demo base, a folder or the hub. gliner itself is imported only to load one."""
 
 from __future__ import annotations
 

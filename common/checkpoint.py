@@ -1,4 +1,4 @@
-"""Checkpoints: runs are started and resumed, trained models built again."""
+"""Checkpoints: starts and resumes runs, and rebuilds trained models."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Whether two settings differ: a paired bootstrap over test sentences, and over seeds where there are several.
+"""Tests whether two settings differ: a paired bootstrap over test sentences, and over seeds if there are several.
 
-``python -m common.compare FIRST.json SECOND.json``, or with the files of several seeds
+``python -m common.compare FIRST.json SECOND.json``, or, with the files of several seeds,
 ``python -m common.compare --first A42.json A43.json --second B42.json B43.json``
 """
 

@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, the command line made from them, and their conversion to and from JSON."""
+"""Configuration: frozen dataclasses, the command line built from them, and conversion to and from JSON."""
 
 from __future__ import annotations
 

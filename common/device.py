@@ -1,4 +1,4 @@
-"""Device, precision and processes, by accelerate; memory and version facts for the record."""
+"""Device, precision and processes, through accelerate; memory and versions for the record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Work in processes of its own, on this machine or on a Dask cluster: ``python -m common.engine MODULE ARGUMENTS``.
+"""Runs work in separate processes, here or on a Dask cluster: ``python -m common.engine MODULE ARGUMENTS``.
 
-Whatever ends a process (an error, a signal, the system's OOM killer) ends that process only. Each ends with the one
-that started it, whatever ends that: its standard input is a pipe that the starter holds, and it stops when that closes.
+Whatever ends a process (an error, a signal, the system's OOM killer) ends that process only. However its parent ends,
+a process ends with it: its standard input is a pipe that the parent holds, and it stops when that closes.
 """
 
 from __future__ import annotations

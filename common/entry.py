@@ -1,6 +1,6 @@
-"""The steps that every train.py, every test.py and every export.py share.
+"""The steps that all train.py, test.py and export.py scripts share.
 
-The command line is read and the data set is looked for before torch and the model libraries are imported.
+The command line is parsed and the data set looked up before torch and the model libraries are imported.
 """
 
 from __future__ import annotations

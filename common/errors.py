@@ -1,4 +1,4 @@
-"""Errors that are the user's to see: their message is all that an entry script prints of them."""
+"""Errors meant for the user: an entry script prints only their message."""
 
 from __future__ import annotations
 

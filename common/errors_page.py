@@ -1,7 +1,7 @@
-"""The errors of a test as one HTML page: ``python -m common.errors_page RESULT.json``.
+"""Shows the errors of a test on one HTML page: ``python -m common.errors_page RESULT.json``.
 
 The page holds the figures, the confusion of types and each sentence with gold and predicted spans, with filters. It is
-made of the result's predictions (``_predictions.jsonl``) beside it, and needs neither the data set nor a network.
+made from the predictions (``_predictions.jsonl``) beside the result, and needs neither the data set nor a network.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How all figures look and are written: for print, for any colour vision, and the same bytes from the same data."""
+"""How all figures look and are written: for print, for any colour vision, same data giving the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and clear errors where one cannot be read."""
+"""Writes files whole or not at all, and gives clear errors if one cannot be read."""
 
 from __future__ import annotations
 

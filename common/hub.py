@@ -1,4 +1,4 @@
-"""The Hugging Face hub: a repository's files from it, or from its cache where it does not answer."""
+"""The Hugging Face hub: fetches a repository's files, from the cache if the hub does not answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts of others in Markdown pages."""
+"""Escapes external text for Markdown pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The approaches by name: the only list of them in the code, but for the figures that the thesis reports."""
+"""The approaches by name: the only list of them in the code, except for the figures that the thesis reports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a JSON record must hold, said once by a ``TypedDict``: kinds, ranges and choices of its fields.
+"""Checks JSON records against a ``TypedDict``, which states their fields' types, ranges and choices once.
 
-Fields that a schema does not name may be there: another version has written them.
+Fields that a schema does not name are allowed: another version may have written them.
 """
 
 from __future__ import annotations

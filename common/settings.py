@@ -1,4 +1,4 @@
-"""Where the settings of a training come from: the code, its data set, a file, the command line."""
+"""Where a training's settings come from: the code, its data set, a file, the command line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The specification of an approach: everything that the rest of the project needs to know of it.
+"""The specification of an approach: everything that the rest of the project needs to know about it.
 
 It is the ``SPEC`` in ``spec.py`` of the approach's folder, which imports nothing heavy. Study, sweeps, tables and
-benchmark know approaches through their specifications only.
+benchmark know approaches only through their specifications.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an adaptation destroys: zero-shot F1 on other corpora, before and after it.
+"""Measures what an adaptation destroys: zero-shot F1 on other corpora before and after it.
 
 ``python -m common.transfer --checkpoint glinerev/savings/bc5cdr_20260101_120000 --dataset ncbi-disease anatem``
 """

@@ -1,1 +1,1 @@
-"""From a corpus to the data set files that every approach reads."""
+"""Turns a corpus into the data set files that every approach reads."""

@@ -1,1 +1,1 @@
-"""Full-FT: every weight of the GLiNER model is trained; the upper bound."""
+"""Full-FT: trains every weight of the GLiNER model; the upper bound."""

@@ -1,1 +1,1 @@
-"""SP-GLiNER: an in-place transform of the label tokens' embeddings, trained with GLiNER's span head."""
+"""SP-GLiNER: an in-place transform of label token embeddings, trained together with GLiNER's span head."""

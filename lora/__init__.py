@@ -1,1 +1,1 @@
-"""LoRA and its relatives: small additions to the encoders' layers, trained and merged into them on export."""
+"""LoRA and related methods: small additions to the encoders' layers, trained, and merged into them on export."""

@@ -1,1 +1,1 @@
-"""VANER: a language model read in both directions tags the words of one entity type, which its instruction names."""
+"""VANER: a language model read in both directions tags the words of the one entity type named in its instruction."""

@@ -1,1 +1,1 @@
-"""Zero-shot: GLiNER as published, nothing trained."""
+"""Zero-shot: GLiNER as published, without training."""

@@ -1,1 +1,1 @@
-"""Speed and memory compared with GLiNER's own, and the response times of the commands."""
+"""Speed and memory compared with GLiNER's own code, and the response times of the commands."""

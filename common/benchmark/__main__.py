@@ -1,7 +1,7 @@
-"""Speed and memory compared with GLiNER's own: ``python -m common.benchmark --dataset bc5cdr``.
+"""Compares speed and memory with GLiNER's own code: ``python -m common.benchmark --dataset bc5cdr``.
 
-Each figure is measured in a process of its own, one after another, so that none profits from the memory or warm caches
-of the one before. A ratio compares two figures of the same run.
+Each figure is measured in its own process, one after another, so that none benefits from the memory or warm caches of
+the one before. A ratio compares two figures of the same run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The benchmark: measures in child processes, one after another, and their rows."""
+"""The benchmark: runs measures in child processes, one after another, and collects their rows."""
 
 from __future__ import annotations
 

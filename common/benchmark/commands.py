@@ -1,7 +1,7 @@
-"""How fast every command answers: ``python -m common.benchmark.commands``.
+"""Measures how fast every command answers: ``python -m common.benchmark.commands``.
 
 It times ``--help``, an unknown option, and a missing data set, checkpoint or file: answers that need neither torch nor
-a model. Each is timed as a process of its own, from start to exit; the fastest of several runs is shown.
+a model. Each is timed as a separate process, from start to exit; the fastest of several runs is shown.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a child process of the benchmark measures: training and evaluation, ours and GLiNER's own."""
+"""What a benchmark's child process measures: training and evaluation, ours and GLiNER's own."""
 
 from __future__ import annotations
 

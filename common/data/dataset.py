@@ -1,4 +1,4 @@
-"""Data set files: their names, reading them with every record checked, and the data set used in training."""
+"""Data set files: their names, reading them with every record checked, and the data set for training."""
 
 from __future__ import annotations
 

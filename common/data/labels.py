@@ -1,4 +1,4 @@
-"""Label sets: the entity types of a corpus in their order, with the texts that describe them."""
+"""Label sets: a corpus's entity types in order, with the texts that describe them."""
 
 from __future__ import annotations
 

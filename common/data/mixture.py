@@ -1,8 +1,8 @@
-"""Several data sets as one, to train on together.
+"""Joins several data sets into one, to train on together.
 
-What one data set marks may stand without a mark in another: there it is no negative. So each sentence is asked for the
-types of its own data set alone (:attr:`Sentence.types`), in the loss as in predictions. Types of one name are one type;
-a map joins types of different names. Nothing here knows an approach.
+What one data set annotates may appear unannotated in another, where it is not a negative. So in each sentence the model
+looks only for the types of its own data set (:attr:`Sentence.types`), in the loss and in predictions. Types with the
+same name are one type; a map joins types with different names. Nothing here depends on an approach.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spans, tag schemes and the reading of tags as spans; the only place that knows B, I, O, E and S."""
+"""Spans, tag schemes, and how tags are read as spans; the only place that knows B, I, O, E and S."""
 
 from __future__ import annotations
 

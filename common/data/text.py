@@ -1,4 +1,4 @@
-"""Raw text to words and sentences, with character offsets; without a model, and the same in training and prediction."""
+"""Splits raw text into words and sentences with character offsets; needs no model, same in training and prediction."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Prediction of a split, the metric, and result files."""
+"""Predictions for a split, the metric, and result files."""

@@ -1,4 +1,4 @@
-"""Kinds of errors: what became of each gold span and of each prediction, and how many there are of each kind."""
+"""Kinds of errors: what became of each gold span and each prediction, with counts by kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prediction of a split, and everything that a result reports about it."""
+"""Predictions for a split, and everything that a result reports about them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Result files: one JSON for each test run, its Markdown page, its predictions and the counts of its sentences."""
+"""Result files: for each test run a JSON file, its Markdown page, its predictions and its per-sentence counts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The probability thresholds of a model, chosen from validation predictions that go down to a low one.
+"""A model's probability thresholds, chosen from validation predictions made at a low threshold.
 
 Overlaps come first: of overlapping spans the most probable one stays, whatever its type, and it is predicted if its
-probability is above the threshold of its type. Flat decoding takes spans in the order of their scores, so the
-predictions at any thresholds are those at a lower one less the spans that do not pass, and the threshold of one type
-changes nothing that another type finds.
+probability is above its type's threshold. Flat decoding takes spans in order of score, so the predictions at any
+thresholds are those at a lower one without the spans that do not pass, and one type's threshold does not affect what
+another type finds.
 
 Legend: T thresholds of the grid, C types.
 """

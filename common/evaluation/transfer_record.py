@@ -1,4 +1,4 @@
-"""What a file of ``common.transfer`` holds. Imports nothing heavy."""
+"""The contents of a ``common.transfer`` record. Imports nothing heavy."""
 
 from __future__ import annotations
 

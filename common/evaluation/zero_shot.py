@@ -1,4 +1,4 @@
-"""How well a model finds types that it was not trained on, and how often its own where they are not annotated."""
+"""How well a model finds types it was not trained on, and how often its own types where those are not annotated."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A trained checkpoint as a plain GLiNER folder: weights, model card, ONNX graph, upload to the hub."""
+"""Exports a trained checkpoint as a plain GLiNER folder: weights, model card, ONNX graph, upload to the hub."""

@@ -1,4 +1,4 @@
-"""The model card of an exported model, by the hub's own classes: what it is, how to ask it, its figures, its data."""
+"""The model card of an exported model, with the hub's own classes: what it is, how to use it, its figures, its data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is looked at before anything is loaded: wrong options answer at once."""
+"""Checks made before anything is loaded, so that wrong options fail at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A span model as an ONNX graph, by gliner's own exporter, and the proof that its scores are those of the model.
+"""Exports a span model as an ONNX graph, with gliner's own exporter, and checks that it gives the model's scores.
 
 Legend: B sentences, W words, K maximum width, C entity types.
 """

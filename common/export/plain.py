@@ -1,4 +1,4 @@
-"""Writes a checkpoint as a folder that ``GLiNER.from_pretrained`` loads without any code of ours."""
+"""Writes a checkpoint as a folder that ``GLiNER.from_pretrained`` loads without our code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upload of an exported folder to the hub. The token is the environment's or the hub's own login, and nothing else."""
+"""Uploads an exported folder to the hub. The token comes only from the environment or the hub's own login."""
 
 from __future__ import annotations
 

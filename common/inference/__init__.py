@@ -1,4 +1,4 @@
-"""Text in, entities out: documents read, tagged in windows, and written; :class:`Tagger` is the way in from Python."""
+"""Text in, entities out: reads documents, tags them in windows, writes them. From Python, use :class:`Tagger`."""
 
 from common.inference.documents import Document
 from common.inference.tagger import Entity, Tagged, Tagger

@@ -1,7 +1,6 @@
-"""Tagged documents to files: JSON Lines, CoNLL or BRAT, whole or not at all, and from where a killed run stopped.
+"""Writes tagged documents as JSON Lines, CoNLL or BRAT, whole or not at all; a killed run resumes where it stopped.
 
-While it grows, an output is ``NAME.partial``: a line with the run's settings, then a line for each document that is
-done.
+An unfinished output is ``NAME.partial``: a line with the run's settings, then one for each finished document.
 """
 
 from __future__ import annotations

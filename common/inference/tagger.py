@@ -1,4 +1,4 @@
-"""The tagger: a trained model, or a GLiNER as it is, from text to entities with character offsets."""
+"""The tagger: finds entities with character offsets in text, with a trained model or a plain GLiNER."""
 
 from __future__ import annotations
 

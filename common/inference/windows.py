@@ -1,4 +1,4 @@
-"""Sentences of any length: a model reads long ones in overlapping windows, and nothing is cut."""
+"""Sentences of any length: a model reads long ones in overlapping windows, so nothing is cut off."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What approaches are built from: base models, text and span models, prompts, losses, stored features."""
+"""The building blocks of approaches: base models, text and span models, prompts, losses, stored features."""

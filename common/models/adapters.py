@@ -1,4 +1,4 @@
-"""Low-rank adapters on a frozen network, by peft: what they are trained as, and their dropout."""
+"""Low-rank adapters on a frozen network, through peft: how they are trained, and their dropout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of transformers' networks, where its own copies what it need not."""
+"""Attention for transformers' networks, without the needless copies of transformers' own."""
 
 from __future__ import annotations
 

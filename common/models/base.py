@@ -1,4 +1,4 @@
-"""A loaded GLiNER base model, and the names of its parts."""
+"""A loaded GLiNER base model and the names of its parts."""
 
 from __future__ import annotations
 

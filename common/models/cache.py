@@ -1,4 +1,4 @@
-"""Keys and values of a language model's attention, written in place while an answer is generated."""
+"""A language model's attention keys and values, written in place while an answer is generated."""
 
 from __future__ import annotations
 

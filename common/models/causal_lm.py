@@ -1,6 +1,6 @@
 """Causal language models as base models: from the hub, a folder, or ``demo-llm``. Imports nothing heavy.
 
-Configuration and tokenizer are loaded first; the weights when an approach builds its model, as it may want them
+Configuration and tokenizer are loaded first, the weights only when an approach builds its model: it may want them
 quantised, without their output layer, or read in both directions.
 """
 

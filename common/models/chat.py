@@ -1,4 +1,4 @@
-"""A question to a language model in the turns of its own chat template, or as plain text if it has none."""
+"""Formats a question to a language model with its own chat template, or as plain text if it has none."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Stored output of an approach's frozen part: computed once, read in every epoch, and by every run with the same text.
+"""Stores the output of an approach's frozen part: computed once, read in every epoch and every run on the same text.
 
-A store is known by its content: the frozen weights, the configuration of their modules, what else the computation
-depends on, precision, the versions of the libraries that compute, and every sub-word of every sentence. Whatever
-changes one of them changes the key, so a stored file can be missing but never stale.
+A store's key is its content: the frozen weights, their modules' configuration, whatever else the computation depends
+on, precision, the versions of the computing libraries, and every sub-word of every sentence. A change in any of them
+changes the key, so a stored file can be missing but never stale.
 """
 
 from __future__ import annotations

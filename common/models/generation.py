@@ -1,8 +1,8 @@
-"""Answers of a causal language model to prompts: in batches, greedy or sampled, each once for all time.
+"""A causal language model's answers to prompts: in batches, greedy or sampled, each generated only once.
 
-An answer depends on its prompt, its number among the samples and the model, never on what else is in its batch: each
-sample draws its random numbers from a seed of its own. What a killed process has generated is therefore what a new
-one would generate, and is not generated again.
+An answer depends on its prompt, its number among the samples and the model, never on the rest of its batch: each sample
+draws its random numbers from its own seed. So what a killed process has generated is what a new one would generate, and
+is not generated again.
 """
 
 from __future__ import annotations

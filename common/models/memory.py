@@ -1,6 +1,6 @@
-"""The memory of a causal language model in training and inference: ``python -m common.models.memory``.
+"""Computes a causal language model's memory in training and inference: ``python -m common.models.memory``.
 
-Counted is what torch allocates on the device; CUDA's own context (about half a GiB) and fragments come on top. Weights
+It counts what torch allocates on the device; CUDA's own context (about half a GiB) and fragments come on top. Weights
 in 4 bits: Dettmers et al. 2023, "QLoRA", arXiv 2305.14314, section 3 (blocks of 64, constants of 8 bits in blocks of
 256). Optimizer: Loshchilov and Hutter 2019, two moments. Activations: what the backward pass of a Llama block (Touvron
 et al. 2023, arXiv 2302.13971) with frozen weights keeps, counted tensor by tensor as Korthikanti et al. 2022, arXiv

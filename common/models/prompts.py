@@ -2,7 +2,7 @@
 
 Legend: C labels, L sub-words of the longest description, P prompt vectors of a label, E width of the word embeddings.
 
-Every step looks at a description's own sub-words only, so a label's prompt does not depend on the other descriptions.
+Each step sees only a description's own sub-words, so a label's prompt does not depend on other descriptions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What loading any base model needs: configurations that run no code, and whatever broken files raise."""
+"""Shared by the loading of all base models: configurations that run no code, and the errors that broken files raise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How our GLiNER models read sentences: words, their sub-words, padded batches, a text branch that may be frozen.
+"""How our GLiNER models read sentences: words, sub-words, padded batches, and a text branch that may be frozen.
 
 Legend: B sentences, S sub-words, W words, D hidden size.
 """

@@ -1,12 +1,12 @@
-"""The token family on our data path: each sub-word is compared with one vector for each class, ``O`` among them.
+"""The token family on our data path: each sub-word is compared with one vector per class, including ``O``.
 
 Legend: B sentences, S sub-words, W words, C entity types, K classes, D width in which text and labels are compared.
 
     score(sub-word, class) = cosine(h, m_class) / temperature
 
 Class ids are those of the label set: entity types 0..C-1, ``O`` C. Scheme BIO adds a begin class for each type, id
-C + 1 + type, whose vector is the type's plus a learned offset. A word has the class of its first sub-word; runs of one
-type become spans.
+C + 1 + type, whose vector is the type's plus a learned offset. A word takes the class of its first sub-word; runs of
+one type become spans.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The folder of a knowledge base for one data set: its names, and which are near each training sentence.
+"""The folder of a data set's knowledge base: its names, and which of them are near each training sentence.
 
-names.tsv        a name, its type and where it is from, one a line
-near.json        for each training sentence the lines of the names that are like its phrases
+names.tsv        a name, its type and its source on each line
+near.json        for each training sentence, the line numbers of names that resemble its phrases
 knowledge.json   what it was made from; written last
 """
 

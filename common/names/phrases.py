@@ -1,4 +1,4 @@
-"""Phrases of sentences: what may be the name of something."""
+"""Phrases of sentences: candidates for names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names with their types: from tables, the UMLS's own files and training sentences."""
+"""Reads names with their types from tables, the UMLS's own files and training sentences."""
 
 from __future__ import annotations
 

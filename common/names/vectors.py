@@ -1,6 +1,6 @@
-"""Vectors of names by a text encoder, and nearest names. What a killed process has computed stays.
+"""Vectors of names from a text encoder, and nearest names. What a killed process has computed is kept.
 
-A file is named by what its rows are computed from, so it may be missing or unfinished but never stale.
+A file's name is derived from what its rows are computed from, so it may be missing or unfinished but never stale.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The whole study: ``python -m common.study --dataset jnlpba bc5cdr --seeds 42 43 44``."""
+"""Runs the whole study: ``python -m common.study --dataset jnlpba bc5cdr --seeds 42 43 44``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``make demo``: every approach on samples of the embedded demo corpora, from nothing to tables and figures."""
+"""``make demo``: runs every approach on samples of the embedded demo corpora, from nothing to tables and figures."""
 
 from __future__ import annotations
 

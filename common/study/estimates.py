@@ -1,4 +1,4 @@
-"""How long cells take, by results of the same kind."""
+"""Estimates how long cells take, from results of the same kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a result depends on: by it a study knows its cells among all results and runs, whoever made them."""
+"""What a result depends on: how a study recognises its cells among all results and runs, whoever made them."""
 
 from __future__ import annotations
 

@@ -2,14 +2,14 @@
 
 <study>/results/<cell>.json           what test.py wrote, with its page, its predictions and its counts
 <study>/results/transfer/<cell>.json  what common.transfer measured
-<study>/logs/<cell>.log               what train.py and test.py printed the last time
-<study>/logs/<cell>_transfer.log      what common.transfer printed
-<study>/superseded/                   results that had other settings, data or weights than the newest
+<study>/logs/<cell>.log               the latest output of train.py and test.py
+<study>/logs/<cell>_transfer.log      the output of common.transfer
+<study>/superseded/                   results with other settings, data or weights than the newest
 <study>/tables/                       what common.tables makes of the results
 
-A cell is done when its result is there and depends on the same things: the study goes by that and by the run folders.
-What it keeps (--transfer) is done when the record is of the checkpoint that the result is of, and has all data sets.
-The same command resumes after whatever ended it.
+A cell is done when its result exists and depends on the same things; the study goes by that and by the run folders.
+Its zero-shot measurement (--transfer) is done when the record is of the result's checkpoint and has all data sets.
+Whatever ended a study, the same command resumes it.
 """
 
 from __future__ import annotations

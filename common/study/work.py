@@ -1,4 +1,4 @@
-"""One cell of a study: train.py, test.py, common.transfer, each in a process of its own, tried again if it dies."""
+"""One cell of a study: train.py, test.py, common.transfer, each in its own process, retried if it dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every tune.py shares: the command line, and the workers that it starts. Optuna is imported late."""
+"""What all tune.py scripts share: the command line and the workers it starts. Optuna is imported late."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Figures of a study for print, in the style of all figures.
+"""Figures of an Optuna study for print, in the style of all figures.
 
 Importances, parameters and parallel coordinates are Optuna's, with texts that fit. History, reported values and
-timeline are our own: Optuna's have no states in the first two, and draw a running trial up to now in the third.
+timeline are our own: Optuna's show no states in the first two and draw a running trial up to now in the third.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Optuna studies from JSON files: a file is made into an in-memory study once, and everything else reads studies.
+"""Optuna studies from JSON files: each file becomes an in-memory study once, and everything else reads studies.
 
-An old file says neither the search space nor the direction: ranges are then those of the values tried, the direction is
-the one in which the file's best trial is the best.
+An old file states neither search space nor direction: the ranges are then those of the values tried, and the direction
+is the one in which the file's best trial is the best.
 """
 
 from __future__ import annotations

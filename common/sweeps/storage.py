@@ -1,4 +1,4 @@
-"""Optuna studies where they are kept: storages that sweeps write, and anything that is only read, JSON files too."""
+"""Where Optuna studies are kept: the storages that sweeps write, and anything only read, including JSON files."""
 
 from __future__ import annotations
 

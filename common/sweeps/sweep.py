@@ -1,10 +1,10 @@
-"""One sweep: its study in Optuna, how many trials it lacks, and its best settings.
+"""One sweep: its Optuna study, how many trials are left to run, and its best settings.
 
 <approach>/optuna/<study>.db           the study (SQLite), unless --storage says otherwise
 <approach>/optuna/<study>.journal      the study, if several workers share it from the start
 <approach>/optuna/<study>_best.json    the best settings, for train.py --config
 
-The score of a trial is the best validation score of its epochs, the score by which training itself chooses its epoch.
+A trial's score is the best validation score of its epochs, by which training itself chooses its epoch.
 """
 
 from __future__ import annotations

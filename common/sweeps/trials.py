@@ -1,4 +1,4 @@
-"""A worker of a sweep: trains trials until the study has enough."""
+"""A sweep's worker: trains trials until the study has enough."""
 
 from __future__ import annotations
 

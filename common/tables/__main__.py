@@ -1,6 +1,6 @@
-"""Tables and figures from result files alone: ``python -m common.tables``, of one's own unless others are named.
+"""Makes tables and figures from result files alone: ``python -m common.tables``, by default from your own results.
 
-Written are Markdown, CSV, LaTeX and figures. The same result files give the same bytes. Those of the repository:
+It writes Markdown, CSV, LaTeX and figures. The same result files give the same bytes. For the repository's own:
 ``python -m common.tables --results results --readme README.md --output results/tables``.
 """
 

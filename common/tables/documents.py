@@ -1,4 +1,4 @@
-"""The tables: which values each has, and how they are shown. A value that no result gives is missing, never zero."""
+"""The tables: which values each shows, and how. A value that no result gives is missing, never zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures that belong to the tables: which points they show."""
+"""Which points the figures beside the tables show."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Results grouped and averaged: what every table and figure is made from.
+"""Groups and averages results: every table and figure is made from these groups.
 
-Words: a *result* is what the file of one tested run says; a *group* is the results that differ in nothing but the seed;
-a *benchmark* is all groups on one data set; an *entry* is a line of the main table: an approach on a kind of base model
-and a base, and the group that stands for it. An entry without a group is missing, never zero.
+Terms: a *result* is the content of one tested run's file; a *group* is the results that differ only in the seed; a
+*benchmark* is all groups on one data set; an *entry* is a line of the main table: an approach on a kind of base model
+and a base, and the group that represents it. An entry without a group is missing, never zero.
 """
 
 from __future__ import annotations

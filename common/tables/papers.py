@@ -1,6 +1,6 @@
-"""Tables of the papers that approaches come from, our results beside the figures that they report.
+"""Tables that set our results beside the figures reported in the approaches' papers.
 
-An approach whose paper has tables has them in ``reported.json`` of its folder.
+If an approach's paper has tables, they are in ``reported.json`` in its folder.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Figures of the tables for print: F1 against cost, few-shot curves, bars by type. The same data give the same bytes.
+"""Figures for print: F1 against cost, few-shot curves, bars by type. The same data give the same bytes.
 
-The functions draw plain points and know no result file; ``common.tables.drawings`` makes the points.
+The functions draw plain points and read no result files; ``common.tables.drawings`` makes the points.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables as Markdown, CSV and LaTeX: a column says how a value is shown, and texts are escaped last."""
+"""Renders tables as Markdown, CSV and LaTeX: columns say how values are shown; texts are escaped last."""
 
 from __future__ import annotations
 

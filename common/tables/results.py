@@ -1,4 +1,4 @@
-"""Result files read into checked, typed records: the one place that knows what a file of any version may hold."""
+"""Reads result files into checked, typed records: the only place that knows what each version's files may hold."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the thesis reports: figures that stand beside ours.
+"""The thesis's figures, shown beside ours.
 
-They are those of the README of its code (stormtroober/GliNerBioMed-Label-SoftPrompt, commit 97f7940), measured on other
-base models and on samples of 2,000 test sentences, so they are not to be compared digit by digit.
+They are from the README of its code (stormtroober/GliNerBioMed-Label-SoftPrompt, commit 97f7940), measured on other
+base models and on samples of 2,000 test sentences, so they cannot be compared digit by digit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What adaptations destroy: records of ``common.transfer`` beside the results of the same models."""
+"""What adaptations destroy: ``common.transfer`` records beside the results of the same models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All tables and figures of some results."""
+"""Writes all tables and figures for a set of results."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The loop, what it records, and the folder of a run."""
+"""The training loop, what it records, and a run's folder."""

@@ -1,4 +1,4 @@
-"""Optimizers by name, their groups, and the learning rate's schedule."""
+"""Optimizers by name, their parameter groups, and the learning rate schedule."""
 
 from __future__ import annotations
 

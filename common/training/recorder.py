@@ -1,4 +1,4 @@
-"""What every trainer does at a validation: scores, best weights, patience, the run's record."""
+"""What every trainer does at each validation: scores, best weights, patience, the run's record."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Records of runs: what ``run.json`` holds, which runs there are, which checkpoint is meant. Imports nothing heavy.
+"""Run records: the content of ``run.json``, which runs exist, which checkpoint is meant. Imports nothing heavy.
 
 <approach>/savings/<dataset>_<YYYYmmdd_HHMMSS>/
-    run.json                  what was trained on what, how, and how it went
+    run.json                  what was trained, on what data, how, and how it went
     trainable.safetensors     trained tensors of the best validation
     state_<step>/             while training: everything to resume from that step
 """

@@ -1,4 +1,4 @@
-"""The folder of a training run while a process trains it: lock, record, best weights, state to resume from.
+"""A training run's folder while a process trains it: lock, record, best weights, state to resume from.
 
 Nothing in it is a pickle. Each file appears whole or not at all. Its layout is in :mod:`common.training.records`.
 """

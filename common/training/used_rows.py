@@ -1,4 +1,4 @@
-"""Trains only those rows of an embedding table that are read, with the result of training all of them.
+"""Trains only the rows of an embedding table that are read, with the same result as training all of them.
 
 A label encoder reads a few dozen of its 30,000 word embeddings, yet a gradient, its norm and an AdamW step of the whole
 table cost as much as a layer or two. A row that has never had a gradient has zero moments, so all that AdamW does to it
@@ -6,7 +6,7 @@ at step t is
 
     w <- (1 - lr_t decay) w
 
-which for n steps is one product, made when the row is needed. The other rows are a parameter of their own, which has
+which for n steps is one product, made when the row is needed. The other rows are a parameter of their own, which takes
 the table's place in the optimizer: same formula, same numbers.
 """
 
