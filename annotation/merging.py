@@ -23,7 +23,7 @@ class MergeOptions:
     """What counts as the annotation of a task."""
 
     annotators: Literal["latest", "majority", "union"] = "latest"
-    """What counts if several people annotated a task: what was saved last, what more than half have, or all entities.
+    """If several people annotated a task, take what was saved last, entities that more than half have, or all entities.
     If one annotation is marked as ground truth, it alone counts."""
     accepted_too: bool = False
     """Also count predictions that were turned into annotations in bulk, without anyone looking at them."""

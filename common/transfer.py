@@ -44,7 +44,7 @@ class Config:
     base_model: str | None = None
     """Where the base model is now, if it has moved since training."""
     output: Path | None = None
-    """Record to write; if not given, in the approach's folder transfer/. What is done in it is kept."""
+    """Record to write; if not given, in the approach's folder transfer/. Finished parts of it are kept."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
