@@ -97,6 +97,8 @@ class ApproachSpec(Generic[C]):
     """Whether the adapted model can be asked for types that it was not trained on."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Prefixes of parameter names in checkpoints of earlier versions, and the current ones."""
+    renamed_settings: Mapping[str, str] = field(default_factory=dict)
+    """Names that its settings had in earlier versions, and the current ones."""
 
     @property
     def savings(self) -> Path:
@@ -162,4 +164,5 @@ class ApproachSpec(Generic[C]):
         Raises:
             InputError: If a setting is unknown, missing or of a wrong kind.
         """
-        return from_dict(self.config, upgrade(values), where)
+        current = {self.renamed_settings.get(name, name): value for name, value in values.items()}
+        return from_dict(self.config, upgrade(current), where)

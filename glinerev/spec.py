@@ -37,6 +37,7 @@ SPEC = ApproachSpec(
             *("head", "unfreeze_head_after", "rest_lr", "labels", "focal_gamma", "focal_alpha"),
         }
     ),
+    renamed_settings={"release_head_after": "unfreeze_head_after"},
     tuned=frozenset({"prompt rate"}),
     controls=(
         Control("head only", "head only", ("--no-prompt-encoder",), {"prompt encoder": "head only"}),

@@ -25,6 +25,7 @@ from common.data.dataset import load_dataset
 from common.entry import run_test
 from common.evaluation.results import companions, predictions_path, read_counts, read_result
 from common.files import read_json
+from common.paths import PROJECT_ROOT
 from common.registry import spec
 from common.training.records import RUN_FILE, WEIGHTS_FILE, find_checkpoint
 from common.training.run_folder import load_tensors
@@ -161,3 +162,14 @@ def test_a_study_differs_in_the_version_of_behaviour_alone(restore, gliner_folde
     assert common.study.__main__.main(["--dataset", str(dataset_path), *options, *base, "--output", str(folder)]) == 0
     assert not list(output.glob("*/savings")), "nothing was trained"
     assert {path: path.read_bytes() for path in (folder / "results").iterdir()} == results
+
+
+def test_the_settings_of_all_committed_results_are_read():
+    """A setting that gets another name is told by its approach: an unreadable result is a repetition of none."""
+    for path in sorted((PROJECT_ROOT / "results").glob("*_counts.npz")):
+        result = path.with_name(f"{path.name.removesuffix('_counts.npz')}.json")
+        stored = read_json(result)
+        spec(stored["approach"]).stored_config(stored["config"], str(result))
+    old = {"dataset": ["x"], "release_head_after": 3}
+    values = {"data": {"dataset": old.pop("dataset")}, "train": {"epochs": 5}, **old}
+    assert spec("glinerev").stored_config(values, "a run").unfreeze_head_after == 3
