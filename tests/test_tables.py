@@ -27,7 +27,7 @@ from common.tables import documents, render
 from common.tables.__main__ import main
 from common.tables.groups import benchmarks, with_approaches
 from common.tables.results import read_results
-from common.tables.transfers import read_transfers
+from common.tables.transfers import read_transfers, transfer_table
 from common.tables.write import OF_APPROACHES, OF_VARIANTS
 
 TYPES = ("chemical", "disease")
@@ -646,7 +646,7 @@ def test_variants_alone_on_a_data_set_leave_nothing_missing(tmp_path, capsys):
 # ----------------------------------------------------------------------------------------------- rendering and command
 
 
-def kept(path, checkpoint, **corpora):
+def kept(path, checkpoint, variant=(), trained_on=(), **corpora):
     """A record of what Full-FT keeps, of micro F1 before and after by corpus."""
 
     def side(value):
@@ -656,8 +656,9 @@ def kept(path, checkpoint, **corpora):
         return {"micro_f1": value, "macro_f1": value}
 
     base = {"name": "owner/base", "revision": "1", "kind": "bi"}
-    model = {"approach": "full_finetune", "variant": {"encoder": "bi"}, "base_model": base, "seed": 42}
-    model |= {"trained_on": {"name": "bc5cdr"}, "checkpoint": checkpoint, "weights_sha256": checkpoint}
+    model = {"approach": "full_finetune", "variant": {"encoder": "bi", **dict(variant)}, "base_model": base, "seed": 42}
+    model |= {"trained_on": dict(trained_on) or {"name": "bc5cdr"}}
+    model |= {"checkpoint": checkpoint, "weights_sha256": checkpoint}
     measured = {
         name: {
             "dataset_sha256": name, "sentences": 9, "types": ["x"], "before": side(before), "after": side(after),
@@ -714,6 +715,24 @@ def test_what_is_kept_stands_beside_what_is_won(tmp_path):
     assert [item["model"]["checkpoint"] for item in alone] == ["run42", "run43", "never tested"]
     kept(tmp_path / "transfer" / "d.json", "run42", further=(0.5, 0.5))
     assert list(read_transfers([tmp_path])[0]["corpora"]) == ["known", "other", "new", "further"]
+
+
+def test_what_a_model_of_a_mixture_keeps_stands_with_each_of_its_data_sets(tmp_path):
+    mixed = {"encoder": "bi", "data": "several+bc5cdr"}
+    for name in ("several", "bc5cdr", "third"):
+        write(tmp_path / f"{name}.json", **full(dataset=name))
+        training = trained(9000, checkpoint="mixed")
+        write(
+            tmp_path / f"{name}_m.json",
+            **full(dataset=name, mixture="several+bc5cdr", variant=mixed, training=training),
+        )
+    members = {"name": "several+bc5cdr", "members": [{"name": "several"}, {"name": "bc5cdr"}]}
+    kept(tmp_path / "transfer" / "m.json", "mixed", mixed, members, known=(0.8, 0.6))
+    table = transfer_table(benchmarks(read_results([tmp_path]), read_transfers([tmp_path])))
+    assert [section.title for section in table.sections] == ["BC5CDR", "several"]
+    for section in table.sections:
+        shown = [(row["label"], row["after"]) for row in section.rows if "after" in row]
+        assert shown == [("Full-FT (bi), bi, several+bc5cdr", 0.6)]
 
 
 def test_escapes():

@@ -190,7 +190,7 @@ class Benchmark:
     """The base models by kind, on whatever data set."""
     resampled: Mapping[Path, Samples]
     transfers: Transfers = ()
-    """Records of ``common.transfer`` of models trained on it."""
+    """Records of ``common.transfer`` of models trained on it, alone or in a mixture."""
 
     @cached_property
     def size(self) -> int | None:
@@ -344,6 +344,11 @@ def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
     return spec is None or spec.is_default(group.first.variant, group.first.kind)
 
 
+def _trained_on(data: Mapping[str, Any]) -> list[str]:
+    """The data set of a transfer record's model, or those of its mixture."""
+    return [part["name"] for part in data.get("members", [data])]
+
+
 def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Benchmark]:
     """The results on test splits by data set, those of the thesis first, with what their models keep.
 
@@ -364,7 +369,7 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
         for text in not_alike({f"{group.first.approach} ({group.variant})": group for group in groups}):
             logger.warning("%s: not alike in all results: %s", name, text)
         of_kind = {kind: sorted(names) for kind, names in bases.items()}
-        own = [item for item in transfers if item["model"]["trained_on"]["name"] == name]
+        own = [item for item in transfers if name in _trained_on(item["model"]["trained_on"])]
         found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups), own))
     return found
 

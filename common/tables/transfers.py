@@ -161,7 +161,7 @@ def transfer_table(found: Sequence[Benchmark]) -> Table:
         Column("seeds", "n_seeds", where="keeps_zero_shot"),
         Column("", "before after low high", change, where="keeps_zero_shot"),
     )
-    sections = [Section(item.title, _rows(item), NOTES) for item in found if item.transfers]
+    sections = [Section(item.title, rows, NOTES) for item in found if item.transfers and (rows := _rows(item))]
     across = Column("", "corpus")
     return Table("transfer", "Zero-shot micro F1 on other corpora, before and after", columns, tuple(sections), across)
 
