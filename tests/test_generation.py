@@ -276,7 +276,7 @@ def test_keys_and_values_are_written_in_place():
 
     for layer in read.layers:
         layer.update(*states(1, 5))
-    plain, cache = copy.deepcopy(read), for_rows(read, rows=3, room=9)
+    plain, cache = copy.deepcopy(read), for_rows(read, rows=3, capacity=9)
     plain.batch_repeat_interleave(3)
     places = set()
     for tokens in (2, 1, 1):

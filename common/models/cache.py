@@ -9,31 +9,31 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class _Roomy(DynamicLayer):
-    """A layer's keys and values, with room for those of tokens to come.
+class _PreallocatedLayer(DynamicLayer):
+    """A layer's keys and values in memory that is allocated once.
 
-    transformers' own layer makes a new tensor of all of them for each token, which on a CPU takes half of the time of
-    a hundred rows.
+    transformers' own layer copies all of them for each new token, which with many rows takes much of the time. Rows
+    keep their places: there is no beam search.
 
     Args:
-        room: Tokens, those that are there already among them.
+        capacity: Tokens per row, at most.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, capacity: int) -> None:
         super().__init__()
-        self.room = room
+        self.capacity = capacity
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Makes the room when batch, heads, widths, type and device are known."""
+        """Allocates the memory, once batch, heads, widths, type and device are known."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self._all_keys, self._all_values = (
-            states.new_empty(*states.shape[:2], self.room, states.shape[3]) for states in (key_states, value_states)
+            states.new_empty(*states.shape[:2], self.capacity, states.shape[3]) for states in (key_states, value_states)
         )
         self.keys, self.values = self._all_keys[:, :, :0], self._all_values[:, :, :0]
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Writes the keys and values of new tokens, shape ``(B, K, Q, D)``, behind the others.
+        """Writes the keys and values of new tokens, shape ``(B, K, Q, D)``, after the others.
 
         Returns:
             Those of all tokens, shape ``(B, K, L, D)``: views, whose rows do not follow each other in memory.
@@ -47,24 +47,24 @@ class _Roomy(DynamicLayer):
         return self.keys, self.values
 
 
-def for_rows(read: Cache, rows: int, room: int) -> Cache:
-    """The keys and values that some rows begin with.
+def for_rows(prefix: Cache, rows: int, capacity: int) -> Cache:
+    """A cache of several rows that share a prefix.
 
     Args:
-        read: Those of one row; it stays as it is.
+        prefix: The cache of one row that holds the prefix; it is not changed.
         rows: Number of rows.
-        room: Tokens that a row may have in the end. Layers that forget, such as sliding windows, need none.
+        capacity: Tokens per row, at most; without effect on layers that drop old tokens, such as sliding windows.
     """
-    cache = copy.copy(read)
-    cache.layers = [_for_rows(layer, rows, room) for layer in read.layers]
+    cache = copy.copy(prefix)
+    cache.layers = [_repeated(layer, rows, capacity) for layer in prefix.layers]
     return cache
 
 
-def _for_rows(layer: Any, rows: int, room: int) -> Any:
+def _repeated(layer: Any, rows: int, capacity: int) -> Any:
     if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
         layer = copy.deepcopy(layer)
         layer.batch_repeat_interleave(rows)
         return layer
-    repeated = _Roomy(room)
+    repeated = _PreallocatedLayer(capacity)
     repeated.update(layer.keys.expand(rows, -1, -1, -1), layer.values.expand(rows, -1, -1, -1))
     return repeated

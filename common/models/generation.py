@@ -244,7 +244,7 @@ class Generator:
         output = self.network.generate(
             input_ids=ids,
             attention_mask=attended,
-            past_key_values=self._begun(prompts[0].head, len(prompts), ids.shape[1] + int(limits.max()), device),
+            past_key_values=self._prefilled(prompts[0].head, len(prompts), ids.shape[1] + int(limits.max()), device),
             logits_processor=LogitsProcessorList([choice]),
             stopping_criteria=StoppingCriteriaList([_Limits(limits, ids.shape[1])]),
             generation_config=GenerationConfig(
@@ -274,8 +274,8 @@ class Generator:
             )
         return lines
 
-    def _begun(self, head: tuple[int, ...], rows: int, room: int, device: torch.device) -> Any:
-        """The keys and values of the beginning of some rows of so many tokens; None if they have none in common."""
+    def _prefilled(self, head: tuple[int, ...], rows: int, capacity: int, device: torch.device) -> Any:
+        """The cache of rows that begin with the same head, for as many tokens per row; None without a head."""
         if not head:
             return None
         if head not in self._heads:
@@ -283,7 +283,7 @@ class Generator:
                 self._heads.pop(next(iter(self._heads)))
             ids = torch.tensor([head], device=device)
             self._heads[head] = self.network(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        return for_rows(self._heads[head], rows, room)
+        return for_rows(self._heads[head], rows, capacity)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
