@@ -269,13 +269,13 @@ def set_mode(model: nn.Module, parts: Sequence[TrainedPart], training: bool) -> 
 
     A frozen encoder then gives the same output in every epoch, which is what makes its output storable.
     """
-    for module in model.modules():
+    modules = dict(model.named_modules())
+    for module in modules.values():
         # A layer with gradient checkpointing looks at its own mode only; the dropout inside it stays off.
         checkpointed = bool(getattr(module, "gradient_checkpointing", False))
         # cuDNN computes the gradient through a recurrent layer in train mode alone; without dropout it is the same.
         undropped = isinstance(module, nn.RNNBase) and (module.num_layers == 1 or not module.dropout)
         module.training = training and (checkpointed or undropped)
-    modules = dict(model.named_modules())
     for part in parts:
         for path in part.modules:
             if path in modules:

@@ -249,12 +249,11 @@ def _peak_resident_mb() -> float:
 
 def provenance() -> dict[str, Any]:
     """Commit, versions and machine of a run."""
-    packages = ("torch", "gliner", "transformers", "peft", "accelerate", "numpy")
     return {
         "git": _git(),
         "behaviour": BEHAVIOUR_VERSION,
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "packages": _versions(),
         "machine": {
             "system": platform.system(),
             "processor": _processor(),
@@ -262,6 +261,12 @@ def provenance() -> dict[str, Any]:
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         },
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    packages = ("torch", "gliner", "transformers", "peft", "accelerate", "numpy")
+    return {name: importlib.metadata.version(name) for name in packages}
 
 
 @functools.cache

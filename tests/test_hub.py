@@ -648,12 +648,12 @@ def test_processes_read_the_endpoint_and_the_cache_from_the_environment(publishe
     manifest = read_json(tmp_path / "out" / "datasets" / "bc5cdr" / "manifest.json")
     assert [tokenizer["fallback"] for tokenizer in manifest["tokenizers"].values()] == [False, False]
     hub.stop()
-    tested = run("zeroshot_baseline.test", "--dataset", "bc5cdr", *QUICK)
-    assert tested.returncode == 2
-    *_, line = tested.stderr.splitlines()
-    assert line.startswith(
-        f"error: base model '{DEFAULT_BASE['bi']}' could not be loaded: {hub.endpoint} does not answer"
-    )
+    refused = run("dataset_generation.generate", "--dataset", "jnlpba")
+    assert refused.returncode == 2
+    *_, line = refused.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert f"{hub.endpoint} does not answer" in line
+    assert f"the cache ({tmp_path / 'home'}" in line
 
 
 # -- language models and encoders of names ----------------------------------------------------------------------------

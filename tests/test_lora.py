@@ -27,6 +27,8 @@ from lora.config import DEFAULTS, Config
 from lora.model import adapted_layers, block_layers, build, chosen_layers, merge
 from lora.spec import SPEC, TITLES, variant
 
+pytestmark = pytest.mark.slow
+
 METHODS = tuple(DEFAULTS)
 ADAPTERS = tuple(method for method in METHODS if method != "bitfit")
 PLACES = [("bi-bert", "both"), ("bi-deberta", "text"), ("cross-bert", "text"), ("cross-deberta", "text")]

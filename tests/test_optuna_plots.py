@@ -542,16 +542,14 @@ def test_help_and_options_do_not_wait_for_libraries():
 
 
 @pytest.mark.processes
-def test_the_users_matplotlib_does_not_change_the_figures(tmp_path):
+def test_the_users_matplotlib_does_not_change_the_figures(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    main([str(ALL_TRIALS), "--format", "png", "-o", str(tmp_path / "plain")])
     (tmp_path / "rc").mkdir()
     (tmp_path / "rc" / "matplotlibrc").write_text("text.usetex: True\nfont.size: 30\nbackend: tkagg\n")
-    command = [sys.executable, "optuna_plots.py", str(ALL_TRIALS), "--format", "png", "-o"]
-    for name, changes in {
-        "plain": {"PYTHONHASHSEED": "1"},
-        "odd": {"MPLCONFIGDIR": str(tmp_path / "rc"), "PYTHONHASHSEED": "2", "MPLBACKEND": "module://no.such.backend"},
-    }.items():
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MPL")} | changes
-        subprocess.run([*command, str(tmp_path / name)], cwd=PROJECT_ROOT, env=environment, check=True)
+    odd = {"MPLCONFIGDIR": str(tmp_path / "rc"), "PYTHONHASHSEED": "2", "MPLBACKEND": "module://no.such.backend"}
+    command = [sys.executable, "optuna_plots.py", str(ALL_TRIALS), "--format", "png", "-o", str(tmp_path / "odd")]
+    subprocess.run(command, cwd=PROJECT_ROOT, env=os.environ | odd, check=True)
     plain, odd = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("plain", "odd"))
     assert len(plain) == 3
     assert plain == odd
