@@ -5,6 +5,8 @@ import os
 # Before any library reads them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# There is a test process for each core.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

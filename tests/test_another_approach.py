@@ -58,7 +58,6 @@ def language_model(tmp_path_factory):
 def start(house, output, tmp_path, monkeypatch):
     """Starts commands of the copy one after another in a fork of this process, which spares it the import of torch."""
     monkeypatch.setenv(OUTPUT_VARIABLE, str(output))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def work(*commands):
         with (tmp_path / "printed").open("w", encoding="utf-8") as printed:

@@ -217,7 +217,7 @@ def process(arguments: list[str], folder: Path, output: Path) -> subprocess.Comp
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=os.environ | {OUTPUT_VARIABLE: str(output), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {OUTPUT_VARIABLE: str(output)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -267,7 +267,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
     def train_and_test(rank):
-        os.environ.update(place, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+        os.environ.update(place, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
         run_script(lambda: (glinerev.train.main(train), glinerev.test.main(test)))
 
     start_processes(train_and_test, nprocs=2, start_method="fork")

@@ -24,7 +24,9 @@ N_RESAMPLES = 1000
 N_COMPARED = 10_000
 """Bootstrap resamples of tables and comparisons: 250 of the smallest p-value, 0.0002, would stand :func:`holm`."""
 
-_RESAMPLES_AT_ONCE = 50
+_DRAWN_AT_ONCE = 2_500_000
+"""Sentences, in as many resamples as there is room for: 50 MB. Threads of a matrix product wait for each other at its
+end, which takes long on a busy machine, so the products are few."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,9 @@ def resampled_f1(counts: Sequence[SpanCounts], n_resamples: int, seed: int) -> N
     planes = np.stack([(run.true_positives, run.predicted, run.gold) for run in counts]).astype(np.float32)
     columns = np.moveaxis(planes, 2, 0).reshape(n_sentences, -1)
     result = np.empty((len(counts), len(METRICS), n_resamples))
-    for first in range(0, n_resamples, _RESAMPLES_AT_ONCE):
-        size = min(_RESAMPLES_AT_ONCE, n_resamples - first)
+    at_once = max(1, _DRAWN_AT_ONCE // n_sentences)
+    for first in range(0, n_resamples, at_once):
+        size = min(at_once, n_resamples - first)
         # How often each sentence is drawn: multinomial weights.
         drawn = generator.integers(n_sentences, size=(size, n_sentences)) + n_sentences * np.arange(size)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=size * n_sentences).reshape(size, n_sentences)
