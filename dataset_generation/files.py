@@ -41,7 +41,7 @@ class SourceFiles:
     splits: dict[Split, list[Path]]
     """The files of each split, in order; those of train alone if the source has yet to be split."""
     ignored: list[str]
-    """Files of known kinds that belong to no split."""
+    """Files of known kinds that belong to no split, and files of a split that are of no known kind."""
 
     def name(self, path: Path) -> str:
         """The name of a file inside the source, without paths of this machine."""
@@ -89,7 +89,7 @@ def find_files(source: Path, options: ReadOptions) -> SourceFiles:
 
 
 def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[Path]], list[Path]]:
-    """The files of each split in a folder and in its folders that are named for a split, and files of no split."""
+    """The files of each split in a folder and in its folders that are named for a split, and those not to be read."""
     found: dict[Split, list[Path]] = {}
     ignored: list[Path] = []
     readable = _readable(folder, options)
@@ -110,18 +110,27 @@ def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[
             raise InputError(
                 f"{folder}: two sources of {split}, {found[split][0].name} and the folder {child.name}; keep one"
             )
+        ignored += [] if texts else _files(child, options, known=False)
         if parts:
             found[split] = texts or parts
             ignored += [path for path in parts if path not in found[split]]
+    if found:
+        ignored += [path for path in _files(folder, options, known=False) if _split_of(path.name) is not None]
     return found, ignored
 
 
 def _readable(folder: Path, options: ReadOptions) -> list[Path]:
     """The files of known kinds in a folder, sorted; a text with an ``.ann`` file is part of that."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
-    known = [path for path in files if options.format != "auto" or path.suffix.lower() in SUFFIXES]
+    known = _files(folder, options)
     annotated = {path.stem for path in known if path.suffix.lower() == ".ann"}
     return [path for path in known if not (path.suffix.lower() == ".txt" and path.stem in annotated)]
+
+
+def _files(folder: Path, options: ReadOptions, *, known: bool = True) -> list[Path]:
+    """The files of known kinds in a folder or the others, sorted; also links to what is not there, not to miss any."""
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() or (path.is_symlink() and not path.exists())]
+    visible = (path for path in files if not path.name.startswith("."))
+    return [path for path in visible if (options.format != "auto" or path.suffix.lower() in SUFFIXES) == known]
 
 
 def _split_of(name: str) -> Split | None:

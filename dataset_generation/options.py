@@ -57,6 +57,9 @@ class ReadOptions:
                 name is None or normalise_type(name) not in ("", normalise_type(OUTSIDE)),
                 f"{name!r} cannot be an entity type",
             )
+        require(
+            self.type is None or self.tag_scheme != "io", "--type is for tags B, I and O, which --tag-scheme io has not"
+        )
         require(bool(self.types) or not self.empty_sentences, "--empty-sentences is for --types")
         require(len(set(self.classes)) == len(self.classes), f"--classes has a repeated tag: {' '.join(self.classes)}")
 

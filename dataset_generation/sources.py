@@ -57,7 +57,7 @@ def read_local(source: Path, options: ReadOptions | None = None, *, known_types:
         return _read_tables(_load_saved(source), source.resolve().name, {"kind": "saved"}, options, known_types)
     files = find_files(source, options)
     if files.ignored:
-        logger.warning("%s: not read, as no split is named: %s", source, ", ".join(files.ignored))
+        logger.warning("%s: not read, of no split or no known kind: %s", source, ", ".join(files.ignored))
     for split, paths in files.splits.items():
         if len(paths) > 1:
             logger.info("%s: %d files, %s to %s", split, len(paths), files.name(paths[0]), files.name(paths[-1]))

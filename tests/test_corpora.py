@@ -196,6 +196,8 @@ def test_tags_without_prefix(tmp_path):
     assert sentences(read(tmp_path, "x.tsv", text, tag_scheme="io")) == ["[lung cancer](d) of [KLT4](g)", "No"]
     assert "word 0: unknown tag 'D'" in error(tmp_path, "x.tsv", text)
     assert "tag 'B-D' has a prefix" in error(tmp_path, "x.tsv", lines("a/B-D b/O"), tag_scheme="io")
+    with pytest.raises(InputError, match="--type is for tags B, I and O, which --tag-scheme io has not"):
+        ReadOptions(tag_scheme="io", type="D")
 
 
 @pytest.mark.parametrize("tags", ["B-D M-D E-D S-D O", "B-D I-D L-D U-D O", "B-D M-D E-D W-D O", "B-D I-D E-D S-D O"])
@@ -227,6 +229,11 @@ def test_records_of_words(tmp_path):
         sentences(read(tmp_path, "x.json", json.dumps([{"tokens": ["Gout", "fell"], "ner": [[0, 0, "D"]]}])))
         == expected
     )
+    none = json.dumps([{"tokens": ["Gout", "fell"], "ner": []}])
+    assert sentences(read(tmp_path, "x.json", none)) == ["Gout fell"]
+    # As doccano writes it: the lists count characters.
+    offsets = {"text": "Gout fell twice", "tokens": ["Gout", "fell", "twice"], "labels": [[0, 2, "D"]]}
+    assert "entity (0, 2, 'D') begins or ends inside a word" in error(tmp_path, "x.jsonl", json.dumps(offsets))
 
 
 def test_a_table_with_a_sentence_column(tmp_path):
@@ -314,6 +321,8 @@ def test_other_fields_of_texts(tmp_path):
     assert [(marked(s), s.document) for s in corpus.splits["train"]] == [("[Gout](d) fell .", "12")]
     assert "none of the known forms: fields ['body', 'marks', 'pmid']" in error(tmp_path, "x.jsonl", record)
     assert "no field of entities: found ['text']" in error(tmp_path, "x.jsonl", '{"text": "a"}')
+    answered = text_record("Gout fell.", [0, 4, "D"], answer=["accept"])
+    assert sentences(read(tmp_path, "x.jsonl", answered)) == ["[Gout](d) fell ."]
 
 
 def test_annotations_of_label_studio(tmp_path):
@@ -330,6 +339,10 @@ def test_annotations_of_label_studio(tmp_path):
     assert "2 annotations that differ" in error(tmp_path, "x.json", task(annotation(4), annotation(9)))
     chosen = task(annotation(4), annotation(9, ground_truth=True), annotation(4, was_cancelled=True))
     assert sentences(read(tmp_path, "x.json", chosen)) == ["[Gout fell](d)"]
+    hypertext = {"type": "hypertextlabels", "value": {"start": "/p[1]/text()[1]", "hypertextlabels": ["D"]}}
+    assert "the type of an entity must be a non-empty string, got {'start': '/p[1]" in error(
+        tmp_path, "x.json", task({"result": [hypertext]})
+    )
     left_out = read(tmp_path, "x.json", task(annotation(4, was_cancelled=True))[:-1] + "," + task(annotation(9))[1:])
     assert (sentences(left_out), left_out.counts["train"]["records_left_out"]) == (["[Gout fell](d)"], 1)
 
@@ -354,12 +367,18 @@ def test_annotations_of_label_studio(tmp_path):
             "entity (0, 9, 'D') goes over the end of a title or passage",
         ),
         ("x.pubtator", "1|t|Gout\n1|a|fell\n1\t0\tx\tGout\tD\n", "start and end of an entity must be integers"),
+        ("x.pubtator", "1|t|Gout\n1|a|fell\n1\t-1\t4\tGout\tD\n", "an entity must be ID, start, end, text and type"),
         ("x.json", '{"documents": [{"id": "1", "passages": [{"text": 5}]}]}', "a passage needs a string text"),
         (
             "x.json",
             '{"documents": [{"passages": [{"text": "a b c", "annotations": [{"infons": {"type": "D"}, "locations": '
             '[{"offset": 0, "length": 1}, {"offset": 4, "length": 1}]}]}]}]}',
             "has 2 places; only one in a piece can be read",
+        ),
+        (
+            "x.json",
+            '{"documents": [{"passages": [{"text": "a"}], "annotations": [{"infons": {"type": "D"}}]}]}',
+            "a document has annotations of its own; only its passages or their sentences can hold entities",
         ),
         ("x.jsonl", '{"a": 1, "a": 2}', "record 0 (counted from 0): cannot be read as JSON: repeated key 'a'"),
         ("x.jsonl", '{"a": ' * 50_000, "record 0 (counted from 0): cannot be read as JSON: nested too deep"),
@@ -385,6 +404,19 @@ def test_text_files_are_what_they_begin_like(tmp_path):
     assert sentences(read(tmp_path, "x.txt", text_record("Gout fell", [0, 4, "D"]))) == ["[Gout](d) fell"]
     assert sentences(read(tmp_path, "x.txt", "1|t|Gout\n1\t0\t4\tGout\tD\n")) == ["[Gout](d)"]
     assert sentences(read(tmp_path, "x.data", "Gout B-D\nfell O\n", format="conll")) == ["[Gout](d) fell"]
+
+
+def test_relations_of_pubtator_are_passed_over(tmp_path):
+    """BC5CDR's have four columns, BioRED's five."""
+    relations = "1\tCID\tD1\tD2\n1\tAssociation\t672\tD2\tNovel\n"
+    corpus = read(tmp_path, "x.pubtator", f"1|t|Gout\n1|a|fell\n1\t0\t4\tGout\tD\tD1\n{relations}")
+    assert (sentences(corpus), corpus.counts["train"]["entities_read"]) == (["[Gout](d)", "fell"], 1)
+
+
+def test_a_tab_inside_an_entity_of_brat(tmp_path):
+    (tmp_path / "a.txt").write_text("Gout\tpain fell")
+    (tmp_path / "a.ann").write_text("T1\tD 0 9\tGout\tpain\n")
+    assert sentences(read_local(tmp_path)) == ["[Gout pain](d) fell"]
 
 
 def test_brat_files(tmp_path):
@@ -487,9 +519,31 @@ def test_shards_and_folders(tmp_path, caplog):
         f"data/{s}.tsv" for s in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
     }
     assert corpus.origin["ignored"] == ["data/dictionary.tsv"]
-    assert "not read, as no split is named: data/dictionary.tsv" in caplog.text
+    assert "not read, of no split or no known kind: data/dictionary.tsv" in caplog.text
     (tmp_path / "data" / "train-00000-of-00002.tsv").unlink()
     with pytest.raises(InputError, match="part 0 of the 2 of train is missing"):
+        read_local(tmp_path)
+
+
+def write_files(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("a\tB-D\n")
+
+
+@pytest.mark.parametrize("names", [("train.tsv", "test.tsv"), ("train/a.tsv", "test/a.tsv")])
+@pytest.mark.parametrize("packed", ["dev.tsv.gz", "dev/a.tsv.gz", "train/b.tsv.gz"])
+def test_what_is_of_a_split_and_cannot_be_read_is_named(tmp_path, names, packed, caplog):
+    write_files(tmp_path, *names, packed, "licence.gz")
+    assert read_local(tmp_path).origin["ignored"] == [packed]
+    assert f"not read, of no split or no known kind: {packed}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["dev.tsv", "train/b.tsv"])
+def test_a_link_to_nothing_is_not_passed_over(tmp_path, name):
+    write_files(tmp_path, "train/a.tsv", "test/a.tsv")
+    (tmp_path / name).symlink_to(tmp_path / "moved")
+    with pytest.raises(FileNotFoundError, match=name):
         read_local(tmp_path)
 
 

@@ -184,6 +184,9 @@ def test_every_format_gives_the_text(tmp_path, monkeypatch):
     one, two = Document("one", TEXT), Document("rows-3", "Fever.")
     assert read(tmp_path / "notes" / "one.txt") == [one]
     assert read(tmp_path / "notes") == [Document("old/two", "Fever."), one]
+    (tmp_path / "notes" / "old" / "two.txt").rename(tmp_path / "notes" / "old" / "two.TXT")
+    (tmp_path / "notes" / "folder.txt").mkdir()
+    assert read(tmp_path / "notes") == [Document("old/two", "Fever."), one]
     assert read(tmp_path / "rows.jsonl", text_field="body") == [Document("7", TEXT), two]
     found = read(tmp_path / "rows.parquet", text_field="body", id_field="pmid")
     assert found == [Document("7", TEXT), Document("rows-1", "Fever.")]

@@ -98,7 +98,7 @@ def read_documents(source: str, options: InputOptions) -> Iterator[Document]:
         return _READERS["text" if form == "auto" else form](None, "stdin", options)
     if path.is_dir():
         require(form in {"auto", "text"}, f"--input {source}: a folder is one of text files; give a file for {form}")
-        files = sorted(path.rglob("*.txt"))
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".txt" and not file.is_dir())
         require(bool(files), f"--input {source}: the folder holds no .txt file")
         return chain.from_iterable(
             _read_text(file, file.relative_to(path).with_suffix("").as_posix(), options) for file in files

@@ -19,6 +19,10 @@ def parse_document(document: Mapping[str, Any]) -> list[Item]:
     Raises:
         ValueError: If the document is malformed; the message names the field and the value.
     """
+    if document.get("annotations"):
+        raise ValueError(
+            "a document has annotations of its own; only its passages or their sentences can hold entities"
+        )
     name = document.get("id")
     identifier = str(name) if isinstance(name, str | int) else None
     return [_parse_part(part, identifier) for passage in document["passages"] for part in _parts(passage)]

@@ -39,7 +39,7 @@ def _parse(raw: tuple[str, list[str], str], options: ReadOptions) -> list[Item]:
 
 
 def _mention(line: str, text: str) -> Mention:
-    fields = line.split("\t")
+    fields = line.split("\t", 2)
     place = _PLACE.fullmatch(fields[1]) if len(fields) >= 2 else None
     if place is None:
         raise ValueError(f"an entity must be ID, type and offsets, text, cut by tabs, got {shown(line)}")

@@ -14,6 +14,7 @@ _DOCUMENT_FIELDS = (*DOCUMENT_FIELDS, "id")
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
 _START, _END = ("start", "start_offset"), ("end", "end_offset")
 _TYPE = ("label", "labels", "type")
+_REGIONS = ("labels", "hypertextlabels", "paragraphlabels")
 
 
 def parse_text(record: Mapping[str, Any], text_field: str, options: ReadOptions) -> list[Item]:
@@ -23,7 +24,7 @@ def parse_text(record: Mapping[str, Any], text_field: str, options: ReadOptions)
         ValueError: If the record is malformed; the message names the field and the value.
     """
     answer = record.get("answer")
-    if answer in {"reject", "ignore"}:
+    if answer in ("reject", "ignore"):
         return [LeftOut(f"answer {answer!r}")]
     field = find_field(list(record), "spans", SPAN_FIELDS, options)
     if field is None and "annotation_id" not in record:  # JSON_MIN leaves the field out where there is no entity
@@ -73,8 +74,9 @@ def regions_of(annotation: Mapping[str, Any]) -> list[Any]:
     result = annotation.get("result")
     if not isinstance(result, list):
         raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
-    # Relations, and choices about the text as a whole, have no offsets.
-    return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") == "labels"]
+    # Relations, and choices about the text as a whole, have no offsets. Entities of HyperText and Paragraphs count them
+    # in another way, which read_mentions refuses.
+    return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") in _REGIONS]
 
 
 def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:

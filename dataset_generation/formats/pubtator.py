@@ -45,8 +45,8 @@ def _parse(block: Sequence[str], options: ReadOptions) -> list[Item]:
         if fields[0] != document:
             raise ValueError(f"a line of another document inside {document}: {line[:80]!r} (is a blank line missing?)")
         if len(fields) < 5 or not fields[1].isdecimal():
-            if len(fields) == 4 and not fields[1].isdecimal():
-                continue  # a relation: ID, its type, two concepts
+            if len(fields) in (4, 5) and fields[1][:1].isalpha():
+                continue  # a relation: ID, its type, two concepts, and in BioRED whether it is novel
             bad.append(f"an entity must be ID, start, end, text and type, cut by tabs, got {line[:80]!r}")
             continue
         try:

@@ -92,8 +92,10 @@ def _has_tagged_words(record: Mapping[str, Any], word: str | None, options: Read
     """Whether a record with a text also has words and tags; Prodigy's tokens are objects, not words."""
     if word is None or "text" in options.roles:
         return False
-    words = record[word]
-    tagged = word == "tokenized_text" or find_field(list(record), "tag", TAG_FIELDS, options) is not None
+    words, tag = record[word], find_field(list(record), "tag", TAG_FIELDS, options)
+    # Lists beside a text count characters where texts have entities in a field of this name.
+    offsets_too = tag in offsets.SPAN_FIELDS and isinstance(record[tag], list) and list in map(type, record[tag])
+    tagged = word == "tokenized_text" or (tag is not None and not offsets_too)
     return tagged and isinstance(words, list) and all(isinstance(entry, str) for entry in words)
 
 

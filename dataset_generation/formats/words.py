@@ -69,7 +69,8 @@ def parse_words(
     tags = record[field]
     if not isinstance(tags, list):
         raise ValueError(f"field {field!r} must be a list, got {shown(tags)}")
-    if tags and all(isinstance(entry, list) for entry in tags):
+    # Without an entity, "ner" is empty.
+    if (tags or field == "ner") and all(isinstance(entry, list) for entry in tags):
         spans, bad = read_spans(tags)
         return [Spanned(words, spans, bad, document)]
     names = options.classes or class_names
