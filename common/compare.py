@@ -44,10 +44,11 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
     """A sentence for micro and for macro F1: the difference, its 95 % interval and its p-value.
 
     Raises:
-        InputError: If a file is no result or lacks counts, a seed is there twice, or not all are of the same sentences.
+        InputError: If a file is no result or lacks its counts, a seed is there twice, or not all are of the same
+            sentences.
     """
-    from common.evaluation.metrics import paired_bootstrap
-    from common.evaluation.results import read_counts
+    from common.evaluation.metrics import METRICS, paired_bootstrap, span_scores
+    from common.evaluation.results import counts_path, read_counts
     from common.tables.groups import Group, not_alike
     from common.tables.results import read_one
 
@@ -61,6 +62,14 @@ def compare(first: Sequence[Path], second: Sequence[Path]) -> str:
         if len({result.identity for result in results.values()}) > 1:
             logger.warning("%s: the files differ in more than the seed", name)
         sides.append({seed: read_counts(result.path) for seed, result in results.items()})
+        for seed, result in results.items():
+            # Not macro F1, which other versions took over other types.
+            own = METRICS["micro_f1"].of(span_scores(sides[-1][seed]))
+            require(
+                abs(own - result.micro_f1) <= 1e-6,
+                f"{counts_path(result.path)}: is not of {result.path.name}: its micro F1 is {own:.6f}, the result's "
+                f"{result.micro_f1:.6f}; test again to make both",
+            )
         groups.append(Group(tuple(results.values())))
     for text in not_alike(dict(zip(("first", "second"), groups, strict=True))):
         logger.warning("not alike: %s", text)

@@ -58,8 +58,11 @@ def transfer(config: Config) -> Path | None:
     Raises:
         InputError: If the checkpoint or a data set cannot be read, or the record there is of something else.
     """
-    for name in config.dataset:
-        existing_dataset_dir(name)
+    folders = {folder.resolve(): folder.name for folder in map(existing_dataset_dir, config.dataset)}
+    require(
+        len(set(folders.values())) == len(folders),
+        f"--dataset: two data sets have one name, by which the record keeps them: {', '.join(config.dataset)}",
+    )
     approach = approach_of(config.checkpoint)
     path = find_checkpoint(approach, str(config.checkpoint))
     record = read_run(path, approach)

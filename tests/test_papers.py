@@ -54,6 +54,17 @@ def test_ours_stand_below_what_they_repeat(tmp_path):
     assert "90.00" not in page
 
 
+def test_other_settings_are_no_other_seeds(tmp_path):
+    """The group with the most seeds counts, of as many the newest, as in the other tables."""
+    plain = {"variant": {"dbr": "no DBR"}, "dataset": "bc5cdr"}
+    result(tmp_path / "a.json", {"disease": 0.8}, **plain, config={"lr": 1})
+    result(tmp_path / "b.json", {"disease": 0.4}, day=3, **plain, config={"lr": 2})
+    row = "one corpus each, without DBR", "ours", "BC5CDR disease"
+    assert lines(papers_table(read_results([tmp_path])), 1)[row] == pytest.approx(40.0)
+    result(tmp_path / "c.json", {"disease": 0.6}, **plain, config={"lr": 1}, seed=43)
+    assert lines(papers_table(read_results([tmp_path])), 1)[row] == pytest.approx(70.0)
+
+
 def test_a_sample_of_the_training_sentences_is_named(tmp_path):
     few = {"config": {"data": {"train_size": 50}}}
     result(tmp_path / "a.json", {"disease": 0.4}, dataset="bc5cdr", variant={"dbr": "DBR"}, **few)

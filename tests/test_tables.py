@@ -401,6 +401,10 @@ def test_bases_of_one_kind_and_unknown_approaches_have_rows_of_their_own(tmp_pat
     ]  # fmt: skip
     assert list(rows)[-1] == "mine (another/base)"
     assert rows["mine (another/base)"]["macro F1 reported by the thesis"] == "-"
+    mixed = {"variant": {"form": "v2", "data": "mine+x"}, "mixture": "mine+x"}
+    write(tmp_path / "d.json", 3, approach="mine", base_model=other, scores=scored(0.9), seed=43, **mixed)
+    assert lines_of(documents.main_table, tmp_path)[0]["mine (another/base)"]["micro F1"] == "0.7000"
+    assert controls(tmp_path)[0]["mine (another/base)", "v2, mine+x"]["micro F1"] == "0.9000"
 
 
 # -------------------------------------------------------------------------------------------------------- other tables
@@ -431,6 +435,21 @@ def test_types_by_hand(tmp_path):
         *("SP-GLiNER", "disease", "0.6000 ± 0.1414", "0.2500 ± 0.0000", "0.3333 ± 0.0000", "1,200", "2"),
     ]
     assert set(list(rows["LDSA"].values())[2:]) == {"missing"}
+
+
+def test_types_are_those_of_the_data_set(tmp_path):
+    """Not those that a mixture has joined; one result may tell a support that another does not."""
+
+    def typed(**more):
+        return {"scores": scored(0.5) | {"per_type": {name: {"f1": 0.5} | more for name in ("dna", "rna")}}}
+
+    write(tmp_path / "a.json", **typed())
+    write(tmp_path / "b.json", approach="ldsa", variant=dict(spec("ldsa").default_variant("bi")), **typed(support=3))
+    joined = {"mixture": "mine+x", "variant": {"prompt encoder": "residual", "data": "mine+x"}}
+    write(tmp_path / "c.json", scores=scored(0.5) | {"per_type": {"nucleic": {"f1": 0.5}}}, **joined)
+    rows = values_of(documents.types_table, tmp_path)
+    assert {(row["type"], row["support"]) for row in rows if row["f1"] != "NA"} == {("dna", "3"), ("rna", "3")}
+    assert "nucleic" not in {row["type"] for row in rows}
 
 
 def test_differences_are_those_of_the_paired_bootstrap_corrected_by_holm(tmp_path):
@@ -537,6 +556,15 @@ def test_controls_stand_beside_their_default(tmp_path):
     )  # fmt: skip
     assert rows["SP-GLiNER", "residual, focal"]["control"] == "other variant"
     assert {("LDSA", "bio"), ("Zero-shot (cross)", "cross, descriptions")} <= rows.keys()
+
+
+def test_a_variant_on_a_base_without_the_default_has_a_row(tmp_path):
+    write(tmp_path / "a.json")
+    other = {"name": "another/base", "revision": "1", "kind": "bi"}
+    write(tmp_path / "b.json", base_model=other, variant={"prompt encoder": "post_norm"}, scores=scored(0.6))
+    rows, _ = controls(tmp_path)
+    found = rows["SP-GLiNER (another/base)", "post_norm"]
+    assert (found["micro F1"], found["default micro F1"]) == ("0.6000", "missing")
 
 
 def test_a_control_on_fewer_sentences_is_compared_with_its_like(tmp_path):
@@ -819,6 +847,41 @@ def test_a_figure_without_data_is_not_left_over(tmp_path):
     assert {path.name for path in stale.parent.glob("*.p*")} == {"pareto_parameters.pdf", "pareto_parameters.png"}
 
 
+def test_a_table_without_rows_is_not_left_over(tmp_path):
+    write(tmp_path / "a.json", **full(training=trained(4560, checkpoint="run")))
+    kept(tmp_path / "transfer" / "a.json", "run", known=(0.8, 0.4))
+    write(tmp_path / "x" / "b.json", **full())
+    tables = tmp_path / "out"
+    for place, found in ((tmp_path, True), (tmp_path / "x", False)):
+        main(["--results", str(place), "--output", str(tables)])
+        assert [(tables / f"transfer.{suffix}").exists() for suffix in ("md", "csv", "tex")] == [found] * 3
+    # Of a model that has no result.
+    kept(tmp_path / "x" / "transfer" / "a.json", "run", trained_on={"name": "other"}, known=(0.8, 0.4))
+    main(["--results", str(tmp_path / "x"), "--output", str(tables)])
+    assert not (tables / "transfer.md").exists()
+
+
+def test_a_page_without_markers_is_refused_before_anything_is_written(tmp_path):
+    text = "<!-- answer -->\n<!-- /answer -->\n"
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(InputError, match=r"page\.md: needs the lines <!-- results -->"):
+        main([
+            *("--results", str(write(tmp_path / "a.json"))),
+            *("--output", str(tmp_path / "out"), "--readme", str(tmp_path / "page.md")),
+        ])  # fmt: skip
+    assert ((tmp_path / "page.md").read_text(), (tmp_path / "out").exists()) == (text, False)
+
+
+def test_the_answer_needs_no_parameters(tmp_path):
+    write(tmp_path / "a.json", parameters={}, scores=scored(0.9))
+    other = {"approach": "ldsa", "variant": dict(spec("ldsa").default_variant("bi")), "scores": scored(0.5)}
+    found = benchmarks(read_results([tmp_path]))
+    assert "| best | SP-GLiNER | missing | 0.900 |" in documents.answer(found)
+    write(tmp_path / "b.json", **other)
+    lines = documents.answer(benchmarks(read_results([tmp_path]))).splitlines()[2:]
+    assert [line.split(" | ")[1] for line in lines] == ["LDSA", "LDSA", "SP-GLiNER"]
+
+
 def test_places_and_output_are_the_users_own(tmp_path, monkeypatch):
     monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path))
     with pytest.raises(InputError, match="no results found"):
@@ -889,6 +952,9 @@ def test_compare_two_results(tmp_path, capsys):
         "micro_f1: first - second = +33.33 points, 95 % interval [+33.33, +33.33] over 60 sentences, p = 0.0002",
         "macro_f1: first - second = +50.00 points, 95 % interval [+50.00, +50.00] over 60 sentences, p = 0.0002",
     ]
+    counts_path(worse).write_bytes(counts_path(better).read_bytes())
+    with pytest.raises(InputError, match=r"b_counts\.npz: is not of b\.json: its micro F1 is 1\.000000, .* 0\.666667"):
+        compare.main([str(better), str(worse)])
     other = predicted(tmp_path / "c.json", gold[:1], gold[:1])
     with pytest.raises(InputError, match=r"a\.json, .*c\.json: the runs were not scored on the same sentences"):
         compare.main([str(better), str(other)])

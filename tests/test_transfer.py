@@ -152,6 +152,13 @@ def test_interpolation_goes_from_the_untrained_to_the_trained_weights(trial, spe
     assert changed
 
 
+def test_two_data_sets_of_one_name_are_refused(other, tmp_path):
+    """The record keeps them by name: one would take the place of the other."""
+    shutil.copytree(other, tmp_path / "other")
+    with pytest.raises(InputError, match="--dataset: two data sets have one name, by which the record keeps them"):
+        common.transfer.main(["--checkpoint", str(tmp_path), "--dataset", str(other), str(tmp_path / "other")])
+
+
 def test_what_is_done_is_kept_and_another_model_is_refused(trial, other, dataset_path, monkeypatch):
     _, run = trial(FT, "bi-bert", train={"epochs": 1}).train()
     arguments = ["--checkpoint", str(run.path), "--dataset", str(other)]

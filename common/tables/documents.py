@@ -614,10 +614,11 @@ def answer(found: Sequence[Benchmark]) -> str:
     if not whole:
         return "No approach has a result on every data set.\n"
     share = {label: of[0]["trainable_percent"] for label, of in whole.items()}
+    known = {label: value for label, value in share.items() if value is not None}
     mean = {label: sum(row["macro_f1"] for row in of) for label, of in whole.items()}
-    light = [label for label in whole if share[label] <= LIGHT]
+    light = [label for label, value in known.items() if value <= LIGHT]
     chosen = {
-        "trains the fewest weights": min(whole, key=lambda label: share[label]),
+        "trains the fewest weights": min(known, key=lambda label: known[label], default=None),
         f"best of those that train at most {LIGHT} %": max(light, key=lambda label: mean[label], default=None),
         "best": max(whole, key=lambda label: mean[label]),
     }

@@ -219,9 +219,11 @@ class Benchmark:
     def types(self) -> dict[str, int | None]:
         """Entity types in order and their numbers of gold spans."""
         types: dict[str, int | None] = {}
-        for group in self.groups:
+        # A mixture may join types of the data set.
+        for group in [group for _, group in self.shown] or self.groups:
             for name, scores in group.first.per_type.items():
-                types.setdefault(name, int(scores["support"]) if "support" in scores else None)
+                if types.get(name) is None:
+                    types[name] = int(scores["support"]) if "support" in scores else None
         return types
 
     def is_whole(self, group: Group) -> bool:
@@ -319,10 +321,11 @@ class Benchmark:
             if not own and not (expected and known and known.in_all):
                 continue
             groups = [group for group in own if _is_default(known, group)]
-            for kind in known.kinds if known else sorted({group.first.kind for group in groups}):
+            for kind in known.kinds if known else sorted({group.first.kind for group in own}):
                 of_kind = self.bases.get(kind, ())
                 preferred = variant_text(known.default_variant(kind)) if known else ""
-                bases: list[str | None] = [*sorted({g.first.base for g in groups if g.first.kind == kind})]
+                # Also those on which variants alone have results.
+                bases: list[str | None] = [*sorted({g.first.base for g in own if g.first.kind == kind})]
                 for base in bases or [None]:
                     shown = self.pick((g for g in groups if (g.first.kind, g.first.base) == (kind, base)), preferred)
                     told = [kind] if known and len(known.kinds) > 1 else []
@@ -341,7 +344,7 @@ def _known(approach: str) -> ApproachSpec[Any] | None:
 
 
 def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
-    return spec is None or spec.is_default(group.first.variant, group.first.kind)
+    return group.first.mixture is None if spec is None else spec.is_default(group.first.variant, group.first.kind)
 
 
 def _trained_on(data: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,7 @@ If an approach's paper has tables, they are in ``reported.json`` in its folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from statistics import mean
@@ -15,6 +15,7 @@ from common.data.labels import normalise_type
 from common.registry import specs
 from common.schema import read_record
 from common.spec import ApproachSpec, variant_text
+from common.tables.groups import Group
 from common.tables.render import Column, Section, Table
 from common.tables.results import Result
 
@@ -137,13 +138,12 @@ def _base(result: Result) -> str:
 
 
 def _f1(results: Sequence[Result], corpus: Corpus) -> float | None:
-    """The mean F1 of a type in percent; None if no result has it."""
-    found = list(_of_type(results, corpus))
-    return 100 * mean(found) if found else None
-
-
-def _of_type(results: Sequence[Result], corpus: Corpus) -> Iterator[float]:
+    """The mean F1 of a type in percent, of the group with the most seeds or the newest; None if no result has it."""
+    found: dict[str, list[tuple[Result, float]]] = {}
     for result in results:
         scores: Mapping[str, Mapping[str, float]] = {normalise_type(n): s for n, s in result.per_type.items()}
         if result.dataset.lower() in corpus["datasets"] and corpus["type"] in scores:
-            yield scores[corpus["type"]]["f1"]
+            found.setdefault(result.identity, []).append((result, scores[corpus["type"]]["f1"]))
+    # Other settings or another mixture are no other seeds.
+    best = max(found.values(), key=lambda own: Group(tuple(result for result, _ in own)).rank, default=[])
+    return 100 * mean(f1 for _, f1 in best) if best else None

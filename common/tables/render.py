@@ -173,7 +173,16 @@ def csv(table: Table) -> str:
     return table.values.map(_csv).to_csv(index=False, na_rep="NA", lineterminator="\n")
 
 
+_FORMATS: Mapping[str, Callable[[Table], str]] = {"md": markdown, "csv": csv, "tex": latex}
+
+
 def write_table(table: Table, folder: Path) -> None:
     """Writes ``<name>.md``, ``<name>.csv`` and ``<name>.tex``."""
-    for suffix, text in {"md": markdown(table), "csv": csv(table), "tex": latex(table)}.items():
-        write_text(folder / f"{table.name}.{suffix}", text)
+    for suffix, text in _FORMATS.items():
+        write_text(folder / f"{table.name}.{suffix}", text(table))
+
+
+def remove_table(name: str, folder: Path) -> None:
+    """Removes what was written of a table that has nothing to show any more."""
+    for suffix in _FORMATS:
+        (folder / f"{name}.{suffix}").unlink(missing_ok=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.files import put_between_markers
+from common.files import put_between_markers, split_at_markers
 from common.tables import documents
 from common.tables.drawings import write_figures
 from common.tables.groups import benchmarks, with_approaches
 from common.tables.papers import papers_table
-from common.tables.render import write_table
+from common.tables.render import remove_table, write_table
 from common.tables.results import own_places, read_results
 from common.tables.transfers import read_transfers, transfer_table
 
@@ -18,6 +18,8 @@ OF_APPROACHES = (documents.main_table, documents.types_table, documents.errors_t
 """Tables whose rows are approaches, in their default variants."""
 OF_VARIANTS = (documents.differences_table, documents.controls_table, documents.few_shot_table)
 """Those that have other variants too."""
+MARKERS = ("answer", "results")
+"""Of the places in a Markdown file."""
 
 
 def write_tables(
@@ -37,23 +39,26 @@ def write_tables(
     Raises:
         InputError: If a place does not exist, no result is there or all of them are bad.
     """
+    if readme is not None:
+        for name in MARKERS:
+            split_at_markers(readme, name)  # before anything is written
     results = read_results(places or own_places(), dataset)
-    transfers = read_transfers(places)
-    found = benchmarks(results, transfers)
-    if transfers:
-        write_table(transfer_table(found), folder)
+    found = benchmarks(results, read_transfers(places))
+    optional = {"transfer": transfer_table(found), "language_models": papers_table(results)}
     found = with_approaches(found, 1)
     with_defaults = [item for item in found if item.shown] or found
     tables = [build(with_defaults) for build in OF_APPROACHES] + [build(found) for build in OF_VARIANTS]
     for table in (*tables, documents.runs_table(results)):
         write_table(table, folder)
-    papers = papers_table(results)
-    if papers is not None:
-        write_table(papers, folder)
+    for name, found_table in optional.items():
+        if found_table is not None and found_table.sections:
+            write_table(found_table, folder)
+        else:
+            remove_table(name, folder)
     write_figures(found, folder)
     side_by_side = with_approaches(found, 2)
     glance = documents.glance(side_by_side)
     if readme is not None:
-        put_between_markers(readme, "answer", documents.answer(side_by_side))
-        put_between_markers(readme, "results", glance)
+        for name, text in zip(MARKERS, (documents.answer(side_by_side), glance), strict=True):
+            put_between_markers(readme, name, text)
     return glance
