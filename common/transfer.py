@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import BEHAVIOUR_VERSION, RuntimeConfig, differences, parse, require, require_share
 from common.data.dataset import Dataset, existing_dataset_dir, load_dataset
-from common.data.labels import LabelSet
+from common.data.labels import LabelSet, normalise_type
+from common.data.mixture import joint_names
 from common.errors import InputError
 from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord, UntouchedRecord
 from common.files import content_hash, read_json, sha256_file, write_json
@@ -134,7 +135,8 @@ def _measured(
     checkpoint = adapted(data.labels)
     after = answer(checkpoint.model, data, runtime)
     known = labels_of(checkpoint.record, path)
-    foreign = [name for name in known.names if name.casefold() not in map(str.casefold, data.labels.names)]
+    trained: Any = checkpoint.config
+    foreign = not_annotated(known.names, data.labels.names, joint_names(trained.data.map))
 
     def untouched_alone() -> tuple[Answer, float | None]:
         before = answer(untouched(checkpoint, data.labels), data, runtime)
@@ -170,6 +172,12 @@ def _measured(
         deltas = paired_bootstrap({None: counts["after"]}, {None: counts["before"]})
         result[f"difference_{place}"] = {name: [item.difference, item.low, item.high] for name, item in deltas.items()}
     return result
+
+
+def not_annotated(known: Sequence[str], annotated: Sequence[str], joint: Mapping[str, str]) -> list[str]:
+    """The types of a model that a corpus does not annotate, be it under a name that the model's mixture has mapped."""
+    own = {name.casefold() for label in annotated for name in (label, joint.get(normalise_type(label), label))}
+    return [name for name in known if name.casefold() not in own]
 
 
 def _once_for_each_base(

@@ -232,11 +232,12 @@ def write_dataset(
             os.replace(temporary, directory)
             return
         written = sorted(temporary.iterdir(), key=lambda path: (path.name == MANIFEST_FILE, path.name))
-        for path in written:
-            os.replace(path, directory / path.name)
         known = {kind(split, encoder) for kind in (span_file, token_file) for split in SPLITS for encoder in ENCODERS}
+        # First: beside the new manifest, which does not list them, they would be read as if they were of it.
         for name in known - {path.name for path in written}:
             (directory / name).unlink(missing_ok=True)
+        for path in written:
+            os.replace(path, directory / path.name)
 
 
 @contextlib.contextmanager

@@ -240,6 +240,20 @@ def test_another_run_leaves_no_stale_file(make):
     assert len(load_dataset(str(directory)).test) == 1
 
 
+def test_a_run_killed_behind_its_manifest_leaves_no_stale_file(make, monkeypatch):
+    directory = make(encoder="both")
+
+    def replace(source, target, replace=os.replace):
+        replace(source, target)
+        if Path(target).name == "manifest.json" and Path(target).parent == directory:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        make(encoder="cross", test_size=1)
+    assert len(load_dataset(str(directory)).test) == 1
+
+
 def test_an_error_leaves_the_earlier_files(make, corpus_dir):
     directory = make()
     before = contents(directory)

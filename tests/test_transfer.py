@@ -152,6 +152,12 @@ def test_interpolation_goes_from_the_untrained_to_the_trained_weights(trial, spe
     assert changed
 
 
+def test_a_type_that_the_mixture_has_mapped_is_annotated():
+    known = ("gene", "disease", "chemical")
+    assert common.transfer.not_annotated(known, ("Protein", "Chemical"), {"protein": "gene"}) == ["disease"]
+    assert common.transfer.not_annotated(known, ("Protein", "Chemical"), {}) == ["gene", "disease"]
+
+
 def test_two_data_sets_of_one_name_are_refused(other, tmp_path):
     """The record keeps them by name: one would take the place of the other."""
     shutil.copytree(other, tmp_path / "other")

@@ -385,7 +385,8 @@ def _control_notes(benchmark: Benchmark, pair: Pair) -> list[str]:
     _, entry, variant, group, default = pair
     notes = []
     if group is not None and group.first.mixture:
-        notes.append(f"{entry.label}, {variant}: trained on {group.first.n_train:,} sentences of all its data sets.")
+        n_train = f"{group.first.n_train:,}" if group.first.n_train is not None else "an unknown number of"
+        notes.append(f"{entry.label}, {variant}: trained on {n_train} sentences of all its data sets.")
     elif group is not None and not benchmark.is_whole(group):
         so_is = "" if default is None else ", and so is its default"
         notes.append(f"{entry.label}, {variant}: trained on {_part(benchmark, group)}{so_is}.")
