@@ -21,6 +21,7 @@ from common.config import parse, require
 from common.evaluation.error_kinds import KINDS, error_report, pair_spans
 from common.evaluation.metrics import METRICS
 from common.evaluation.results import read_predictions, read_result, types_of
+from common.evaluation.thresholds import thresholds_text
 from common.files import write_text
 from common.script import run_script
 from common.spec import variant_text
@@ -115,13 +116,13 @@ def _title(result: Mapping[str, Any]) -> str:
 
 def _facts(path: Path, result: Mapping[str, Any], n_sentences: int) -> list[tuple[str, str]]:
     """What was tested, by name."""
-    scores = result["scores"]
+    scores, threshold = result["scores"], result.get("threshold")
     n_types, n_defined = len(scores.get("per_type", {})), scores.get("defined_types")
     facts = {
         "base model": result["base_model"].get("name"),
         "seed": result["seed"],
         "split": result.get("split"),
-        "threshold": result.get("threshold"),
+        "threshold": None if threshold is None else thresholds_text(threshold, result.get("type_thresholds", {})),
         "sentences": f"{n_sentences:,}",
         "macro means over": None if n_defined in (None, n_types) else f"{n_defined} of {n_types} types",
         "tested": result["created"][:10],

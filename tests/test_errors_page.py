@@ -205,6 +205,9 @@ def test_figures_by_hand(result):
     assert data["sentences"][5] == {"words": "Nothing here .", "gold": [], "predicted": [], "pairs": []}
     assert [sentence.get("document") for sentence in data["sentences"][3:]] == ["document 3", "document 4", None]
     assert data["title"] == "some (token) on tiny"
+    assert dict(data["facts"])["threshold"] == "0.5"
+    result.write_text(json.dumps(json.loads(result.read_text("utf-8")) | {"type_thresholds": {"disease": 0.44}}))
+    assert dict(page_data(result)["facts"])["threshold"] == "0.5 (disease 0.44)"
     micro, macro = data["scores"]["averages"]
     assert micro["f1"] == pytest.approx(2 * 4 / (10 + 10))
     assert micro["support"] == 10

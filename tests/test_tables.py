@@ -164,7 +164,7 @@ BAD = [
     ("[" * 100_000, "cannot be read as JSON: nested too deep"),
     ('{"approach": "x', "not whole JSON"),
     ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
-    (json.dumps(RESULT | {"dataset": "../../etc"}), "dataset must be letters, digits"),
+    (json.dumps(RESULT | {"dataset": "../../etc"}), "dataset must be a name without a path in it"),
     (json.dumps(RESULT | {"seed": -1}), r"seed must be a whole number from 0, got '-1'"),
     (
         json.dumps(RESULT | {"training": {"epochs": "5\n6"}}),
@@ -224,6 +224,8 @@ def test_text_of_files_stays_text(tmp_path):
     changes = {"approach": HOSTILE, "variant": HOSTILE, "base_model": base, "training": TRAINING | machine}
     write(tmp_path / "a.json", **changes, scores=scored(0.5) | {"per_type": types})
     write(tmp_path / "b.json", approach="LDSA", variant="-1")
+    # As of a data set in such a folder.
+    write(tmp_path / "c.json", dataset="mein Korpus+$x^{$ |é", scores=scored(0.5) | {"per_type": types})
     main(["--results", str(tmp_path), "--output", str(tmp_path / "out")])
     page = (tmp_path / "out" / "main.md").read_text()
     assert r"=\$x^{\$ \<b>\|[a\](b) \\end \*\_ \&amp;" in page
@@ -241,6 +243,7 @@ def test_text_of_files_stays_text(tmp_path):
         "pareto_parameters",
         "pareto_time",
         "types_mine",
+        "types_mein Korpus+$x^{$ |é",
     }
 
 

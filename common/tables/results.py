@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.evaluation.results import counts_path
 from common.evaluation.transfer_record import TRANSFER_FOLDER
 from common.files import read_json
-from common.paths import check_name, output_root
+from common.paths import is_file_name, output_root
 from common.registry import APPROACHES, spec
 from common.spec import Variant, variant_text
 
@@ -199,7 +199,9 @@ def _result(path: Path, stored: Any) -> Result:
     required = {item.name for item in fields(Result) if item.default is item.default_factory} - {"path", "kind"}
     if lacking := [hint.__metadata__[0] for name, hint in hints.items() if name in required - values.keys()]:
         raise InputError(f"{path}: is no result file, it lacks {', '.join(lacking)}")
-    check_name(values["dataset"], f"{path}: dataset")
+    # A data set may lie in a folder of any name.
+    name = values["dataset"]
+    require(is_file_name(name), f"{path}: dataset must be a name without a path in it, got {name!r}")
     kind = values.setdefault("kind", "bi")
     if values["approach"] in APPROACHES and kind not in spec(values["approach"]).kinds:
         raise InputError(f"{path}: base_model.kind: {values['approach']} has no kind {kind!r}")
