@@ -210,6 +210,12 @@ def test_words_of_conll_stay_as_they_are(tmp_path):
         assert all(first.text[word.start : word.end] == word.text for word in words)
 
 
+def test_words_alone_may_begin_like_comments(tmp_path):
+    path = tmp_path / "some.conll"
+    path.write_text("Stop\n#covid\n#\nnow\n\n# a comment\n###MEDLINE:95\nno\n")
+    assert [(item.id, item.text) for item in read(path)] == [("some", "Stop #covid # now"), ("95", "no")]
+
+
 def test_the_examples_are_one_text_in_three_forms():
     folder = PROJECT_ROOT / "examples" / "corpora"
     notes, records, words = (read(folder / name) for name in ("brat", "doccano.jsonl", "words.conll"))

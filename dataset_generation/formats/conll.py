@@ -71,6 +71,8 @@ def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
         if not line.startswith("#"):
             return True
         row = _columns(line)
+        if width == 1:  # words alone, as prediction reads them: one of them may be #covid
+            return len(row) == width and not _DOCUMENT.match(line)
         return len(row) == width and all(row[index] in values[index] | {OUTSIDE} for index in tag_columns)
 
     return is_row
