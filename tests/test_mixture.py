@@ -190,6 +190,8 @@ def test_sizes_hold_for_each_data_set(folders):
     data = load_training(DataConfig(tuple(folders), train_size=5, validation_size=2), seed=1)
     assert [(len(part.train), len(part.validation), len(part.test)) for part in data.parts] == [(5, 2, 6), (5, 2, 6)]
     assert (len(data.train), len(data.validation)) == (10, 4)
+    with pytest.raises(InputError, match=rf"^{data.parts[0].name}: train size must be between 1 and \d+, got 999"):
+        load_training(DataConfig(tuple(folders), train_size=999), seed=1)
 
 
 @given(sizes=st.lists(st.integers(1, 30), min_size=2, max_size=4), seed=st.integers(0, 5), epoch=st.integers(1, 3))

@@ -748,6 +748,19 @@ def test_what_is_kept_stands_beside_what_is_won(tmp_path):
     assert list(read_transfers([tmp_path])[0]["corpora"]) == ["known", "other", "new", "further"]
 
 
+def test_a_corpus_measured_on_fewer_runs_has_their_number(tmp_path):
+    for seed in (42, 43):
+        write(tmp_path / f"{seed}.json", **full(training=trained(4560, checkpoint=f"run{seed}"), seed=seed))
+    kept(tmp_path / "transfer" / "a.json", "run42", both=(0.8, 0.4), one=(0.6, 0.3))
+    kept(tmp_path / "transfer" / "b.json", "run43", both=(0.8, 0.6))
+    table = transfer_table(benchmarks(read_results([tmp_path]), read_transfers([tmp_path])))
+    rows = {(row["corpus"], row["n_seeds"]): row["after"] for row in table.sections[0].rows if "after" in row}
+    assert rows == {("both", 2): pytest.approx(0.5), ("one", 1): 0.3}
+    page = render.markdown(table)
+    assert "| Full-FT (bi) | 1 | 2 | 0.800 → 0.500 |  |" in page
+    assert "| Full-FT (bi) | 1 | 1 |  | 0.600 → 0.300 [−30.0, −30.0] |" in page
+
+
 def test_what_a_model_of_a_mixture_keeps_stands_with_each_of_its_data_sets(tmp_path):
     mixed = {"encoder": "bi", "data": "several+bc5cdr"}
     for name in ("several", "bc5cdr", "third"):

@@ -204,8 +204,8 @@ class Dataset:
         """The data set with seeded samples of its training and validation sentences; the test split stays whole."""
         return replace(
             self,
-            train=sample(self.train, train_size, seed, "train size"),
-            validation=sample(self.validation, validation_size, seed, "validation size"),
+            train=sample(self.train, train_size, seed, f"{self.name}: train size"),
+            validation=sample(self.validation, validation_size, seed, f"{self.name}: validation size"),
         )
 
 

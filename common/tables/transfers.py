@@ -191,7 +191,9 @@ def _rows(benchmark: Benchmark) -> list[dict[str, Any]]:
                 runs = [item for item in records if item["model"]["interpolate"] == share]
                 for name in corpora:
                     here = [item["corpora"][name] for item in runs if name in item["corpora"]]
-                    row = head | {"label": label, "interpolate": share, "n_seeds": len(runs), "corpus": name}
+                    # Corpora measured on fewer runs have a line of their own.
+                    n_seeds = len(here) or len(runs)
+                    row = head | {"label": label, "interpolate": share, "n_seeds": n_seeds, "corpus": name}
                     rows.append(row | (_values(here) if here else {}))
     return rows
 
