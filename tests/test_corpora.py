@@ -158,6 +158,8 @@ def test_document_marks_and_comments_are_no_words(tmp_path):
 def test_a_comment_with_as_many_columns_as_a_word(tmp_path):
     text = "# id 01-ab domain=med\nasthma _ _ B-D\n\n# _ _ O\nof _ _ O\n"
     assert sentences(read(tmp_path, "x.conll", text)) == ["[asthma](d)", "# of"]
+    # No other word has this tag, but others have its type.
+    assert sentences(read(tmp_path, "x.tsv", lines("C/B-lang #/I-lang runs/O"))) == ["[C #](lang) runs"]
 
 
 @pytest.mark.parametrize("separator", [" ", "\t"])

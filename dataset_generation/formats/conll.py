@@ -56,7 +56,8 @@ def _sentences(path: Path) -> Iterator[_Sentence]:
 def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
     """Tells a line of word and tag from blank lines, comments and document marks.
 
-    A line that begins with ``#`` is a word only if it has as many columns as the others and its tag is one of theirs.
+    A line that begins with ``#`` is a word only if it has as many columns as the others and its tag is one of theirs,
+    or of a type of theirs.
     """
     plain = [_columns(line) for line in lines if not (_is_blank(line) or line.startswith(("#", "-DOCSTART-")))]
     width = Counter(map(len, plain)).most_common(1)[0][0] if plain else 0
@@ -64,6 +65,9 @@ def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
     tag_columns = [
         index for index in range(width) if all(TAG.fullmatch(value) or value in BARE_TAGS for value in values[index])
     ] or [width - 1]
+    for column in values:
+        types = {value[2:] for value in column if TAG.fullmatch(value)}
+        column |= {OUTSIDE, *(f"{prefix}-{name}" for prefix in BARE_TAGS - {OUTSIDE} for name in types)}
 
     def is_row(line: str) -> bool:
         if _is_blank(line) or line.startswith("-DOCSTART-"):
@@ -73,7 +77,7 @@ def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
         row = _columns(line)
         if width == 1:  # words alone, as prediction reads them: one of them may be #covid
             return len(row) == width and not _DOCUMENT.match(line)
-        return len(row) == width and all(row[index] in values[index] | {OUTSIDE} for index in tag_columns)
+        return len(row) == width and all(row[index] in values[index] for index in tag_columns)
 
     return is_row
 
