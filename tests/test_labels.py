@@ -9,7 +9,14 @@ LABELS = LabelSet(("rna", "cell type"), ("An RNA.", "A kind of cell."), "Anythin
 
 @pytest.mark.parametrize(
     ("raw", "name"),
-    [("cell_type", "cell type"), ("Chemical", "chemical"), (" DNA ", "dna"), ("Cell__Line", "cell line")],
+    [
+        ("cell_type", "cell type"),
+        ("Chemical", "chemical"),
+        (" DNA ", "dna"),
+        ("Cell__Line", "cell line"),
+        ("Me\u0301dicament", "m\u00e9dicament"),
+        ("\u0130", "i\u0307"),
+    ],
 )
 def test_normalise_type(raw, name):
     assert normalise_type(raw) == name

@@ -443,6 +443,7 @@ def test_wrong_input(tmp_path, gliner_folder):
         ("none.txt", [], "no such file or folder"),
         ("bad.txt", ["--output", str(tmp_path / "taken")], "taken: exists"),
         ("bad.txt", ["--output", str(tmp_path / "taken" / "out.jsonl")], "taken is no folder"),
+        ("bad.txt", ["--output", "-"], "--output -: nothing is written to standard output"),
         ("bad.txt", ["--output", str(tmp_path / "out.xml")], "ends neither in .jsonl nor .conll"),
         ("bad.txt", ["--checkpoint", "latest"], "in place of --checkpoint"),
     ):

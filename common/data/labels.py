@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,7 +18,8 @@ _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u2060\ufeff"))
 
 def normalise_type(raw: str) -> str:
     """``cell_type`` -> ``cell type``, ``Chemical`` -> ``chemical``: the words that a label encoder has seen."""
-    return " ".join(raw.translate(_INVISIBLE).replace("_", " ").split()).lower()
+    name = " ".join(raw.translate(_INVISIBLE).replace("_", " ").split()).lower()
+    return unicodedata.normalize("NFC", name)  # an accent may be a character of its own
 
 
 @dataclass(frozen=True)

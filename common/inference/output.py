@@ -33,6 +33,7 @@ def check_output(path: Path, form: OutputFormat | None) -> OutputFormat:
     Raises:
         InputError: If it is there already, its folder is a file, or nothing says its format.
     """
+    require(path != Path("-"), "--output -: nothing is written to standard output; name a file, or a folder for BRAT")
     require(not path.exists(), f"--output {path}: exists; give another name or remove it")
     above = next(parent for parent in path.absolute().parents if parent.exists())
     require(above.is_dir(), f"--output {path}: {above} is no folder")
