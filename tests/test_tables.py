@@ -568,6 +568,13 @@ def test_a_variant_on_a_base_without_the_default_has_a_row(tmp_path):
     rows, _ = controls(tmp_path)
     found = rows["SP-GLiNER (another/base)", "post_norm"]
     assert (found["micro F1"], found["default micro F1"]) == ("0.6000", "missing")
+    # It has no other rows, and none in the main table.
+    assert [name for name, _ in rows if name == "SP-GLiNER (another/base)"] == ["SP-GLiNER (another/base)"]
+    assert "SP-GLiNER (another/base)" not in lines_of(documents.main_table, tmp_path)[0]
+    unreachable = documents.unreachable_table(benchmarks(read_results([tmp_path]))).sections[0].rows
+    assert ("SP-GLiNER (another/base)", "post_norm") in {
+        (row["label"], row["variant"]) for row in unreachable if "variant" in row
+    }
 
 
 def test_a_control_on_fewer_sentences_is_compared_with_its_like(tmp_path):

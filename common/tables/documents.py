@@ -341,13 +341,14 @@ def controls_table(found: Sequence[Benchmark]) -> Table:
 
 def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
     told = set()
-    for entry in benchmark.entries:
+    expected = benchmark.entries if benchmark.shown else ()
+    for entry in benchmark.all_entries:
         for control in entry.spec.controls if entry.spec else ():
             variant = variant_text({**entry.variant, **control.change})
             told.add((entry, variant))
-            if benchmark.shown or variant in benchmark.variants(entry):
+            if entry in expected or variant in benchmark.variants(entry):
                 yield _pair(benchmark, control.title, entry, variant)
-    for entry in benchmark.entries:
+    for entry in benchmark.all_entries:
         for variant in benchmark.variants(entry):
             if variant != variant_text(entry.variant) and (entry, variant) not in told:
                 mixed = benchmark.variants(entry)[variant].first.mixture
@@ -431,9 +432,10 @@ def unreachable_table(found: Sequence[Benchmark]) -> Table:
     sections = []
     for item in found:
         rows = []
-        for entry in item.entries:
+        for entry in item.all_entries:
             others = (g for name, g in item.variants(entry).items() if name != variant_text(entry.variant))
-            rows += [row(item, entry, group) for group in (entry.group, *others)]
+            own = (entry.group,) if entry in item.entries else ()
+            rows += [row(item, entry, group) for group in (*own, *others)]
         sections.append(Section(item.title, rows, [*notes, _notes(item)[0]]))
     return Table("unreachable", "Unreachable gold spans", columns, tuple(sections))
 

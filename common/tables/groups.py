@@ -203,6 +203,12 @@ class Benchmark:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The lines of the main table."""
+        shown = {(entry.approach, entry.kind) for entry in self.all_entries if entry.group is not None}
+        return tuple(e for e in self.all_entries if e.group is not None or (e.approach, e.kind) not in shown)
+
+    @cached_property
+    def all_entries(self) -> tuple[Entry, ...]:
+        """Also those of bases on which variants alone have results, which stand in the tables of variants."""
         return tuple(self._entries())
 
     @property
@@ -299,8 +305,9 @@ class Benchmark:
 
         Of each entry, and of each other variant of its approach that was trained on few sentences.
         """
-        for entry in (entry for entry in self.entries if entry.trains):
-            yield entry, entry.label, self.curve(entry)
+        for entry in (entry for entry in self.all_entries if entry.trains):
+            if entry in self.entries:
+                yield entry, entry.label, self.curve(entry)
             of_variant: dict[str, list[Group]] = {}
             for group in self.of(entry):
                 if group.variant != variant_text(entry.variant) and group.first.n_train and not group.first.mixture:
@@ -324,7 +331,6 @@ class Benchmark:
             for kind in known.kinds if known else sorted({group.first.kind for group in own}):
                 of_kind = self.bases.get(kind, ())
                 preferred = variant_text(known.default_variant(kind)) if known else ""
-                # Also those on which variants alone have results.
                 bases: list[str | None] = [*sorted({g.first.base for g in own if g.first.kind == kind})]
                 for base in bases or [None]:
                     shown = self.pick((g for g in groups if (g.first.kind, g.first.base) == (kind, base)), preferred)
