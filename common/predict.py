@@ -75,7 +75,7 @@ class Config(InputOptions):
                 raise InputError(
                     "which model? --checkpoint RUN, --checkpoint latest --approach NAME, or --model GLINER"
                 )
-            return str(find_checkpoint(approach, "latest", self.dataset))
+            return str(find_checkpoint(approach, "latest", self.dataset and Path(self.dataset).name))
         path = Path(str(self.checkpoint))
         require((path / RUN_FILE).is_file(), f"--checkpoint {path}: is no run folder, it has no {RUN_FILE}")
         if approach is not None:

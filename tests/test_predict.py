@@ -24,7 +24,7 @@ from common.inference.output import write_tagged
 from common.inference.windows import OVERLAP, Window, join, windows_of
 from common.models.span_model import SpanModel
 from common.paths import PROJECT_ROOT
-from common.predict import main
+from common.predict import Config, main
 from common.registry import spec
 from common.training.records import RUN_FILE
 from dataset_generation.formats import FORMATS
@@ -470,6 +470,10 @@ def test_from_the_newest_run_to_a_file(run, tmp_path, caplog):
     record = json.loads(output.read_text("utf-8"))
     assert record["model"] == f"glinerev/{path.name}"
     assert record["entities"]
+    # As for every script, a data set may be named by its folder.
+    dataset = json.loads((path / "run.json").read_text("utf-8"))["dataset"]["name"]
+    named = Config(input="-", output=output, approach="glinerev", dataset=str(tmp_path / dataset))
+    assert named.source() == str(path)
     for item in record["entities"]:
         assert record["text"][item["start"] : item["end"]] == item["text"]
     main(
