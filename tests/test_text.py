@@ -80,6 +80,13 @@ def test_sentences(text):
     assert [text[start:end] for start, end in sentences_of(text)] == [part for part in expected if part]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \n", "\t\r\n"])
+def test_white_space_before_a_line_end_changes_no_sentence(end):
+    """The third line's first word would not have fitted on the second, but would on a line of eleven."""
+    assert len(sentences_of(end.join(["aaaa bbbbb", "cccc d", "eeee f"]))) == 1
+    assert len(sentences_of(end.join(["aaaa bbbbb", "cccc d", "eee f"]))) == 2
+
+
 def test_other_rules_of_sentences():
     text = "One. Two\r\nthree.\n\nFour"
     parts = {rule: [text[a:b] for a, b in sentences_of(text, rule)] for rule in ("lines", "whole")}

@@ -155,7 +155,7 @@ def _lines_after_short_ones(text: str) -> set[int]:
     In wrapped text, the first word of a line does not fit on the line before.
     """
     lines = text.split("\n")
-    width = max(map(len, lines))
+    width = max(len(line.rstrip()) for line in lines)
     starts, offset = set(), 0
     for line, following in pairwise(lines):
         offset += len(line) + 1
