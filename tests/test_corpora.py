@@ -236,6 +236,8 @@ def test_records_of_words(tmp_path):
     # As doccano writes it: the lists count characters.
     offsets = {"text": "Gout fell twice", "tokens": ["Gout", "fell", "twice"], "labels": [[0, 2, "D"]]}
     assert "entity (0, 2, 'D') begins or ends inside a word" in error(tmp_path, "x.jsonl", json.dumps(offsets))
+    offsets["labels"] = [{"start": 0, "end": 4, "label": "D"}]
+    assert sentences(read(tmp_path, "x.jsonl", json.dumps(offsets))) == ["[Gout](d) fell twice"]
 
 
 def test_a_table_with_a_sentence_column(tmp_path):

@@ -93,9 +93,10 @@ def _has_tagged_words(record: Mapping[str, Any], word: str | None, options: Read
     if word is None or "text" in options.roles:
         return False
     words, tag = record[word], find_field(list(record), "tag", TAG_FIELDS, options)
-    # Lists beside a text count characters where texts have entities in a field of this name.
-    offsets_too = tag in offsets.SPAN_FIELDS and isinstance(record[tag], list) and list in map(type, record[tag])
-    tagged = word == "tokenized_text" or (tag is not None and not offsets_too)
+    kinds = set(map(type, record[tag])) if tag is not None and isinstance(record[tag], list) else set()
+    # Lists and objects beside a text count characters where texts have entities in a field of this name.
+    of_text = tag in offsets.SPAN_FIELDS and bool(kinds & {list, dict})
+    tagged = word == "tokenized_text" or (tag is not None and not of_text)
     return tagged and isinstance(words, list) and all(isinstance(entry, str) for entry in words)
 
 
