@@ -238,6 +238,7 @@ def test_records_of_words(tmp_path):
     assert "entity (0, 2, 'D') begins or ends inside a word" in error(tmp_path, "x.jsonl", json.dumps(offsets))
     offsets["labels"] = [{"start": 0, "end": 4, "label": "D"}]
     assert sentences(read(tmp_path, "x.jsonl", json.dumps(offsets))) == ["[Gout](d) fell twice"]
+    assert sentences(read(tmp_path, "x.jsonl", json.dumps(offsets | {"labels": []}))) == ["Gout fell twice"]
 
 
 def test_a_table_with_a_sentence_column(tmp_path):

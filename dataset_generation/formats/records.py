@@ -95,7 +95,7 @@ def _has_tagged_words(record: Mapping[str, Any], word: str | None, options: Read
     words, tag = record[word], find_field(list(record), "tag", TAG_FIELDS, options)
     kinds = set(map(type, record[tag])) if tag is not None and isinstance(record[tag], list) else set()
     # Lists and objects beside a text count characters where texts have entities in a field of this name.
-    of_text = tag in offsets.SPAN_FIELDS and bool(kinds & {list, dict})
+    of_text = tag in offsets.SPAN_FIELDS and kinds <= {list, dict}
     tagged = word == "tokenized_text" or (tag is not None and not of_text)
     return tagged and isinstance(words, list) and all(isinstance(entry, str) for entry in words)
 
