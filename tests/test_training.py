@@ -218,6 +218,12 @@ def test_a_part_that_is_unfrozen_later_is_frozen_until_then(trial):
     assert run.record["parameters"]["trainable"] == whole["trainable"]
 
 
+def test_a_part_that_waits_needs_no_warm_up(trial):
+    made = trial(SP, "bi-bert", train={"warmup_ratio": 0.0}, downstream_lr=1.0, unfreeze_head_after=1)
+    rates = [entry["learning_rates"]["downstream"] for entry in made.train()[1].record["history"]]
+    assert rates == pytest.approx([0, 1 / 6])
+
+
 @pytest.mark.parametrize("max_steps", [1, 5])
 def test_steps_that_end_before_a_part_is_unfrozen_are_refused(trial, max_steps):
     """The whole training is frozen for the part, to the last step too."""
