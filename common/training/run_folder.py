@@ -228,8 +228,8 @@ def tidy_runs(savings: Path) -> None:
     names = {path.name for path in savings.iterdir() if path.is_dir()}
     names |= {path.name[1:].removesuffix(".lock") for path in savings.glob(".*.lock")}
     for name in filter(_RUN_NAME.fullmatch, sorted(names)):
-        # Other processes may tidy at the same time, and a run that is claimed is at work.
-        with contextlib.suppress(FileNotFoundError, InputError):
+        # Other processes may tidy at the same time, a run that is claimed is at work, another user's stays as it is.
+        with contextlib.suppress(OSError, InputError):
             _tidy_run(Run(savings / name, {}))
 
 
