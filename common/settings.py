@@ -96,7 +96,9 @@ def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
     found_for = values.get(TYPES) if isinstance(values, dict) else None
     labels = dataset_dir(dataset) / LABEL2ID_FILE
     if found_for is not None and labels.is_file():
-        types = sorted(set(read_json(labels)) - {OUTSIDE})
+        known = read_json(labels)
+        check(known, dict[str, int], str(labels))
+        types = sorted(set(known) - {OUTSIDE})
         if types != sorted(found_for):
             logger.warning("%s is not used: it is for the types %s, %s has %s", where, found_for, dataset, types)
             return {}

@@ -663,6 +663,15 @@ def test_defaults_are_for_a_corpus_and_not_for_its_name(defaults, dataset_path):
         assert parse_training(SPEC, ["--dataset", str(dataset_path)])[0].rest_lr == rate
 
 
+@pytest.mark.parametrize(("labels", "message"), [(5, "the record must be an object, got 5"), ({"a": []}, "a must be")])
+def test_defaults_of_a_data_set_without_types(defaults, tmp_path, labels, message):
+    write_json(defaults / "glinerev" / "configs" / "tiny.json", {"types": ["protein"], "rest_lr": 0.25})
+    file = tmp_path / "data" / "tiny" / "label2id.json"
+    write_json(file, labels)
+    with pytest.raises(InputError, match=re.escape(f"{file}: {message}")):
+        parse_training(SPEC, ["--dataset", str(file.parent)])
+
+
 def test_a_bad_default_file_is_named(defaults):
     path = defaults / "glinerev" / "configs" / "tiny.json"
     write_json(path, {"colour": "red"})
