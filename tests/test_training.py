@@ -654,6 +654,8 @@ def test_a_tracker_that_is_not_installed(trial, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--track wandb needs the package wandb: pip install wandb"):
         trial(SP, "bi-bert", train={"track": ("wandb",)}).train()
+    # The latest run to resume is one that had begun.
+    assert not list(SP.savings.iterdir())
 
 
 # -- device and precision ---------------------------------------------------------------------------------------------
