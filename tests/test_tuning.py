@@ -19,7 +19,7 @@ import common.sweeps.trials
 from common.config import from_dict, merge, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
-from common.paths import PROJECT_ROOT
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import spec, trained
 from common.settings import parse_training
 from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
@@ -348,6 +348,14 @@ def test_other_storages(sweep, scored, tmp_path, monkeypatch, url):
     Worker(made).run()
     assert states(made) == ["COMPLETE"] * 2
     assert (tmp_path / url.removeprefix("sqlite:///")).is_file()
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b é"])
+def test_a_sweep_is_where_its_output_is_whatever_the_folders_name(sweep, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / name))
+    assert sweep().opened.file == tmp_path / name / "injection_bi" / "optuna" / "tiny_training.db"
+    assert len(sweep().study.trials) == 1
+    assert list(tmp_path.glob("*/injection_bi/optuna/tiny_training.db"))
 
 
 def test_several_workers_share_a_journal_and_a_sweep_stays_in_its_file(sweep):

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from common.config import BEHAVIOUR_VERSION, differences, merge, to_dict
 from common.data.mixture import load_training
@@ -95,7 +96,7 @@ class Sweep:
         journal, database = (self.folder / f"{self.name}.{suffix}" for suffix in ("journal", "db"))
         if journal.is_file() or (self.config.workers > 1 and not database.is_file()):
             return str(journal)
-        return f"sqlite:///{database}"
+        return URL.create("sqlite", database=str(database)).render_as_string()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
