@@ -1,6 +1,7 @@
 """The loop against a small stand-in for the server: import, push, annotate, pull, fit, serve, train by the button."""
 
 import json
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -288,18 +289,23 @@ def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_fol
     # One that was cut off is gone on with.
     run = Path(record["model"])
     write_json(run / RUN_FILE, read_json(run / RUN_FILE) | {"status": "interrupted"})
+    _, approach, rest = fit.check_training([*options, *training])
+    data_set = work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"]
+    # If it cannot be, as it was started otherwise, another takes its place.
+    other = fit.train(approach, data_set, [*rest, "--eval-batch-size", "3"])
+    assert read_json(other / RUN_FILE)["status"] == "finished" != read_json(run / RUN_FILE)["status"]
+    shutil.rmtree(other)
     given = []
     monkeypatch.setattr("glinerev.train.main", given.append)
-    _, approach, rest = fit.check_training([*options, *training])
-    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], rest)
+    fit.train(approach, data_set, rest)
     assert given[0][-2:] == ["--resume", str(run)]
-    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], [*rest, "--seed", "7"])
+    fit.train(approach, data_set, [*rest, "--seed", "7"])
     assert "--resume" not in given[1], "other settings are another training"
     # So is that of a base model whose weights have changed where they lie.
     record = read_json(run / RUN_FILE)
     other = record["base_model"] | {"revision": f"sha256:{'0' * 64}"}
     write_json(run / RUN_FILE, record | {"status": "finished", "base_model": other})
-    fit.train(approach, work / "datasets" / record["dataset"]["name"], rest)
+    fit.train(approach, data_set, rest)
     assert len(given) == 3, "it is trained anew"
 
 
