@@ -39,6 +39,8 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
     arguments = list(sys.argv[1:] if argv is None else argv)
     file, arguments = take_option(arguments, "--config")
     resume, arguments = take_option(arguments, "--resume")
+    # A shell's variable that is not set would have another training begin.
+    require(resume != "", "--resume needs latest or a run folder")
     given = _settings(read_json(Path(file), unique_keys), file) if file is not None else {}
     data = given.get("data", {})
     require(isinstance(data, dict), f"{file}: data must be an object, got {data!r}")

@@ -635,6 +635,11 @@ def test_later_settings_win(defaults):
     assert resume == "latest"
 
 
+def test_an_empty_resume_begins_no_other_training(dataset_path):
+    with pytest.raises(InputError, match="--resume needs latest or a run folder"):
+        parse_training(SPEC, ["--dataset", str(dataset_path), "--resume", ""])
+
+
 def test_the_command_line_can_turn_off_what_a_file_turned_on(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"head": False, "threshold": 0.25, "data": {"train_size": 7}})

@@ -314,7 +314,7 @@ def test_a_part_without_cells_has_an_outline():
         ["--approaches", "gliner"], ["--kinds", "both"], ["--kinds", "causal", "--approaches", "glinerev"],
         ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
-        ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
+        ["--part", "3/2"], ["--part", ""], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):

@@ -374,7 +374,9 @@ def test_a_file_is_for_one_command(sweep):
         pass
 
 
-def test_a_storage_out_of_reach_is_one_clear_error(monkeypatch):
+def test_a_storage_out_of_reach_is_one_clear_error(sweep, monkeypatch):
+    with pytest.raises(InputError, match=r"^--storage : no storage URL"):
+        sweep(storage="")
     with pytest.raises(InputError, match=r"--storage nonsense://x: "):
         open_storage("nonsense://x")
     with pytest.raises(InputError, match=r"--storage sqlite:////nowhere/at/all\.db: "):

@@ -118,7 +118,7 @@ class StudyConfig:
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
         require(self.threads is None or self.threads >= 1, f"--threads must be at least 1, got {self.threads}")
         require(self.workers == 1 or not self.cluster, "--workers is of this machine, --cluster has workers of its own")
-        part = re.fullmatch(r"(\d+)/(\d+)", self.part or "1/1")
+        part = re.fullmatch(r"(\d+)/(\d+)", "1/1" if self.part is None else self.part)
         require(part is not None and 1 <= int(part[1]) <= int(part[2]), f"--part: expected I/N, got {self.part!r}")
         require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
         for text in self.other_base_models:

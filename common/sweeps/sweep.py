@@ -64,7 +64,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         n_combinations = combinations(space)
         self.n_trials = n_combinations or config.trials
-        self.storage = config.storage or self._own_storage()
+        self.storage = self._own_storage() if config.storage is None else config.storage
         self.opened = open_storage(self.storage)
         if self.opened.sqlite and config.workers > 1:
             raise InputError(
