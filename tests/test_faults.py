@@ -911,6 +911,16 @@ def test_leftovers_of_killed_runs_go_and_nothing_else_does(unfinished, tmp_path,
     assert not held.exists()
 
 
+def test_a_run_that_does_not_say_its_data_is_not_resumed(unfinished):
+    made, path = unfinished
+    record = read_json(path / RUN_FILE)
+    del record["dataset"]["sha256"]
+    write_json(path / RUN_FILE, record)
+    assert "started differently: the data set's content" in message_of(
+        lambda: resume_run(SP, made.config, made.data, made.named_base(), str(path))
+    )
+
+
 def test_a_run_that_starts_again_has_no_best_epoch(trial, monkeypatch, output):
     """Its first state could not be stored, though its first epoch's weights were: untrained ones replace these."""
     made = trial(SP, "bi-bert")
