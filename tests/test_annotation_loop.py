@@ -1,6 +1,7 @@
 """The loop against a small stand-in for the server: import, push, annotate, pull, fit, serve, train by the button."""
 
 import json
+import logging
 import shutil
 import threading
 import time
@@ -470,6 +471,24 @@ def test_doctor_looks_at_everything(studio, project, work, model, service, capsy
     with pytest.raises(InputError, match="of these are bad"):
         doctor.main([*options, "--backend", address])
     assert "UTF-16 units in" in capsys.readouterr().out
+
+
+def test_no_password_of_an_address_is_shown(studio, project, work, model, service, monkeypatch, capsys, caplog):
+    options = [*project[0], "--work", str(work)]
+    monkeypatch.setenv(serve.PASSWORD_VARIABLE, "s3cret")
+    backend = ["--backend", service([*options, *of_model(model), "--user", "ann"]).replace("//", "//ann:s3cret@")]
+    caplog.set_level("INFO")
+    # httpx says what it sends.
+    logging.getLogger("httpx").setLevel("ERROR")
+    doctor.main([*options, *backend])
+    status.main([*options, *backend])
+    disconnect.main([*project[0], *backend])
+    studio.block_local = True
+    with pytest.raises(InputError) as caught:
+        connect.main([*project[0], *backend])
+    shown = capsys.readouterr().out + caplog.text + str(caught.value)
+    assert shown.count("//ann:***@127.0.0.1") == 5
+    assert "s3cret" not in shown
 
 
 @pytest.mark.parametrize(
