@@ -315,6 +315,7 @@ def test_a_part_without_cells_has_an_outline():
         ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
         ["--part", "3/2"], ["--part", ""], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
+        ["--other-base-models", "cuasal=x"],
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):

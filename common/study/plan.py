@@ -124,6 +124,7 @@ class StudyConfig:
         for text in self.other_base_models:
             kind, separator, model = text.partition("=")
             require(bool(separator and kind and model), f"--other-base-models: expected KIND=MODEL, got {text!r}")
+            require(kind in kinds, f"--other-base-models: {kind!r} is none of {kinds}")
         for option in ("dataset", "transfer"):
             folders = [dataset_dir(name).name for name in getattr(self, option)]
             require(len(set(folders)) == len(folders), f"--{option}: two data sets have one name: {folders}")
