@@ -260,6 +260,23 @@ def test_a_sweep_goes_on_where_it_was_with_other_trials_and_checks_what_it_goes_
         Sweep(made.spec, made.space, made.config, other).begin()
 
 
+def test_a_sweep_that_was_killed_as_it_began_begins(sweep, monkeypatch):
+    set_user_attr = optuna.Study.set_user_attr
+
+    def die(study, key, value) -> None:
+        if key == "dataset":
+            raise KeyboardInterrupt
+        set_user_attr(study, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "set_user_attr", die)
+        with pytest.raises(KeyboardInterrupt):
+            sweep()
+    made = sweep()
+    assert made.study.user_attrs["dataset"] == "tiny"
+    assert states(made) == ["WAITING"]
+
+
 def test_other_choices_are_one_clear_error(sweep, scored):
     scored(lambda number, config: [0.5])
     Worker(sweep("architecture", SMALL[1:])).run()

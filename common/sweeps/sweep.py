@@ -122,7 +122,8 @@ class Sweep:
             InputError: If it is not.
         """
         study = self.study
-        if not study.user_attrs:
+        # Its first trial comes last: without one, a killed process may have left a part of the rest.
+        if not study.user_attrs or not study.get_trials(deepcopy=False):
             for key, value in self.context.items():
                 study.set_user_attr(key, value)
             study.set_user_attr("metric", f"validation {self.config.objective.replace('_f1', ' F1')}")
