@@ -96,7 +96,9 @@ class Client:
             asked = self._clock()
             answer = self._send("POST", "/api/token/refresh/", {}, {"refresh": self._token}, None)
             access = self._json(answer, "POST", "/api/token/refresh/").get("access")
-            require(isinstance(access, str), f"{self.url}: the answer to a personal token holds no access token")
+            require(
+                isinstance(access, str), f"{redact(self.url)}: the answer to a personal token holds no access token"
+            )
             self._access = (access, asked)
         return {"Authorization": f"Bearer {self._access[0]}"}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from annotation.client import ServerOptions
 from annotation.connection import connect
+from annotation.private import redact
 from annotation.serve import AddressOptions
 from common.config import parse
 from common.script import run_script
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     config = parse(Config, argv)
     address = config.backend or f"http://{config.host}:{config.port}"
     backend = connect(config.open(), address, config.title, config.credentials, config.interactive)
-    logger.info("%s: %s, version %s", address, backend.get("readable_state"), backend.get("model_version"))
+    logger.info("%s: %s, version %s", redact(address), backend.get("readable_state"), backend.get("model_version"))
     logger.info(
         "leave the project's setting to start training on each annotation off; new tasks are suggested for as they are "
         "opened in the label stream"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annotation.client import Opened, ServerError
+from annotation.private import redact
 from annotation.service import basic
 from common.errors import InputError
 
@@ -86,11 +87,11 @@ def connect(
     except ServerError as error:
         disconnect(project, address)
         if is_refusal(error.detail):
-            raise InputError(f"{address}: refused as a local address. {REFUSED_HINT}") from None
+            raise InputError(f"{redact(address)}: refused as a local address. {REFUSED_HINT}") from None
         raise
     if backend.get("error_message"):
         disconnect(project, address)
-        raise InputError(f"{address}: {backend['error_message']}")
+        raise InputError(redact(f"{address}: {backend['error_message']}"))
     if credentials is not None:
         for item in webhooks(project):
             if item["url"] == f"{address}/webhook":

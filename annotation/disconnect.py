@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from annotation.client import ServerOptions
 from annotation.connection import Removed, disconnect
+from annotation.private import redact
 from common.config import parse
 from common.script import run_script
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> Removed:
     """Disconnects and returns what was removed."""
     config = parse(Config, argv)
     removed = disconnect(config.open(), config.backend)
-    logger.info("%s: %d backends and %d webhooks removed", config.backend, removed.backends, removed.webhooks)
+    logger.info("%s: %d backends and %d webhooks removed", redact(config.backend), removed.backends, removed.webhooks)
     return removed
 
 

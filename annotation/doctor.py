@@ -13,6 +13,7 @@ from annotation.client import ServerError, ServerOptions
 from annotation.connection import REFUSED_HINT, backends, is_refusal, webhooks
 from annotation.labelling import Labelling, label_config
 from annotation.merging import MergeOptions, merge
+from annotation.private import redact
 from annotation.serve import AddressOptions
 from annotation.work import WorkOptions
 from common.config import parse
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     bad = 0
     for finding in examine(parse(Config, argv)):
-        print(f"{finding.state:4}  {finding.what}: {finding.text}")
+        print(f"{finding.state:4}  {finding.what}: {redact(finding.text)}")
         bad += finding.state == "bad"
     if bad:
         raise InputError(f"{bad} of these are bad")

@@ -169,14 +169,18 @@ def train(approach: ApproachSpec[Any], dataset: Path, options: Sequence[str]) ->
     source = config.base_model
     base = {"name": base_name(source), "revision": approach.bases.revision(source)}
     wanted = identity(approach.name, config, load_dataset(str(dataset)).sha256, base)
+    main = importlib.import_module(f"{approach.name}.train").main
     for path, status in matching_runs(approach.name, dataset.name, wanted, approach.savings):
         if status == "finished":
             logger.info("was trained before: %s", path)
             return path
         if status in ("running", "interrupted"):
-            arguments += ["--resume", str(path)]
-            break
-    return importlib.import_module(f"{approach.name}.train").main(arguments)
+            try:
+                return main([*arguments, "--resume", str(path)])
+            except InputError as error:
+                # It was started on another kind of device, for example.
+                logger.warning("trained anew: %s", error)
+    return main(arguments)
 
 
 def other_tasks(

@@ -10,6 +10,7 @@ from typing import Any
 
 from annotation.client import Client, Opened, ServerOptions, chunks
 from annotation.labelling import Labelling, parse_labelling
+from annotation.private import redact
 from annotation.tasks import UID
 from common.config import parse
 from common.errors import InputError
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     added, kept = import_missing(project, tasks)
     logger.info(
         "project %d %s: %d tasks imported, %d were there; %s/projects/%d/data",
-        project.id, "created" if is_new else "found", added, kept, client.url, project.id,
+        project.id, "created" if is_new else "found", added, kept, redact(client.url), project.id,
     )  # fmt: skip
     return project.id
 

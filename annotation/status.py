@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from annotation.client import ServerOptions, annotations_of
+from annotation.private import redact
 from annotation.serve import AddressOptions
 from annotation.work import WorkOptions
 from common.config import parse
@@ -57,7 +58,7 @@ def lines(config: Config) -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the lines."""
     for line in lines(parse(Config, argv)):
-        print(line)
+        print(redact(line))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
         raise InputError(f"--resume: run {path} is finished")
     stored = to_dict(spec.stored_config(record["config"], str(path)))
     changed = differences(_comparable(stored), _comparable(to_dict(config)))
-    if record["dataset"]["sha256"] != data.sha256:
+    if record["dataset"].get("sha256") != data.sha256:
         changed.append("the data set's content")
     stored_base = record["base_model"]
     if stored_base["revision"] != base.revision:

@@ -161,11 +161,17 @@ def shares(workers: int) -> list[dict[str, str]]:
     if workers == 1:
         return [{}]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or cores) // workers)
+    threads = max(1, (_outer_threads(os.environ.get("OMP_NUM_THREADS")) or cores) // workers)
     environment, gpus = {"OMP_NUM_THREADS": str(threads)}, _gpus()
     return [
         environment | ({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}) for number in range(workers)
     ]
+
+
+def _outer_threads(text: str | None) -> int:
+    """The threads that OMP_NUM_THREADS says, of nested ones (``4,2``) the outer; 0 if it says nothing."""
+    outer = (text or "").partition(",")[0].strip()
+    return int(outer) if outer.isdecimal() else 0
 
 
 def _gpus() -> list[str]:
@@ -308,7 +314,7 @@ def _become(
     os.chdir(folder or ".")
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and variables.get("OMP_NUM_THREADS", threads) != threads:
-        torch.set_num_threads(int(variables["OMP_NUM_THREADS"]))
+        torch.set_num_threads(_outer_threads(variables["OMP_NUM_THREADS"]) or torch.get_num_threads())
     if numpy is not None:
         numpy.random.seed()
     tempfile.tempdir = None

@@ -30,6 +30,7 @@ SILENCE_SECONDS = 30.0
 """For how long a hub that did not answer is not asked again."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _silent: dict[str, tuple[float, str]] = {}
 """When an endpoint did not answer, and why."""
 
@@ -53,7 +54,7 @@ def hub_problem() -> str | None:
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-        problem = f"{constants.ENDPOINT} does not answer ({_one_line(error)}; HF_ENDPOINT can name a mirror)"
+        problem = f"{_endpoint()} does not answer ({_one_line(error)}; HF_ENDPOINT can name a mirror)"
         _silent[constants.ENDPOINT] = time.monotonic(), problem
         return problem
     return None
@@ -161,12 +162,12 @@ def refusal(error: BaseException, page: str, revision: str | None = None, *, upl
             return f"the cache cannot be written: {place}: {cause.strerror}; HF_HOME can name another place for it"
         if isinstance(cause, errors.GatedRepoError):
             return (
-                f"it is gated: ask for access at {constants.ENDPOINT}/{page}, then give your token, "
+                f"it is gated: ask for access at {_endpoint()}/{page}, then give your token, "
                 "HF_TOKEN=... or hf auth login"
             )
         if isinstance(cause, errors.RepositoryNotFoundError):
             return (
-                f"{constants.ENDPOINT} has no such repository, or it is private: a token that may read it is given as "
+                f"{_endpoint()} has no such repository, or it is private: a token that may read it is given as "
                 "HF_TOKEN=... or by hf auth login"
             )
         if isinstance(cause, errors.RevisionNotFoundError):
@@ -174,7 +175,7 @@ def refusal(error: BaseException, page: str, revision: str | None = None, *, upl
         if isinstance(cause, errors.HfHubHTTPError):
             status = cause.response.status_code
             refused = {401: "the token (HF_TOKEN) is not valid", 403: "the token (HF_TOKEN) has no permission"}
-            return f"{constants.ENDPOINT} answers {status}: {refused.get(status, 'try again later')}"
+            return f"{_endpoint()} answers {status}: {refused.get(status, 'try again later')}"
         if isinstance(cause, httpx.LocalProtocolError):
             # Its message shows the header.
             return "the token (HF_TOKEN) holds characters that no token has"
@@ -192,5 +193,12 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def _endpoint() -> str:
+    """The hub's address without user and password."""
+    from huggingface_hub import constants
+
+    return _CREDENTIALS.sub("***@", constants.ENDPOINT)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return _CREDENTIALS.sub("***@", " ".join(str(error).split()))[:200] or type(error).__name__

@@ -39,6 +39,8 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
     arguments = list(sys.argv[1:] if argv is None else argv)
     file, arguments = take_option(arguments, "--config")
     resume, arguments = take_option(arguments, "--resume")
+    # A shell's variable that is not set would have another training begin.
+    require(resume != "", "--resume needs latest or a run folder")
     given = _settings(read_json(Path(file), unique_keys), file) if file is not None else {}
     data = given.get("data", {})
     require(isinstance(data, dict), f"{file}: data must be an object, got {data!r}")
@@ -96,7 +98,9 @@ def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
     found_for = values.get(TYPES) if isinstance(values, dict) else None
     labels = dataset_dir(dataset) / LABEL2ID_FILE
     if found_for is not None and labels.is_file():
-        types = sorted(set(read_json(labels)) - {OUTSIDE})
+        known = read_json(labels)
+        check(known, dict[str, int], str(labels))
+        types = sorted(set(known) - {OUTSIDE})
         if types != sorted(found_for):
             logger.warning("%s is not used: it is for the types %s, %s has %s", where, found_for, dataset, types)
             return {}

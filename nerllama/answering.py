@@ -82,7 +82,7 @@ def _as_known(data: Dataset, checkpoint: Checkpoint[Config]) -> list[Sentence]:
 def _condition(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> dict[str, str]:
     """What the variant says of a corpus that the model has not seen, and of other examples than its own."""
     trained_on = checkpoint.record["dataset"]
-    seen = data.sha256 in {part["sha256"] for part in (trained_on, *trained_on.get("members", ()))}
+    seen = data.sha256 in {part.get("sha256") for part in (trained_on, *trained_on.get("members", ()))}
     of = {
         "training": f"examples of {trained_on['name']}",
         "own": f"examples of {data.name}",

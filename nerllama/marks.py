@@ -44,7 +44,12 @@ def named_marks(labels: Sequence[str]) -> tuple[Mark, ...]:
     Types whose names differ in letters that a mark does not keep get their number behind it.
     """
     names = ["_".join(re.findall(r"\w+", normalise_type(label))) for label in labels]
-    unique = [name if name and names.count(name) == 1 else f"{name}{number}" for number, name in enumerate(names, 1)]
+    unique: list[str] = []
+    for number, name in enumerate(names, 1):
+        own = name if name and names.count(name) == 1 else f"{name}{number}"
+        while own != name and own in (*names, *unique):
+            own += "_"
+        unique.append(own)
     return tuple(Mark(f"@{name}@", f"#{name}#", label) for name, label in zip(unique, labels, strict=True))
 
 

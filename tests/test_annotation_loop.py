@@ -1,6 +1,8 @@
 """The loop against a small stand-in for the server: import, push, annotate, pull, fit, serve, train by the button."""
 
 import json
+import logging
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -288,18 +290,23 @@ def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_fol
     # One that was cut off is gone on with.
     run = Path(record["model"])
     write_json(run / RUN_FILE, read_json(run / RUN_FILE) | {"status": "interrupted"})
+    _, approach, rest = fit.check_training([*options, *training])
+    data_set = work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"]
+    # If it cannot be, as it was started otherwise, another takes its place.
+    other = fit.train(approach, data_set, [*rest, "--eval-batch-size", "3"])
+    assert read_json(other / RUN_FILE)["status"] == "finished" != read_json(run / RUN_FILE)["status"]
+    shutil.rmtree(other)
     given = []
     monkeypatch.setattr("glinerev.train.main", given.append)
-    _, approach, rest = fit.check_training([*options, *training])
-    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], rest)
+    fit.train(approach, data_set, rest)
     assert given[0][-2:] == ["--resume", str(run)]
-    fit.train(approach, work / "datasets" / read_json(run / RUN_FILE)["dataset"]["name"], [*rest, "--seed", "7"])
+    fit.train(approach, data_set, [*rest, "--seed", "7"])
     assert "--resume" not in given[1], "other settings are another training"
     # So is that of a base model whose weights have changed where they lie.
     record = read_json(run / RUN_FILE)
     other = record["base_model"] | {"revision": f"sha256:{'0' * 64}"}
     write_json(run / RUN_FILE, record | {"status": "finished", "base_model": other})
-    fit.train(approach, work / "datasets" / record["dataset"]["name"], rest)
+    fit.train(approach, data_set, rest)
     assert len(given) == 3, "it is trained anew"
 
 
@@ -464,6 +471,24 @@ def test_doctor_looks_at_everything(studio, project, work, model, service, capsy
     with pytest.raises(InputError, match="of these are bad"):
         doctor.main([*options, "--backend", address])
     assert "UTF-16 units in" in capsys.readouterr().out
+
+
+def test_no_password_of_an_address_is_shown(studio, project, work, model, service, monkeypatch, capsys, caplog):
+    options = [*project[0], "--work", str(work)]
+    monkeypatch.setenv(serve.PASSWORD_VARIABLE, "s3cret")
+    backend = ["--backend", service([*options, *of_model(model), "--user", "ann"]).replace("//", "//ann:s3cret@")]
+    caplog.set_level("INFO")
+    # httpx says what it sends.
+    logging.getLogger("httpx").setLevel("ERROR")
+    doctor.main([*options, *backend])
+    status.main([*options, *backend])
+    disconnect.main([*project[0], *backend])
+    studio.block_local = True
+    with pytest.raises(InputError) as caught:
+        connect.main([*project[0], *backend])
+    shown = capsys.readouterr().out + caplog.text + str(caught.value)
+    assert shown.count("//ann:***@127.0.0.1") == 5
+    assert "s3cret" not in shown
 
 
 @pytest.mark.parametrize(

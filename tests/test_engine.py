@@ -238,6 +238,8 @@ def test_workers_share_the_cores_and_have_a_gpu_each(monkeypatch):
     assert shares(3) == [{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": gpu} for gpu in ("4", "7", "4")]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert shares(10) == [{"OMP_NUM_THREADS": "1"}] * 10
+    monkeypatch.setenv("OMP_NUM_THREADS", "9,2")
+    assert shares(3) == [{"OMP_NUM_THREADS": "3"}] * 3
 
 
 def test_each_worker_has_its_share(modules, monkeypatch):

@@ -635,6 +635,11 @@ def test_later_settings_win(defaults):
     assert resume == "latest"
 
 
+def test_an_empty_resume_begins_no_other_training(dataset_path):
+    with pytest.raises(InputError, match="--resume needs latest or a run folder"):
+        parse_training(SPEC, ["--dataset", str(dataset_path), "--resume", ""])
+
+
 def test_the_command_line_can_turn_off_what_a_file_turned_on(defaults):
     file = defaults / "sweep.json"
     write_json(file, {"head": False, "threshold": 0.25, "data": {"train_size": 7}})
@@ -661,6 +666,15 @@ def test_defaults_are_for_a_corpus_and_not_for_its_name(defaults, dataset_path):
     for types, rate in ((list(LABELS.names), 0.25), (["protein"], Config(DataConfig("any")).rest_lr)):
         write_json(path, {"types": types, "rest_lr": 0.25})
         assert parse_training(SPEC, ["--dataset", str(dataset_path)])[0].rest_lr == rate
+
+
+@pytest.mark.parametrize(("labels", "message"), [(5, "the record must be an object, got 5"), ({"a": []}, "a must be")])
+def test_defaults_of_a_data_set_without_types(defaults, tmp_path, labels, message):
+    write_json(defaults / "glinerev" / "configs" / "tiny.json", {"types": ["protein"], "rest_lr": 0.25})
+    file = tmp_path / "data" / "tiny" / "label2id.json"
+    write_json(file, labels)
+    with pytest.raises(InputError, match=re.escape(f"{file}: {message}")):
+        parse_training(SPEC, ["--dataset", str(file.parent)])
 
 
 def test_a_bad_default_file_is_named(defaults):

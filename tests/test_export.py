@@ -61,6 +61,7 @@ def test_the_card_says_what_the_model_is(run, tmp_path, dataset_path):
     }
     assert {(item.dataset_name, item.dataset_split) for item in card.data.eval_results} == {("tiny", "test")}
     low, high = result["intervals"]["macro_f1"]
+    assert f"| **macro** | {result['scores']['macro']['precision']:.4f} |" in card.text
     assert f"| {result['scores']['macro']['f1']:.4f} | [{low:.4f}, {high:.4f}] |" in card.text
     for name, text, threshold in zip(LABELS.names, LABELS.descriptions, (0.3, 0.25, 0.2), strict=True):
         assert f"| {name} | {name} | {threshold:.2f} | {text} |" in card.text

@@ -905,8 +905,38 @@ def test_leftovers_of_killed_runs_go_and_nothing_else_does(unfinished, tmp_path,
     for file in (*mine, young, path / RUN_FILE, path / WEIGHTS_FILE):
         assert file.exists(), file
     assert list(path.glob("state_*"))
+    # As a lock of another user's, it cannot be taken.
+    (savings / ".tiny_20260101_000007.lock").mkdir()
     tidy_runs(savings)
     assert not held.exists()
+
+
+def test_a_run_that_does_not_say_its_data_is_not_resumed(unfinished):
+    made, path = unfinished
+    record = read_json(path / RUN_FILE)
+    del record["dataset"]["sha256"]
+    write_json(path / RUN_FILE, record)
+    assert "started differently: the data set's content" in message_of(
+        lambda: resume_run(SP, made.config, made.data, made.named_base(), str(path))
+    )
+
+
+def test_a_run_that_starts_again_has_no_best_epoch(trial, monkeypatch, output):
+    """Its first state could not be stored, though its first epoch's weights were: untrained ones replace these."""
+    made = trial(SP, "bi-bert")
+
+    def ends(function, error, begin) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"common.training.loop._Loop.{function}", lambda _: (_ for _ in ()).throw(error))
+            with pytest.raises(type(error)):
+                begin()
+
+    ends("save_state", OSError(errno.ENOSPC, "No space left on device"), made.train)
+    assert runs_of(SP, "tiny")[0][1]["best"]["epoch"] == 1
+    ends("train_on", KeyboardInterrupt(), lambda: made.resume("latest"))
+    assert runs_of(SP, "tiny")[0][1]["status"] == "interrupted"
+    assert "no finished run" in message_of(lambda: find_checkpoint(SP, "latest"))
+    assert made.resume("latest")[1].record["best"]["epoch"] == 2
 
 
 def test_a_run_that_was_finished_in_the_meantime_is_not_trained_again(unfinished, monkeypatch):

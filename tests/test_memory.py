@@ -141,6 +141,9 @@ def test_what_is_no_llama_is_one_line(tmp_path):
         memory.main(["--base-model", str(tmp_path)])
     with pytest.raises(InputError, match="answer must be from 0"):
         memory.main(["--answer", "128"])
+    # They would count as no adapters at all.
+    with pytest.raises(InputError, match=r"--modules: \['q_prj'\]: the layers of a Llama's blocks are \['q_proj', "):
+        memory.main(["--modules", "q_prj", "v_proj"])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,8 @@ def test_values_that_no_llama_has_are_named(folder, tmp_path, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("gpu-gib", "nan"), ("gpu-gib", "-5"), ("gpu-gib", "inf"), ("rows", "1" + "0" * 400)]
+    ("option", "value"),
+    [("gpu-gib", "nan"), ("gpu-gib", "-5"), ("gpu-gib", "inf"), ("rows", "1" + "0" * 400), ("rank", "1" + "0" * 400)],
 )
 def test_amounts_that_no_machine_has_are_named(option, value):
     with pytest.raises(InputError, match=f"{option.replace('-', '_')} must be .* got {value}"):

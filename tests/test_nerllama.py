@@ -50,6 +50,9 @@ def test_names_in_marks_are_told_apart():
     names = ["cell_line", "cell line", "Ünit", "+"]
     befores = [mark.before for mark in named_marks(names)]
     assert befores == ["@cell_line1@", "@cell_line2@", "@ünit@", "@4@"]
+    # A number must not make the name of another type.
+    befores = [mark.before for mark in named_marks(["CD4+", "CD4-", "CD42", "CD", "cd", "CD5"])]
+    assert befores == ["@cd41@", "@cd42_@", "@cd42@", "@cd4_@", "@cd5_@", "@cd5@"]
 
 
 @pytest.mark.parametrize(

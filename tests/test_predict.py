@@ -372,6 +372,8 @@ def test_a_run_knows_its_approach_and_an_export_its_labels(run, tmp_path):
     export(spec("full_finetune"), ExportConfig(tmp_path / "plain", str(path)))
     plain = Tagger.load(tmp_path / "plain", runtime=RUNTIME)
     assert plain.labels == LABELS.names
+    # A joiner inside a word, as Persian has them.
+    assert Tagger.load(tmp_path / "plain", labels=["\u0645\u06cc\u200c\u062e\u0648"], runtime=RUNTIME).tag([TEXT])
     assert plain.threshold == Tagger.load(path, runtime=RUNTIME).threshold == read_json(path / RUN_FILE)["threshold"]
     found = Tagger.load(tmp_path / "plain", threshold=0.3, runtime=RUNTIME).tag([TEXT])
     assert [item[:4] for item in found[0]] == [item[:4] for item in entities[0]]

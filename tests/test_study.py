@@ -35,7 +35,7 @@ from common.study.estimates import Pace, duration
 from common.study.identity import changes, stored_result
 from common.study.plan import StudyConfig, configuration, make_plan
 from common.study.runner import Study
-from common.study.work import Outcome, do_cell
+from common.study.work import Outcome, Work, _Doing, do_cell
 
 pytestmark = pytest.mark.slow
 
@@ -314,7 +314,8 @@ def test_a_part_without_cells_has_an_outline():
         ["--approaches", "gliner"], ["--kinds", "both"], ["--kinds", "causal", "--approaches", "glinerev"],
         ["--few-shot-approaches", ZERO_SHOT], ["--train-sizes", "0"],
         ["--dataset", "a", "b/a"], ["--transfer", "a", "b/a"],
-        ["--part", "3/2"], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
+        ["--part", "3/2"], ["--part", ""], ["--workers", "0"], ["--workers", "2", "--cluster", "tcp://a:1"],
+        ["--other-base-models", "cuasal=x"],
     ],
 )  # fmt: skip
 def test_a_plan_that_cannot_be_is_refused(options):
@@ -421,6 +422,20 @@ def test_a_result_of_the_same_settings_is_done_and_others_are_to_do_again(done, 
     assert [change.partition(":")[0] for change in changes(stored_result(done.result_path(cell))[1], wanted)] == [
         "base_model.revision"
     ]
+
+
+def test_a_data_set_whose_folders_name_is_a_pattern(arguments, dataset_path, tmp_path, output, monkeypatch):
+    elsewhere = shutil.copytree(dataset_path, tmp_path / "elsewhere" / "tiny [2]")
+    study = Study(parse(StudyConfig, [*arguments, "--dataset", str(elsewhere)]))
+    (cell,) = study.cells
+    work = Work(cell, study.wanted(cell, study.revision(cell)), (*ON_CPU,), tmp_path / "log", output, tmp_path)
+
+    def here(_, module, options) -> int:
+        importlib.import_module(module).main(options)
+        return 0
+
+    monkeypatch.setattr(_Doing, "run", here)
+    assert _Doing(work).result().name.startswith("tiny [2]_")
 
 
 def test_a_result_without_all_its_files_is_none(done, arguments):

@@ -218,6 +218,12 @@ def test_a_part_that_is_unfrozen_later_is_frozen_until_then(trial):
     assert run.record["parameters"]["trainable"] == whole["trainable"]
 
 
+def test_a_part_that_waits_needs_no_warm_up(trial):
+    made = trial(SP, "bi-bert", train={"warmup_ratio": 0.0}, downstream_lr=1.0, unfreeze_head_after=1)
+    rates = [entry["learning_rates"]["downstream"] for entry in made.train()[1].record["history"]]
+    assert rates == pytest.approx([0, 1 / 6])
+
+
 @pytest.mark.parametrize("max_steps", [1, 5])
 def test_steps_that_end_before_a_part_is_unfrozen_are_refused(trial, max_steps):
     """The whole training is frozen for the part, to the last step too."""
@@ -648,6 +654,8 @@ def test_a_tracker_that_is_not_installed(trial, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match="--track wandb needs the package wandb: pip install wandb"):
         trial(SP, "bi-bert", train={"track": ("wandb",)}).train()
+    # The latest run to resume is one that had begun.
+    assert not list(SP.savings.iterdir())
 
 
 # -- device and precision ---------------------------------------------------------------------------------------------

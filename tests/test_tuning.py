@@ -19,7 +19,7 @@ import common.sweeps.trials
 from common.config import from_dict, merge, to_dict
 from common.errors import InputError, TrainingError
 from common.files import read_json
-from common.paths import PROJECT_ROOT
+from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
 from common.registry import spec, trained
 from common.settings import parse_training
 from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
@@ -260,6 +260,23 @@ def test_a_sweep_goes_on_where_it_was_with_other_trials_and_checks_what_it_goes_
         Sweep(made.spec, made.space, made.config, other).begin()
 
 
+def test_a_sweep_that_was_killed_as_it_began_begins(sweep, monkeypatch):
+    set_user_attr = optuna.Study.set_user_attr
+
+    def die(study, key, value) -> None:
+        if key == "dataset":
+            raise KeyboardInterrupt
+        set_user_attr(study, key, value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.Study, "set_user_attr", die)
+        with pytest.raises(KeyboardInterrupt):
+            sweep()
+    made = sweep()
+    assert made.study.user_attrs["dataset"] == "tiny"
+    assert states(made) == ["WAITING"]
+
+
 def test_other_choices_are_one_clear_error(sweep, scored):
     scored(lambda number, config: [0.5])
     Worker(sweep("architecture", SMALL[1:])).run()
@@ -350,6 +367,14 @@ def test_other_storages(sweep, scored, tmp_path, monkeypatch, url):
     assert (tmp_path / url.removeprefix("sqlite:///")).is_file()
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b é"])
+def test_a_sweep_is_where_its_output_is_whatever_the_folders_name(sweep, tmp_path, monkeypatch, name):
+    monkeypatch.setenv(OUTPUT_VARIABLE, str(tmp_path / name))
+    assert sweep().opened.file == tmp_path / name / "injection_bi" / "optuna" / "tiny_training.db"
+    assert len(sweep().study.trials) == 1
+    assert list(tmp_path.glob("*/injection_bi/optuna/tiny_training.db"))
+
+
 def test_several_workers_share_a_journal_and_a_sweep_stays_in_its_file(sweep):
     assert sweep(workers=2).opened.file.name == "tiny_training.journal"
     assert sweep(workers=1).opened.file.name == "tiny_training.journal"
@@ -366,7 +391,9 @@ def test_a_file_is_for_one_command(sweep):
         pass
 
 
-def test_a_storage_out_of_reach_is_one_clear_error(monkeypatch):
+def test_a_storage_out_of_reach_is_one_clear_error(sweep, monkeypatch):
+    with pytest.raises(InputError, match=r"^--storage : no storage URL"):
+        sweep(storage="")
     with pytest.raises(InputError, match=r"--storage nonsense://x: "):
         open_storage("nonsense://x")
     with pytest.raises(InputError, match=r"--storage sqlite:////nowhere/at/all\.db: "):

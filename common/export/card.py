@@ -114,7 +114,7 @@ def model_card(
         _table(
             ("type", "label to ask for", "threshold", "description"),
             (
-                (name, text, f"{thresholds[text]:.2f}", description)
+                (*map(escape_markdown, (name, text, f"{thresholds[text]:.2f}", description)),)
                 for name, text, description in zip(
                     labels.names, checkpoint.model.label_texts, labels.descriptions, strict=True
                 )
@@ -153,7 +153,7 @@ def _eval_results(result: Mapping[str, Any]) -> list[Any]:
 def _figures(result: Mapping[str, Any]) -> str:
     scores, intervals = result["scores"], result.get("intervals", {})
     rows = [(f"**{metric.average}**", scores[metric.average], intervals.get(key)) for key, metric in METRICS.items()]
-    rows += [(name, row, None) for name, row in scores["per_type"].items()]
+    rows += [(escape_markdown(name), row, None) for name, row in scores["per_type"].items()]
     table = _table(
         ("type", "precision", "recall", "F1", "95 % interval of F1", "entities"),
         (
@@ -183,5 +183,5 @@ def _graph_text(graph: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([escape_markdown(cell) for cell in row] for row in rows)]
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

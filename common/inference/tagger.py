@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from common.data.spans import ScoredSpan
     from common.data.text import Word
 
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""In a type's name; joiners inside a word, as in Persian, are none."""
 _SENTENCES_AT_ONCE = 512
 """Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into
 batches."""
@@ -210,7 +213,7 @@ def _numbered(texts: Iterable[str]) -> Iterator[Document]:
 def _label_set(labels: Sequence[str]) -> LabelSet:
     """Entity types whose names are all that the model reads of them."""
     for name in labels:
-        require(name.isprintable(), f"--labels: {name!r} holds a line end or the like")
+        require(not _UNWRITABLE.search(name), f"--labels: {name!r} holds a line end or the like")
     try:
         return LabelSet(tuple(labels), tuple(labels), "Any other word.")
     except ValueError as error:

@@ -126,6 +126,10 @@ class MemoryConfig:
         for name in ("rows", "predicted_rows", "tokens"):
             value = getattr(self, name)
             require(1 <= value <= 2**32, f"{name} must be between 1 and 2^32, got {value}")
+        require(self.adapters.rank <= 2**32, f"rank must be between 1 and 2^32, got {self.adapters.rank}")
+        layers = ["all-linear", *next(iter(PUBLISHED.values())).linear()]
+        unknown = sorted(set(self.adapters.modules) - {*layers})
+        require(not unknown, f"--modules: {unknown}: the layers of a Llama's blocks are {layers[1:]}")
         require(0 < self.gpu_gib < float("inf"), f"gpu_gib must be positive, got {self.gpu_gib}")
         require(0 <= self.answer < self.tokens, f"answer must be from 0 to below {self.tokens}, got {self.answer}")
 

@@ -118,12 +118,13 @@ class StudyConfig:
         require(self.workers >= 1, f"--workers must be at least 1, got {self.workers}")
         require(self.threads is None or self.threads >= 1, f"--threads must be at least 1, got {self.threads}")
         require(self.workers == 1 or not self.cluster, "--workers is of this machine, --cluster has workers of its own")
-        part = re.fullmatch(r"(\d+)/(\d+)", self.part or "1/1")
+        part = re.fullmatch(r"(\d+)/(\d+)", "1/1" if self.part is None else self.part)
         require(part is not None and 1 <= int(part[1]) <= int(part[2]), f"--part: expected I/N, got {self.part!r}")
         require(self.epochs is None or self.epochs >= 1, f"--epochs must be at least 1, got {self.epochs}")
         for text in self.other_base_models:
             kind, separator, model = text.partition("=")
             require(bool(separator and kind and model), f"--other-base-models: expected KIND=MODEL, got {text!r}")
+            require(kind in kinds, f"--other-base-models: {kind!r} is none of {kinds}")
         for option in ("dataset", "transfer"):
             folders = [dataset_dir(name).name for name in getattr(self, option)]
             require(len(set(folders)) == len(folders), f"--{option}: two data sets have one name: {folders}")

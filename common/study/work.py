@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class _Doing:
         started = now()
         while (status := self.run(f"{self.cell.approach}.test", arguments)) != 0:
             self.count_death("test.py", status)
-        for path in sorted((self.place / "test_results").glob(f"{self.dataset}_*.json"), reverse=True):
+        for path in sorted((self.place / "test_results").glob(f"{glob.escape(self.dataset)}_*.json"), reverse=True):
             found = stored_result(path)
             if found and found[0]["created"] >= started and found[1] == self.work.wanted:
                 return path

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from common.config import BEHAVIOUR_VERSION, differences, merge, to_dict
 from common.data.mixture import load_training
@@ -63,7 +64,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         n_combinations = combinations(space)
         self.n_trials = n_combinations or config.trials
-        self.storage = config.storage or self._own_storage()
+        self.storage = self._own_storage() if config.storage is None else config.storage
         self.opened = open_storage(self.storage)
         if self.opened.sqlite and config.workers > 1:
             raise InputError(
@@ -95,7 +96,7 @@ class Sweep:
         journal, database = (self.folder / f"{self.name}.{suffix}" for suffix in ("journal", "db"))
         if journal.is_file() or (self.config.workers > 1 and not database.is_file()):
             return str(journal)
-        return f"sqlite:///{database}"
+        return URL.create("sqlite", database=str(database)).render_as_string()
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -121,7 +122,8 @@ class Sweep:
             InputError: If it is not.
         """
         study = self.study
-        if not study.user_attrs:
+        # Its first trial comes last: without one, a killed process may have left a part of the rest.
+        if not study.user_attrs or not study.get_trials(deepcopy=False):
             for key, value in self.context.items():
                 study.set_user_attr(key, value)
             study.set_user_attr("metric", f"validation {self.config.objective.replace('_f1', ' F1')}")

@@ -127,6 +127,8 @@ class _Loop:
         stored, here = self.run.load_state(), self.provenances[-1]
         if stored is None:
             logger.info("the run had reached no validation: it starts again")
+            # One whose state could not be stored: its weights give way to the untrained ones.
+            self.run.record.pop("best", None)
             self.run.update(provenance=here, earlier_provenance=[])
             return
         tensors, values = stored
@@ -270,15 +272,13 @@ class _Loop:
     def _set_learning_rates(self) -> None:
         for group in self.optimizer.param_groups:
             frozen = group["starts_after"] * self.steps_per_epoch
-            total = self.total_steps - frozen
-            factor = schedule_factor(
-                self.progress.step + 1 - frozen,
-                total=total + 1,
-                warmup=math.ceil(total * self.config.warmup_ratio),
-                schedule=self.config.schedule,
-            )
+            total, step = self.total_steps - frozen, self.progress.step + 1 - frozen
+            warmup = math.ceil(total * self.config.warmup_ratio)
             # Before its first step a part has none; a schedule says nothing of that time.
-            group["lr"] = group["initial_lr"] * factor if self.progress.step >= frozen else 0.0
+            group["lr"] = 0.0
+            if step > 0:
+                factor = schedule_factor(step, total=total + 1, warmup=warmup, schedule=self.config.schedule)
+                group["lr"] = group["initial_lr"] * factor
 
     def _check_finite(self, loss: float, batch: Batch) -> None:
         if math.isfinite(loss):

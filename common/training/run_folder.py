@@ -74,7 +74,8 @@ class Run:
         """All of a training, from its first preparations to the restored best weights.
 
         The run stays this process's until the end, and its status is true at every moment: ``running``, then what the
-        block made of it, ``interrupted`` by the user or ``failed``.
+        block made of it, ``interrupted`` by the user or ``failed``. One that bad input ends before anything was scored
+        is removed.
         """
         status: str | None = "failed"
         try:
@@ -87,6 +88,12 @@ class Run:
                 logger.warning("interrupted; best checkpoint so far (epoch %d): %s", best["epoch"], self.path)
             else:
                 logger.warning("interrupted before the first validation; no checkpoint")
+            raise
+        except InputError:
+            # A setting that cannot be: nothing has begun, and "latest" must not mean it.
+            if not self.resumed and "untrained" not in self.record:
+                self.discard()
+                status = None
             raise
         finally:
             try:
@@ -228,8 +235,8 @@ def tidy_runs(savings: Path) -> None:
     names = {path.name for path in savings.iterdir() if path.is_dir()}
     names |= {path.name[1:].removesuffix(".lock") for path in savings.glob(".*.lock")}
     for name in filter(_RUN_NAME.fullmatch, sorted(names)):
-        # Other processes may tidy at the same time, and a run that is claimed is at work.
-        with contextlib.suppress(FileNotFoundError, InputError):
+        # Other processes may tidy at the same time, a run that is claimed is at work, another user's stays as it is.
+        with contextlib.suppress(OSError, InputError):
             _tidy_run(Run(savings / name, {}))
 
 
