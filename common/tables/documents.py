@@ -143,16 +143,21 @@ def _notes(benchmark: Benchmark, shown: Iterable[tuple[Entry, Group]] = ()) -> l
     """On which bases a table rests, which rows are of a part of the sentences, and what differs unseen between rows."""
     names = {kind: sorted({g.first.base for g in benchmark.groups if g.first.kind == kind}) for kind in benchmark.bases}
     bases = "; ".join(f"{kind} {', '.join(found)}" for kind, found in sorted(names.items()) if found)
+    unlike = (f"Not alike in all rows, so compare with care: {text}." for text in _unlike(benchmark, shown))
+    return [f"Base models: {bases}.", *_sampled(benchmark), *unlike]
+
+
+def _sampled(benchmark: Benchmark) -> list[str]:
     part = [f"{entry.label}, {_part(benchmark, g)}" for entry, g in benchmark.shown if not benchmark.is_whole(g)]
+    return [f"{DAGGER}: no run on all training sentences: {'; '.join(part)}."] if part else []
+
+
+def _unlike(benchmark: Benchmark, shown: Iterable[tuple[Entry, Group]] = ()) -> list[str]:
     results: dict[str, Group] = {}
     for entry, group in shown or benchmark.shown:
         known = results[entry.label].results if entry.label in results else ()
         results[entry.label] = Group((*known, *group.results))
-    return [
-        f"Base models: {bases}.",
-        *([f"{DAGGER}: no run on all training sentences: {'; '.join(part)}."] if part else []),
-        *(f"Not alike in all rows, so compare with care: {text}." for text in not_alike(results)),
-    ]
+    return not_alike(results)
 
 
 def _part(benchmark: Benchmark, group: Group) -> str:
@@ -578,13 +583,15 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         took = each((N_SEEDS, EPOCHS), line), *scores, *([each((KEPT,), line)] if measured else []), each((PACE,), line)
         rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
     titles = " and ".join(item.title for item in found)
+    unlike = [f" {item.title}: {'. '.join(texts)}." for item in found if (texts := _unlike(item))]
     notes = [
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
         f"interval over seeds and test sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over "
         "sentences alone, and another seed may well lie outside.",
         "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *([kept_note(found)] if measured else []),
-        *dict.fromkeys(note for item in found for note in _notes(item)[1:]),
+        *dict.fromkeys(note for item in found for note in _sampled(item)),
+        *([f"Not alike in all rows, so compare with care.{''.join(unlike)}"] if unlike else []),
     ]
     scores = (f"{item.title} macro F1" for item in found)
     kept = (KEPT.title,) if measured else ()
