@@ -583,7 +583,7 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         took = each((N_SEEDS, EPOCHS), line), *scores, *([each((KEPT,), line)] if measured else []), each((PACE,), line)
         rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
     titles = " and ".join(item.title for item in found)
-    unlike = [f" {item.title}: {'. '.join(texts)}." for item in found if (texts := _unlike(item))]
+    unlike = [f" {item.title}: {'. '.join(of)}." for item in found if (of := _unlike(item))]
     notes = [
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
         f"interval over seeds and test sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over "
