@@ -6,13 +6,12 @@ import os
 import re
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, hide_credentials
 
 _FIELDS = r"access_token|access|refresh|token|password|basic_auth_pass|csrfmiddlewaretoken"
 _SECRET = re.compile(
     rf"""(?P<field>["']?(?:{_FIELDS})["']?\s*[:=]\s*["']?)[^"'\s,}}&]+"""
     r"|(?P<scheme>\b(?:Token|Bearer|Basic)\s+)[\w.+/=-]{8,}"
-    r"|(?P<user>://[^/\s:@]*:)[^/\s@]+(?=@)"
     r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
     r"|\b[0-9a-f]{40}\b"
 )
@@ -20,7 +19,7 @@ _SECRET = re.compile(
 
 def redact(text: str) -> str:
     """A text without tokens and passwords."""
-    return _SECRET.sub(lambda match: (match["field"] or match["scheme"] or match["user"] or "") + "***", text)
+    return _SECRET.sub(lambda match: (match["field"] or match["scheme"] or "") + "***", hide_credentials(text))
 
 
 def read_secret(variable: str, file: Path | None, what: str) -> str | None:

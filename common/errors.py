@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@]*:)?)[^/\s@]+(?=@)")
+
 
 class InputError(ValueError):
     """Bad input of the user's: the message names the file, the record and the value."""
@@ -13,3 +17,8 @@ class TrainingError(RuntimeError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the end that a batch system or ``kill`` asks for, as clean as Ctrl-C's."""
+
+
+def hide_credentials(text: str) -> str:
+    """A text without the passwords, or tokens alone, of the addresses in it."""
+    return _CREDENTIALS.sub(r"\g<user>***", text)

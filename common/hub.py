@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from common.errors import InputError
+from common.errors import InputError, hide_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ SILENCE_SECONDS = 30.0
 """For how long a hub that did not answer is not asked again."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _silent: dict[str, tuple[float, str]] = {}
 """When an endpoint did not answer, and why."""
 
@@ -194,11 +193,11 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _endpoint() -> str:
-    """The hub's address without user and password."""
+    """The hub's address as it may be shown."""
     from huggingface_hub import constants
 
-    return _CREDENTIALS.sub("***@", constants.ENDPOINT)
+    return hide_credentials(constants.ENDPOINT)
 
 
 def _one_line(error: BaseException) -> str:
-    return _CREDENTIALS.sub("***@", " ".join(str(error).split()))[:200] or type(error).__name__
+    return hide_credentials(" ".join(str(error).split()))[:200] or type(error).__name__

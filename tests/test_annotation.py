@@ -606,6 +606,7 @@ def test_no_secret_is_in_a_message(monkeypatch):
     with pytest.raises(InputError, match="does not answer: refused"):
         answering(down, token).call("GET", "/api/version")
     assert redact("http://u:pw@host/x password=abc") == "http://u:***@host/x password=***"
+    assert redact("http://tokenalone@host/x") == "http://***@host/x"
 
 
 def test_a_token_file_is_private(tmp_path, monkeypatch):
