@@ -29,7 +29,6 @@ from common.approach import TrainedPart
 from common.config import require
 from common.data.labels import LabelSet
 from common.models.base import Base
-from common.models.dropout import FastDropout
 from common.models.span_model import SpanModel
 from lora.config import Config
 
@@ -66,7 +65,6 @@ def build(config: Config, base: Base, labels: LabelSet) -> AdaptedModel:
         trained = {}
         for target, layers in chosen_layers(config, encoders).items():
             inject_adapter_in_model(adapter_config(config, layers), encoders[target])
-            make_dropout_fast(encoders[target])
             trained[target] = adapter_paths(encoders[target])
     for target, paths in trained.items():
         require(bool(paths), f"--method {config.method}: the {target} encoder of {base.source!r} has no biases")
@@ -158,14 +156,6 @@ def adapter_config(config: Config, layers: Mapping[str, nn.Linear]) -> PeftConfi
 def adapted_layers(module: nn.Module) -> list[tuple[str, Any]]:
     """The layers inside a module that peft has put an adapter around, with their paths."""
     return [(path, layer) for path, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
-
-
-def make_dropout_fast(encoder: nn.Module) -> None:
-    """Puts our dropout in the place of the adapters' own, one for each adapted layer."""
-    for _, layer in adapted_layers(encoder):
-        for path, module in list(layer.named_modules()):
-            if type(module) is nn.Dropout:
-                layer.set_submodule(path, FastDropout(module.p))
 
 
 def adapter_paths(encoder: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ from gliner.data_processing.utils import prepare_span_idx
 from gliner.modeling.span_rep import SpanMarkerV0, SpanRepLayer
 from torch import Tensor, nn
 
-from common.models.dropout import fast_dropout, keep_mask, mlp
+from common.models.dropout import fast_dropout, keep_mask
 from common.models.span_head import _SpanScores, dense_logits, factored_logits, span_mask
 
 WIDTH, HIDDEN, N_LABELS = 4, 16, 3
@@ -85,8 +85,8 @@ def test_dropout_of_the_hidden_units_is_the_same_in_both_directions(own_labels):
 
     def plain() -> Tensor:
         hidden_layer, activation, _, out_layer = marker.out_project
-        starts = mlp(marker.project_start, words).relu() @ hidden_layer.weight[:, :HIDDEN].T + hidden_layer.bias
-        ends = mlp(marker.project_end, words).relu() @ hidden_layer.weight[:, HIDDEN:].T
+        starts = marker.project_start(words).relu() @ hidden_layer.weight[:, :HIDDEN].T + hidden_layer.bias
+        ends = marker.project_end(words).relu() @ hidden_layer.weight[:, HIDDEN:].T
         by_width = []
         for width in range(WIDTH):
             hidden = starts[:, : 7 - width] + ends[:, width:]
@@ -256,13 +256,3 @@ def test_gradient_is_the_mask(dtype):
     kept = gradient[gradient != 0]
     assert 0 < len(kept) < gradient.numel()
     assert kept.float().tolist() == pytest.approx([1 / 0.75] * len(kept), rel=0.01)
-
-
-def test_mlp_equals_the_layer_and_has_its_dropout():
-    torch.manual_seed(0)
-    layer = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 4))
-    values = torch.randn(10, 6)
-    layer.eval()
-    assert torch.equal(mlp(layer, values), layer(values))
-    layer.train()
-    assert not torch.equal(mlp(layer, values), mlp(layer, values))

@@ -95,7 +95,7 @@ class LanguageModel:
         import torch
         from transformers import AutoModel, AutoModelForCausalLM, BitsAndBytesConfig
 
-        from common.models.attention import group_queries
+        from common.models.attention import use_lean_attention
 
         dtype = dtype or torch.float32
         options: dict[str, Any] = {
@@ -120,7 +120,7 @@ class LanguageModel:
         except OF_BROKEN_FILES as error:
             raise InputError(f"base model {self.source!r} could not be loaded: {reason_of(error)}") from error
         network.eval()
-        group_queries(network)
+        use_lean_attention(network)
         for module in network.modules():
             # On a CPU with bf16 units bitsandbytes repacks a layer at its first forward pass in evaluation mode, for a
             # product that has no gradient, in training either.

@@ -9,8 +9,6 @@ converting from bool are not vectorised in torch, and take eight times as long.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -43,6 +41,13 @@ class FastDropout(nn.Dropout):
         return fast_dropout(inputs, self.p, self.training)
 
 
+def make_dropout_fast(model: nn.Module) -> None:
+    """Puts :class:`FastDropout` in the place of every ``nn.Dropout`` inside a module."""
+    for path, module in list(model.named_modules(remove_duplicate=False)):
+        if type(module) is nn.Dropout:
+            model.set_submodule(path, FastDropout(module.p).train(module.training))
+
+
 def keep_mask(like: Tensor, probability: float) -> Tensor:
     """A random mask of the shape, type and device of ``like``: 0 with ``probability``, else 1.
 
@@ -56,10 +61,3 @@ def keep_mask(like: Tensor, probability: float) -> Tensor:
     bits = torch.from_numpy(draws.view(np.int16)[:count]).view(like.shape)
     # Beyond the largest 16-bit integer the comparison would wrap around and keep everything.
     return bits.ge_(min(round(probability * 2**16) - 2**15, 2**15 - 1)).to(like.dtype)
-
-
-def mlp(layer: nn.Sequential, inputs: Tensor) -> Tensor:
-    """The output of gliner's projection layer (Linear, ReLU, Dropout, Linear) with :func:`fast_dropout`."""
-    dropout: Any
-    first, activation, dropout, last = layer
-    return last(fast_dropout(activation(first(inputs)), dropout.p, dropout.training))

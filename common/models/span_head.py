@@ -19,7 +19,7 @@ import torch
 from gliner.modeling.span_rep import SpanMarkerV0
 from torch import Tensor, nn
 
-from common.models.dropout import keep_mask, mlp
+from common.models.dropout import keep_mask
 
 
 def span_mask(n_words: Tensor, n_columns: int, max_width: int) -> Tensor:
@@ -112,9 +112,9 @@ def factored_logits(marker: SpanMarkerV0, words: Tensor, labels: Tensor) -> Tens
     hidden_layer, _, dropout, out_layer = marker.out_project
     half = hidden_layer.in_features // 2
     starts = nn.functional.linear(
-        mlp(marker.project_start, words).relu(), hidden_layer.weight[:, :half], hidden_layer.bias
+        marker.project_start(words).relu(), hidden_layer.weight[:, :half], hidden_layer.bias
     )  # (B, W, 4D)
-    ends = nn.functional.linear(mlp(marker.project_end, words).relu(), hidden_layer.weight[:, half:])  # (B, W, 4D)
+    ends = nn.functional.linear(marker.project_end(words).relu(), hidden_layer.weight[:, half:])  # (B, W, 4D)
     folded = labels @ out_layer.weight  # (C, 4D) or (B, C, 4D)
     bias = (labels @ out_layer.bias).unsqueeze(-2)  # (1, C) or (B, 1, C)
 

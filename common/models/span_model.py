@@ -20,7 +20,7 @@ from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, above
 from common.errors import InputError
 from common.models.base import Base
-from common.models.dropout import fast_dropout, mlp
+from common.models.dropout import fast_dropout
 from common.models.losses import binary_focal_loss
 from common.models.span_head import dense_logits, factored_logits, span_mask
 from common.models.text_model import SpanScorer, WordBatch, encode_text
@@ -182,7 +182,7 @@ class SpanModel(SpanScorer):
                 **batch.inputs, text_lengths=batch.n_words[:, None], word_lengths=batch.n_words.tolist()
             )
             words, labels = representations.words_embedding, representations.prompts_embedding
-        labels = mlp(core.prompt_rep_layer, labels)
+        labels = core.prompt_rep_layer(labels)
         words = fast_dropout(words, self.word_dropout, self.training)
         words = core.span_rep_layer.context_encoder(words, words_mask)
         if self._factors:

@@ -20,6 +20,8 @@ from common.data.batching import training_batches
 from common.data.dataset import Dataset
 from common.device import make_accelerator, prefetch, provenance, seed_everything, trackers
 from common.errors import InputError, TrainingError
+from common.models.attention import use_lean_attention
+from common.models.dropout import make_dropout_fast
 from common.models.features import FeatureCache
 from common.training.optimizer import make_optimizer, optimizer_groups, schedule_factor, stored_state
 from common.training.recorder import Progress, Recorder
@@ -53,6 +55,8 @@ class _Loop:
         self.accelerator = make_accelerator(runtime, config.track, run.path)
         seed_everything(config.seed)
         freeze_all_but(model, model.parts)
+        use_lean_attention(model)
+        make_dropout_fast(model)
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
         model.to(self.accelerator.device)
