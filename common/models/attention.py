@@ -72,11 +72,10 @@ def _attention(
         together = query.view(batch, key.shape[1], -1, width)
         output = scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scaling)
         return output.reshape(batch, 1, heads, width), None
-    with_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     # Autocast casts what goes into torch's function, not what goes into ours; rotary positions leave float32 behind.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    slow = query.device.type == "cpu" and (dropout > 0 or dtype == torch.bfloat16)
-    if plain and with_gradient and slow:
+    with_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if plain and query.device.type == "cpu" and (dropout > 0 or (with_gradient and dtype == torch.bfloat16)):
         causal = more.get("is_causal")
         if attention_mask is None and (getattr(module, "is_causal", True) if causal is None else causal):
             attention_mask = torch.ones(length, key.shape[2], dtype=torch.bool).tril()
