@@ -1,15 +1,16 @@
-"""Attention: the values and gradients of torch's own, kept in memory or not, in every network that has it."""
+"""Attention: values, gradients and memory beside torch's own, and the networks that it is used in."""
 
 import pytest
 import torch
 from tiny import save_llama
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
 from common.models import attention
 from common.models.attention import _Attention, use_lean_attention
 from common.models.dropout import FastDropout, keep_mask, make_dropout_fast
+from common.registry import spec
 
 B, H, Q, D = 2, 2, 4, 3
 SCALE = D**-0.5
@@ -164,3 +165,12 @@ def test_dropout_is_made_fast_wherever_it_stands_and_keeps_its_settings():
     assert all(type(dropout) is FastDropout for dropout in found)
     assert [dropout.p for dropout in found] == pytest.approx([0.3, 0.1, 0.3])
     assert [dropout.training for dropout in found] == [True, False, True]
+
+
+@pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
+def test_training_puts_both_into_the_whole_model(trial, base):
+    model, _ = trial(spec("full_finetune"), base, encoder=base.split("-")[0], train={"epochs": 1}).train()
+    networks = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    assert networks
+    assert {network.config._attn_implementation for network in networks} == {attention._NAME}
+    assert {type(module) for module in model.modules() if isinstance(module, nn.Dropout)} == {FastDropout}

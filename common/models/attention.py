@@ -1,8 +1,8 @@
 """Attention for transformers' networks where transformers' own, torch's ``scaled_dot_product_attention``, is slow.
 
 Two cases. With a padding mask transformers repeats the keys and values of every token so far for each query head, at
-each new token of a generation. And in training on a CPU torch's fused backward pass in bf16 takes three to seven times
-as long as the matrix products that it stands for, and dropout draws its random numbers one by one.
+each new token of a generation. And in training on a CPU torch's fused backward pass in bf16 takes much longer
+than the matrix products that it stands for, and dropout draws its random numbers one by one.
 """
 
 from __future__ import annotations
