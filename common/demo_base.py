@@ -1,8 +1,7 @@
 """Small GLiNER models for the demo and for machines without the hub: all-MiniLM-L6-v2 encoders, shortly pretrained.
 
 They are pretrained on general sentences with 60 types of names, from rivers to vital signs, so that the types of the
-two
-benchmarks are as new to them as to a published GLiNER. Built once and cached in ``demo/bases``.
+two benchmarks are as new to them as to a published GLiNER. Built once and cached in ``demo/bases``.
 """
 
 from __future__ import annotations
@@ -48,8 +47,7 @@ DROPOUT = 0.1
 
 TYPES_ASKED = 16
 """Types that a batch of the pretraining is asked for: those in it and others, drawn anew each time, so that the model
-learns to
-read their names."""
+learns to read their names."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,11 @@ class Pretraining:
     head_lr: float = 2e-4
     weight_decay: float = 0.01
     focal_alpha: float = 0.95
-    """Weight of the positives. A type that is new gets lower scores than those of the pretraining; this makes up for
-    it."""
+    """Weight of the positives; makes up for a new type's scores, which are lower than those of the pretraining."""
     score_scale: float = 0.5
     score_offset: float = 8.0
     """A pair's score before the first step is scale x (span . type) - offset. All-MiniLM-L6-v2 gives a product of about
-    0 to a pair
-    that does not belong together and of about 13 to one that does."""
+    0 to a pair that does not belong together and of about 13 to one that does."""
     seed: int = 7
 
 
@@ -146,10 +142,8 @@ def _compare_in_the_encoders_space(core: Any, settings: Pretraining) -> None:
     """Starts the span head with what MiniLM knows: a span and a type of like meaning have a high product.
 
     Each of the head's MLPs becomes the identity, x = relu(x) - relu(-x), in half of its hidden units; the other half
-    stays random
-    and is free to learn. The head cuts the words' MLPs at zero, so the span takes its positive coordinates from its
-    first word and
-    its negative ones from its last. Coordinate 0 holds the offset.
+    stays random and is free to learn. The head cuts the words' MLPs at zero, so the span takes its positive coordinates
+    from its first word and its negative ones from its last. Coordinate 0 holds the offset.
     """
     marker = core.span_rep_layer.span_rep_layer
     eye = torch.eye(marker.out_project[3].out_features)

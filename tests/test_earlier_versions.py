@@ -1,8 +1,7 @@
 """What format 1 has left is read by today's code: runs, results and a study in ``data/format_1``.
 
 They were written by the code of commit 44508c6 on this suite's own tiny bases and data set. What a machine has in its
-own way
-is in braces and filled in here: places, and the hashes of the bases.
+own way is in braces and filled in here: places, and the hashes of the bases.
 """
 
 import csv
