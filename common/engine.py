@@ -44,7 +44,16 @@ LOOK = 5.0
 
 SWITCH = "GLINER_ADAPTATION_FORK_SERVER"
 """Environment variable; ``off`` makes every process a new interpreter."""
-PRELOADED = ["torch", "transformers", "accelerate", "pandas", "scipy.stats", "sklearn.metrics", "peft"]
+PRELOADED = [
+    "common.preload",
+    "torch",
+    "transformers",
+    "accelerate",
+    "pandas",
+    "scipy.stats",
+    "sklearn.metrics",
+    "peft",
+]
 """What the fork server imports; gliner would start threads, by onnxruntime."""
 
 _COMMAND = (sys.executable, "-m", "common.engine")

@@ -39,8 +39,7 @@ def run_script(main: Callable[[], Any]) -> None:
     and SIGTERM as 143, whatever a library makes of them on the way.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
-    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner", "bitsandbytes", "faiss"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    quiet_libraries()
     for stream in (sys.stdout, sys.stderr):
         # A console that cannot show a corpus's letters shows their numbers.
         if isinstance(stream, io.TextIOWrapper):
@@ -76,6 +75,15 @@ def run_script(main: Callable[[], Any]) -> None:
         if received:
             print("terminated" if received[0] == signal.SIGTERM else "interrupted", file=sys.stderr)
             sys.exit(128 + received[0])
+
+
+def quiet_libraries() -> None:
+    """Keeps what libraries say for themselves off the screen, and their progress bars out of log files."""
+    for noisy in ("httpx", "urllib3", "huggingface_hub", "filelock", "gliner", "bitsandbytes", "faiss"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        # transformers' bars too.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def _on_signals(received: list[int]) -> dict[int, Any]:

@@ -644,6 +644,20 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     assert any("One run: the interval is over sentences alone" in note for note in table.sections[0].notes)
 
 
+def test_at_a_glance_what_has_only_variants_is_named(tmp_path):
+    write(tmp_path / "a.json", dataset="mine", variant={"prompt encoder": "post_norm"})
+    write(tmp_path / "b.json", **full(dataset="mine", mixture="mine+other", variant={"encoder": "bi", "data": "mixed"}))
+
+    def notes():
+        (section,) = documents.glance_table(benchmarks(read_results([tmp_path]))).sections
+        return [note for note in section.notes if note.startswith("Only variants")]
+
+    assert notes() == ["Only variants or mixtures, and so in controls.md: SP-GLiNER, Full-FT (bi)."]
+    write(tmp_path / "c.json", dataset="mine")
+    write(tmp_path / "d.json", dataset="other")
+    assert notes() == ["Only variants or mixtures, and so in controls.md: Full-FT (bi) on mine."]
+
+
 def test_data_sets_stand_side_by_side_where_approaches_are_compared(tmp_path, caplog):
     def names(least):
         return [item.name for item in with_approaches(benchmarks(read_results([tmp_path])), least)]

@@ -583,6 +583,12 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         took = each((N_SEEDS, EPOCHS), line), *scores, *([each((KEPT,), line)] if measured else []), each((PACE,), line)
         rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
     titles = " and ".join(item.title for item in found)
+    elsewhere = [
+        f"{entry.label}{f' on {item.title}' if len(found) > 1 else ''}"
+        for item in found
+        for entry in item.entries
+        if entry.group is None and item.of(entry)
+    ]
     unlike = [f" {item.title}: {'. '.join(of)}." for item in found if (of := _unlike(item))]
     notes = [
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
@@ -591,6 +597,7 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *([kept_note(found)] if measured else []),
         *dict.fromkeys(note for item in found for note in _sampled(item)),
+        *([f"Only variants or mixtures, and so in controls.md: {', '.join(elsewhere)}."] if elsewhere else []),
         *([f"Not alike in all rows, so compare with care.{''.join(unlike)}"] if unlike else []),
     ]
     scores = (f"{item.title} macro F1" for item in found)
