@@ -53,6 +53,8 @@ class Config:
     """The update is scaled by alpha / rank (rslora: alpha / sqrt(rank)); 16 if not given. Not for ia3 and bitfit."""
     dropout: float | None = None
     """Dropout on the input of the low-rank path; 0.1 (dora: 0) if not given. Only for lora, dora and rslora."""
+    encoder_dropout: bool = False
+    """Also apply the adapted encoders' own dropout in training, as full fine-tuning does."""
     head: bool = True
     """Also train the span head (span_rep_layer, prompt_rep_layer)."""
     adapter_lr: float | None = None

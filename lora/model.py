@@ -42,9 +42,14 @@ SCALES = frozenset({"ia3_l", "lora_magnitude_vector"})
 class AdaptedModel(SpanModel):
     """A span model with adapters in its encoders."""
 
+    noisy: tuple[nn.Module, ...] = ()
+    """Encoders whose own dropout acts in training."""
+
     def train(self, mode: bool = True) -> AdaptedModel:
-        """Sets the mode of the trained parts and of the adapters with their dropout; what they change stays frozen."""
+        """Sets the mode of the trained parts, of the adapters with their dropout and of noisy encoders."""
         super().train(mode)
+        for encoder in self.noisy:
+            encoder.train(mode)
         for _, layer in adapted_layers(self):
             layer.train(mode)
             layer.get_base_layer().eval()
@@ -77,6 +82,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> AdaptedModel:
         threshold=config.threshold,
         word_dropout=config.word_dropout,
     )
+    model.noisy = tuple(encoders.values()) if config.encoder_dropout else ()
     inside = [f"{model.path_of(encoders[target])}.{path}" for target, paths in trained.items() for path in paths]
     scales = tuple(path for path in inside if path.rpartition(".")[2] in SCALES)
     adapters = tuple(path for path in inside if path not in scales)

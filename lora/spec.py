@@ -23,6 +23,7 @@ def variant(config: Config) -> Variant:
     aspects |= {"target": "both encoders"} if config.target == "both" else {}
     aspects |= {"modules": "+".join(config.modules)} if config.modules else {}
     aspects |= {"rank": f"rank {config.rank}"} if config.rank != DEFAULTS[config.method].get("rank") else {}
+    aspects |= {"encoder dropout": "encoder dropout"} if config.encoder_dropout else {}
     aspects |= {} if config.head else {"head": "adapters only"}
     return aspects | span_variant(config.labels, config.focal_gamma, config.focal_alpha)
 
@@ -35,9 +36,20 @@ SPEC = ApproachSpec(
     kinds=("bi", "cross"),
     variant=variant,
     variant_settings=frozenset(
-        {"encoder", "method", "target", "modules", "rank", "head", "labels", "focal_gamma", "focal_alpha"}
+        {
+            "encoder",
+            "method",
+            "target",
+            "modules",
+            "rank",
+            "encoder_dropout",
+            "head",
+            "labels",
+            "focal_gamma",
+            "focal_alpha",
+        }
     ),
-    tuned=frozenset({"rank"}),
+    tuned=frozenset({"rank", "encoder dropout"}),
     controls=(
         *(
             Control(method, f"{TITLES[method]} in place of LoRA", ("--method", method), {"method": TITLES[method]})

@@ -24,6 +24,7 @@ SPACES = {
         Choice("method", ("lora", "dora", "rslora")),
         Choice("rank", (4, 8, 16, 32)),
         Choice("dropout", (0.0, 0.1)),
+        Choice("encoder_dropout", (False, True)),
     ),
 }
 

@@ -239,6 +239,20 @@ def test_dropout_acts_in_training_alone(load, data, method):
         assert none(batch) == expected
 
 
+@pytest.mark.parametrize(("target", "noisy"), [("text", {"text"}), ("label", {"label"}), ("both", {"text", "label"})])
+def test_encoder_dropout_is_that_of_the_adapted_encoders(load, target, noisy):
+    model = adapted(load("bi-bert"), "lora", target=target, dropout=0.0, encoder_dropout=True)
+    for name in ("text", "label"):
+        encoder = model.base.part(f"{name} encoder").model
+        own = [module for module in encoder.modules() if isinstance(module, nn.Dropout)]
+        # Attention's dropout looks at its layer's mode.
+        own += [module for path, module in encoder.named_modules() if path.endswith("attention.self")]
+        for mode in (True, False):
+            model.train(mode)
+            assert own
+            assert {module.training for module in own} == {mode and name in noisy}
+
+
 def test_adapters_are_float32_and_train_in_bf16(trial):
     made = trial(SPEC, "bi-bert", method="dora", runtime=replace(RUNTIME, precision="bf16"), adapter_lr=1e-2)
     model, run = made.train()
