@@ -358,7 +358,7 @@ def test_annotations_of_label_studio(tmp_path):
         (
             "x.pubtator",
             "1|t|Gout\n2|a|fell\n",
-            "record 0 (counted from 0; line 1): a document begins with ID|t|title and ID|a|abstract",
+            "record 0 (counted from 0; begins at line 1): a document begins with ID|t|title and ID|a|abstract",
         ),
         ("x.txt", "1|t|Gout\n1|a|\n2|t|x\n", "a line of another document inside 1: '2|t|x' (is a blank line missing?)"),
         (

@@ -193,7 +193,8 @@ def test_the_scheme_is_one_for_the_whole_corpus(tmp_path):
 def test_a_fixed_scheme_overrides_the_detected_one(tmp_path):
     (tmp_path / "one.tsv").write_text("a\tB-x\nb\tB-x\n\nc\tI-x\n")
     with pytest.raises(
-        InputError, match=r"record 1 \(counted from 0; line 4\) word 0 .*which allows both, with --tag-scheme iob1"
+        InputError,
+        match=r"record 1 \(counted from 0; begins at line 4\) word 0 .*which allows both, with --tag-scheme iob1",
     ):
         read_local(tmp_path / "one.tsv")
     assert read_local(tmp_path / "one.tsv", ReadOptions(tag_scheme="iob1")).splits["train"][1].spans == (
@@ -611,13 +612,21 @@ BAD_INPUT = [
     ("train.parquet", truncated_parquet, "not a whole Parquet file"),
     ("train.parquet", "PAR1", "not a whole Parquet file"),
     # CoNLL
-    ("train.conll", "a O\n\nb\n", "record 1 (counted from 0; line 3): word 0: expected a word and a tag, got 'b'"),
-    ("train.conll", "a O\nb X-y\n", "record 0 (counted from 0; line 1): word 1: unknown tag 'X-y'"),
-    ("train.tsv", "a\tB-x\n\tO\n", "record 0 (counted from 0; line 1): word 1 is empty: ''"),
-    ("train.tsv", "a\tB-x\nb c\tO\n", "record 0 (counted from 0; line 1): word 1 holds white space: 'b c'"),
-    ("train.tsv", "word\ttag\n\na\tO\n", "record 0 (counted from 0; line 1): word 0: unknown tag 'tag'"),
-    ("train.iob2", "a B-x\nb I-y\n", "record 0 (counted from 0; line 1) word 1 opens an entity with 'I-y'"),
-    ("train.bio", "a B-x\nb E-x\n\nc B-x\nd O\n", "record 1 (counted from 0; line 4): word 1: 'O' after an entity 'x'"),
+    (
+        "train.conll",
+        "a O\n\nb O\nc\n",
+        "record 1 (counted from 0; begins at line 3): word 1 (line 4): expected a word and a tag, got 'c'",
+    ),
+    ("train.conll", "a O\nb X-y\n", "record 0 (counted from 0; begins at line 1): word 1: unknown tag 'X-y'"),
+    ("train.tsv", "a\tB-x\n\tO\n", "record 0 (counted from 0; begins at line 1): word 1 is empty: ''"),
+    ("train.tsv", "a\tB-x\nb c\tO\n", "record 0 (counted from 0; begins at line 1): word 1 holds white space: 'b c'"),
+    ("train.tsv", "word\ttag\n\na\tO\n", "record 0 (counted from 0; begins at line 1): word 0: unknown tag 'tag'"),
+    ("train.iob2", "a B-x\nb I-y\n", "record 0 (counted from 0; begins at line 1) word 1 opens an entity with 'I-y'"),
+    (
+        "train.bio",
+        "a B-x\nb E-x\n\nc B-x\nd O\n",
+        "record 1 (counted from 0; begins at line 4): word 1: 'O' after an entity 'x'",
+    ),
     ("train.txt", "\n\n", "the file holds no records"),
     ("train.txt", "-DOCSTART- O\n", "the file holds no records"),
     ("train.iob", b"\xff O\n", "not UTF-8 text (byte 0)"),

@@ -79,7 +79,7 @@ def shown(value: Any) -> str:
 
 def record_place(number: int, line: int | None = None) -> str:
     """The name of a record in messages."""
-    return f"record {number} (counted from 0{'' if line is None else f'; line {line}'})"
+    return f"record {number} (counted from 0{'' if line is None else f'; begins at line {line}'})"
 
 
 def check_no_pointer(path: Path) -> None:

@@ -100,7 +100,8 @@ def _parse(sentence: _Sentence, options: ReadOptions) -> list[Item]:
     word, tag = int(options.roles["word"]), int(options.roles["tag"])
     for index, row in enumerate(sentence.rows):
         if len(row) <= max(word, tag):
-            raise ValueError(f"word {index}: expected a word and a tag, got {' '.join(row)[:100]!r}")
+            place = f"word {index} (line {sentence.line + index})"
+            raise ValueError(f"{place}: expected a word and a tag, got {' '.join(row)[:100]!r}")
     words, tags = zip(*((row[word], row[tag]) for row in sentence.rows), strict=True)
     return [Tagged(words, tags, sentence.document)]
 
