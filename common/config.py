@@ -292,13 +292,19 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse(
-    cls: type[C], argv: Sequence[str] | None = None, *, default: C | None = None, description: str | None = None
+    cls: type[C],
+    argv: Sequence[str] | None = None,
+    *,
+    default: C | None = None,
+    description: str | None = None,
+    command: str | None = None,
 ) -> C:
     """A configuration from the command line; field names are the options, without prefixes of their groups.
 
     Every command also takes ``--output-root``, which holds for this process and the processes that it starts.
+    Messages name ``command``, by default that of this process.
     """
-    return parse_known(cls, argv, default=default, description=description, strict=True)[0]
+    return parse_known(cls, argv, default=default, description=description, command=command, strict=True)[0]
 
 
 def parse_known(
@@ -307,6 +313,7 @@ def parse_known(
     *,
     default: C | None = None,
     description: str | None = None,
+    command: str | None = None,
     strict: bool = False,
 ) -> tuple[C, list[str]]:
     """As :func:`parse`, and the arguments that ``cls`` does not know; none if ``strict``."""
@@ -316,7 +323,8 @@ def parse_known(
         f"{description or (cls.__doc__ or '').splitlines()[0]}\n\n--output-root DIR: folder of data sets, checkpoints "
         f"and results; if not given, the environment variable {OUTPUT_VARIABLE}, else the working directory."
     )
-    options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,), "prog": _command()}
+    options |= {"args": arguments, "description": text, "config": (tyro.conf.OmitArgPrefixes,)}
+    options["prog"] = command or _command()
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -27,11 +27,13 @@ ORIGIN, TYPES = "origin", "types"
 """Keys of a settings file that set nothing: the origin of its values, and the entity types they were found for."""
 
 
-def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> tuple[C, str | None]:
+def parse_training(
+    spec: ApproachSpec[C], argv: Sequence[str] | None = None, command: str | None = None
+) -> tuple[C, str | None]:
     """The configuration of a training run, and the value of ``--resume``.
 
     Later sources win: the defaults of the code, ``<approach>/configs/<data set>.json``, ``--config FILE``, the command
-    line.
+    line. Messages name ``command``, by default that of this process.
 
     Returns:
         The configuration, and None, ``latest`` or the path of a run folder.
@@ -67,7 +69,7 @@ def parse_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> 
         "--config FILE: settings as JSON, as a sweep writes them; the command line wins.\n"
         "--resume latest|RUN: resume an unfinished run; repeat its other options."
     )
-    config: Any = parse(spec.config, arguments, default=default, description=description)
+    config: Any = parse(spec.config, arguments, default=default, description=description, command=command)
     require(
         spec.mixtures or len(config.data.dataset) == 1,
         f"--dataset: {spec.title} is trained on one data set, got {' '.join(config.data.dataset)}",

@@ -289,6 +289,13 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
         Study(parse(StudyConfig, ["--dataset", "x", *options_file(tmp_path, **options)]))
 
 
+@pytest.mark.parametrize(("approach", "script"), [("glinerev", "train"), ("zeroshot_baseline", "test")])
+def test_a_wrong_option_is_explained_by_the_help_of_its_own_script(tmp_path, capsys, approach, script):
+    with pytest.raises(InputError):
+        Study(parse(StudyConfig, ["--dataset", "x", *options_file(tmp_path, **{approach: ["--wrong", "3"]})]))
+    assert f"python -m {approach}.{script} --help" in capsys.readouterr().err
+
+
 def test_a_repeated_name_in_an_options_file_is_refused(tmp_path):
     path = tmp_path / "options.json"
     path.write_text('{"variants": {"glinerev": {"a": ["--epochs", "2"], "a": ["--epochs", "3"]}}}', "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from common.study.plan import StudyConfig
 
 if TYPE_CHECKING:
     from common.study.runner import Study
+
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +44,9 @@ def complete(study: Study) -> int:
     if study.config.part is None and any(study.results.glob("*.json")):
         from common.tables.write import write_tables
 
-        print(write_tables([study.results], study.folder / "tables"))
+        folder = study.folder / "tables"
+        print(write_tables([study.results], folder))
+        logger.info("tables and figures: %s", folder)
     return int("failed" in ended.values())
 
 

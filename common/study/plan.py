@@ -338,10 +338,12 @@ def configuration(cell: Cell) -> Any:
     Raises:
         InputError: If the script does not understand its options, or the cell could not be resumed.
     """
+    known = spec(cell.approach)
+    command = f"python -m {cell.approach}.{'train' if known.trains else 'test'}"
     try:
-        if not spec(cell.approach).trains:
-            return parse(spec(cell.approach).config, cell.arguments)
-        config = parse_training(spec(cell.approach), cell.arguments)[0]
+        if not known.trains:
+            return parse(known.config, cell.arguments, command=command)
+        config = parse_training(known, cell.arguments, command)[0]
     except SystemExit:
         # The command line's parser has said what is wrong, and ends the process.
         raise InputError(
