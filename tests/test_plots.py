@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -141,6 +142,29 @@ def test_types_figure_tells_nought_from_missing():
     # A type without any score has no place.
     assert [text.get_text() for text in axes.get_xticklabels()] == ["dna\n(1,056)", "rna\n(118)"]
     assert (axes.get_ylim(), axes.get_title()) == ((0, 1), "JNLPBA")
+
+
+def test_names_of_many_types_do_not_run_into_each_other():
+    names = [f"developing anatomical structure {number}" for number in range(16)]
+    figure = types_figure(
+        "mine", {name: f"{name}\n(1,234)" for name in names}, {LDSA: Bars(dict.fromkeys(names, 0.5), {})}
+    )
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,), (legend,), renderer = figure.axes, figure.legends, canvas.get_renderer()
+    labels = axes.get_xticklabels()
+    assert [label.get_text() for label in labels] == [f"{name} (1,234)" for name in names]
+    for label in labels:
+        extent = label.get_window_extent(renderer)
+        assert figure.bbox.x0 <= extent.x0 <= extent.x1 <= figure.bbox.x1
+        assert extent.y0 >= legend.get_window_extent(renderer).y1
+    # Slanted lines of text are apart if the distance of their ticks, seen along the text, is more than their height.
+    (left, _), (right, _) = (axes.transData.transform((place, 0)) for place in (0, 1))
+    angle = math.radians(labels[0].get_rotation())
+    for label in labels:
+        label.set_rotation(0)
+    assert (right - left) * math.sin(angle) > labels[0].get_window_extent(renderer).height
+    assert axes.bbox.height > 0.3 * figure.bbox.height
 
 
 def test_kinds_and_bases_look_different():

@@ -224,6 +224,7 @@ def test_text_of_files_stays_text(tmp_path):
     changes = {"approach": HOSTILE, "variant": HOSTILE, "base_model": base, "training": TRAINING | machine}
     write(tmp_path / "a.json", **changes, scores=scored(0.5) | {"per_type": types})
     write(tmp_path / "b.json", approach="LDSA", variant="-1")
+    write(tmp_path / "ldsa.json", approach="ldsa", variant={"scheme": "io"})
     # As of a data set in such a folder.
     write(tmp_path / "c.json", dataset="mein Korpus+$x^{$ |é", scores=scored(0.5) | {"per_type": types})
     main(["--results", str(tmp_path), "--output", str(tmp_path / "out")])
@@ -287,6 +288,26 @@ def test_every_approach_has_a_row_and_what_is_missing_says_so(tmp_path):
     assert "2,000 test sentences" in notes[-1]
 
 
+def test_of_a_data_set_of_ones_own_only_what_was_run_has_a_row(tmp_path):
+    """Neither rows for approaches, kinds of base and controls that nobody asked for, nor figures of the thesis."""
+    write(tmp_path / "a.json")
+    write(tmp_path / "b.json", **full("cross", dataset="mine"))
+    write(tmp_path / "c.json", variant={"prompt encoder": "head only"})
+    rows, notes = lines_of(documents.main_table, tmp_path)
+    assert list(rows) == ["SP-GLiNER", "Full-FT (cross)"]
+    assert not [title for title in rows["SP-GLiNER"] if "thesis" in title]
+    assert not [note for note in notes if "thesis" in note]
+    assert "Not run here: Zero-shot, LDSA, SP-Base, SP-Cross, SP-Bi, LoRA." in notes
+    assert list(controls(tmp_path)[0]) == [("SP-GLiNER", "head only")]
+    assert list(lines_of(documents.differences_table, tmp_path)[0]) == ["Full-FT (cross)"]
+    assert not documents.few_shot_table(benchmarks(read_results([tmp_path]))).sections
+    # Beside a data set of the thesis its columns are there, and say nothing of other data.
+    write(tmp_path / "d.json", dataset="bc5cdr")
+    rows, _ = lines_of(documents.main_table, tmp_path, section=1)
+    assert list(rows) == ["SP-GLiNER", "Full-FT (cross)"]
+    assert rows["SP-GLiNER"]["macro F1 reported by the thesis"] == "-"
+
+
 def test_results_of_earlier_versions_are_read(tmp_path):
     """A variant in one text, another name for the kind, and none of what was added since."""
     old = copy.deepcopy(RESULT) | {"approach": "full_finetune", "variant": "cross", "config": {"encoder": "cross"}}
@@ -312,7 +333,7 @@ def test_seeds_give_mean_deviation_and_two_level_interval(tmp_path):
     # sd = sqrt((.03^2 + .01^2 + .04^2) / 2) = .0361. Without counts there is no interval.
     assert (row["micro F1"], row["macro F1"]) == ("0.7300 ± 0.0361", "0.6300 ± 0.0361")
     assert (row["micro 95 %"], row["interval over"], row["seeds"], row["epochs"]) == ("missing", "missing", "3", "4-5")
-    assert {value["seeds"] for value in values_of(documents.main_table, tmp_path)} == {"42;43;44", "NA"}
+    assert {value["seeds"] for value in values_of(documents.main_table, tmp_path)} == {"42;43;44"}
     predicted(tmp_path / "with" / "a.json", GOLD, GOLD)
     predicted(tmp_path / "with" / "b.json", [[] for _ in GOLD], GOLD, seed=43)
     row = lines_of(documents.main_table, tmp_path / "with")[0]["SP-GLiNER"]
@@ -403,7 +424,6 @@ def test_bases_of_one_kind_and_unknown_approaches_have_rows_of_their_own(tmp_pat
         ("SP-GLiNER (another/base)", "0.6000"), ("SP-GLiNER (owner/base)", "0.5000"), ("mine (another/base)", "0.7000"),
     ]  # fmt: skip
     assert list(rows)[-1] == "mine (another/base)"
-    assert rows["mine (another/base)"]["macro F1 reported by the thesis"] == "-"
     mixed = {"variant": {"form": "v2", "data": "mine+x"}, "mixture": "mine+x"}
     write(tmp_path / "d.json", 3, approach="mine", base_model=other, scores=scored(0.9), seed=43, **mixed)
     assert lines_of(documents.main_table, tmp_path)[0]["mine (another/base)"]["micro F1"] == "0.7000"
@@ -431,7 +451,8 @@ def test_list_of_runs_by_hand(tmp_path):
 def test_types_by_hand(tmp_path):
     for seed, shift in ((42, 0.0), (43, 0.2)):
         row = {"precision": 0.5 + shift, "recall": 0.25, "f1": 1 / 3, "support": 1200}
-        write(tmp_path / f"{seed}.json", scores=scored(0.4) | {"per_type": {"disease": row}}, seed=seed)
+        scores = scored(0.4) | {"per_type": {"disease": row}}
+        write(tmp_path / f"{seed}.json", scores=scores, seed=seed, dataset="bc5cdr")
     rows, _ = lines_of(documents.types_table, tmp_path)
     # sd of .5 and .7: .2 / sqrt(2).
     assert list(rows["SP-GLiNER"].values()) == [
@@ -535,13 +556,13 @@ def controls(*places):
 
 
 def test_controls_stand_beside_their_default(tmp_path):
-    default = predicted(
-        tmp_path / "a.json", noisy(1, 0.8), GOLD, config={"head": True, "prompt_encoder": True, "lr": 1}
-    )
-    control = {"head": True, "prompt_encoder": False, "lr": 2}
-    predicted(tmp_path / "b.json", noisy(2, 0.5), GOLD, variant={"prompt encoder": "head only"}, config=control)
-    write(tmp_path / "post.json", variant={"prompt encoder": "post_norm"}, scores=scored(0.5), seed=43)
-    write(tmp_path / "focal.json", variant={"prompt encoder": "residual", "loss": "focal"}, scores=scored(0.6))
+    here, own = {"dataset": "bc5cdr"}, {"head": True, "prompt_encoder": True, "lr": 1}
+    default = predicted(tmp_path / "a.json", noisy(1, 0.8), GOLD, config=own, **here)
+    control = {"config": own | {"prompt_encoder": False, "lr": 2}, "variant": {"prompt encoder": "head only"}}
+    predicted(tmp_path / "b.json", noisy(2, 0.5), GOLD, **control, **here)
+    write(tmp_path / "post.json", variant={"prompt encoder": "post_norm"}, scores=scored(0.5), seed=43, **here)
+    focal = {"prompt encoder": "residual", "loss": "focal"}
+    write(tmp_path / "focal.json", variant=focal, scores=scored(0.6), **here)
     rows, notes = controls(tmp_path)
     f1 = json.loads(default.read_text())["scores"]["micro"]["f1"]
     head_only = rows["SP-GLiNER", "head only"]
@@ -688,8 +709,8 @@ def test_variants_alone_on_a_data_set_leave_nothing_missing(tmp_path, capsys):
     write(tmp_path / "a.json", **full(dataset="several"))
     write(tmp_path / "b.json", dataset="mine", variant={"prompt encoder": "post_norm"}, **sample(50))
     main(["--results", str(tmp_path), "--output", str(tmp_path / "out")])
-    pages = {name: (tmp_path / "out" / f"{name}.md").read_text() for name in ("main", "controls", "differences")}
-    assert ["## mine" in page for page in pages.values()] == [False, True, False]
+    pages = {path.stem: path.read_text() for path in (tmp_path / "out").glob("*.md")}
+    assert {name for name, page in pages.items() if "## mine" in page} == {"controls", "few_shot"}
     mine = pages["controls"].partition("## mine\n\n")[2].partition("\n\n")[0].splitlines()[2:]
     assert [line.split(" | ")[:3] for line in mine] == [["| post_norm against residual", "SP-GLiNER †", "post_norm"]]
     assert "- SP-GLiNER, post_norm: trained on a sample of 50.\n" in pages["controls"]

@@ -33,6 +33,11 @@ INTERVALS = (
     "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) "
     "beside the result files."
 )
+REPORTED = (
+    "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured on "
+    "other base models, on 2,000 test sentences, one figure for an approach whatever its base, and its shares of "
+    "trained parameters leave some trained tables out: they are not to be compared digit by digit."
+)
 DIFFERENCES = (
     "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, "
     "where there are several, over seeds, in pairs where both have the same ones. The seed of a single run is taken as "
@@ -170,7 +175,7 @@ def _part(benchmark: Benchmark, group: Group) -> str:
 
 def main_table(found: Sequence[Benchmark]) -> Table:
     """Scores and costs of each approach's default variant, the thesis's own figures beside them."""
-    measured = is_measured(found)
+    measured, reported = is_measured(found), any(item.is_thesis for item in found)
     columns = (
         APPROACH,
         _text("base", "base_or_kind"),
@@ -181,12 +186,12 @@ def main_table(found: Sequence[Benchmark]) -> Table:
         _score("macro F1", "macro_f1"),
         Column("macro 95 %", "macro_f1_low macro_f1_high", _range),
         _text("interval over", "interval"),
-        _reported("macro F1", "thesis_macro_f1", 4),
+        *((_reported("macro F1", "thesis_macro_f1", 4),) if reported else ()),
         *((KEPT,) if measured else ()),
         Column("trained", "trainable", ","),
         TRAINED,
         Column("with gradient %", "with_gradient_percent", ".2f"),
-        _reported("trained %", "thesis_trainable_percent", 0),
+        *((_reported("trained %", "thesis_trainable_percent", 0),) if reported else ()),
         PACE,
         PEAK,
         Column("checkpoint MiB", "checkpoint_bytes checkpoint_bytes_estimated", _mebibytes, where="trained"),
@@ -244,6 +249,7 @@ def _main_notes(benchmark: Benchmark) -> list[str]:
     return [
         f"{sizes} test sentences{training}.",
         *_notes(benchmark),
+        *([f"Not run here: {', '.join(benchmark.not_run)}."] if benchmark.not_run and not benchmark.is_thesis else []),
         f"Strict exact match on the test split, best epoch by validation. {MISSING}: no result; {NONE}: does not "
         "apply. Mean ± standard deviation over seeds where there are several.",
         INTERVALS,
@@ -251,9 +257,7 @@ def _main_notes(benchmark: Benchmark) -> list[str]:
         "trained: parameters that the optimizer holds; with gradient: those of them that a gradient reached; both of "
         "all parameters. s/epoch: training alone, on the machine named. checkpoint: ≈ is 4 bytes for each trained "
         "parameter, where the result does not say.",
-        "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured "
-        "on other base models, on 2,000 test sentences, one figure for an approach whatever its base, and its shares "
-        f"of trained parameters leave some trained tables out: they are not to be compared digit by digit.{theirs}",
+        *([f"{REPORTED}{theirs}"] if benchmark.is_thesis else []),
     ]
 
 
@@ -346,7 +350,7 @@ def controls_table(found: Sequence[Benchmark]) -> Table:
 
 def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
     told = set()
-    expected = benchmark.entries if benchmark.shown else ()
+    expected = benchmark.entries if benchmark.shown and benchmark.is_thesis else ()
     for entry in benchmark.all_entries:
         for control in entry.spec.controls if entry.spec else ():
             variant = variant_text({**entry.variant, **control.change})
@@ -493,6 +497,8 @@ def few_shot_table(found: Sequence[Benchmark]) -> Table:
         sizes = {n for _, _, curve in curves for n in curve} | {
             n for n in expected if item.size is None or n < item.size
         }
+        if sizes <= {item.size}:
+            continue  # what the main table says
         shown = [(entry, group) for entry, _, curve in curves for group in curve.values()]
         notes = ["Columns: training sentences. Mean ± standard deviation over seeds where there are several."]
         notes += [note for note in _notes(item, shown) if DAGGER not in note]

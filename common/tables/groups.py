@@ -217,6 +217,17 @@ class Benchmark:
         return thesis.DATASETS.get(self.name, self.name)
 
     @property
+    def is_thesis(self) -> bool:
+        """Whether it is a data set of the thesis: on these, every approach and control is expected to have a result."""
+        return self.name in thesis.DATASETS
+
+    @property
+    def not_run(self) -> list[str]:
+        """Titles of the approaches of a usual study that have no result at all here."""
+        own = {group.first.approach for group in self.groups}
+        return [known.title for name in APPROACHES if name not in own and (known := spec(name)).in_all]
+
+    @property
     def shown(self) -> list[tuple[Entry, Group]]:
         """The entries that have a result."""
         return [(entry, entry.group) for entry in self.entries if entry.group is not None]
@@ -320,7 +331,7 @@ class Benchmark:
     def _entries(self) -> Iterable[Entry]:
         unknown = sorted({group.first.approach for group in self.groups} - set(APPROACHES))
         # Where variants alone have results, no other approach is expected.
-        expected = any(_is_default(_known(group.first.approach), group) for group in self.groups)
+        expected = self.is_thesis and any(_is_default(_known(g.first.approach), g) for g in self.groups)
         labels: set[str] = set()
         for order, name in enumerate((*APPROACHES, *unknown)):
             known = _known(name)
@@ -332,7 +343,7 @@ class Benchmark:
                 of_kind = self.bases.get(kind, ())
                 preferred = variant_text(known.default_variant(kind)) if known else ""
                 bases: list[str | None] = [*sorted({g.first.base for g in own if g.first.kind == kind})]
-                for base in bases or [None]:
+                for base in bases or [None] * expected:
                     shown = self.pick((g for g in groups if (g.first.kind, g.first.base) == (kind, base)), preferred)
                     told = [kind] if known and len(known.kinds) > 1 else []
                     told += [base] if base is not None and len(of_kind) > 1 else []

@@ -27,6 +27,8 @@ FORMATS = ("pdf", "png")
 MARKS = {DAGGER: "trained on a part of the training sentences"}
 """What each mark says, for the legend."""
 PANEL_HEIGHT = 3.1
+CHARACTERS_PER_INCH = 16
+"""Of a legend's or an axis's text, roughly."""
 _LOOKS = (
     (GREY, "v"), (SKY, "o"), (GREEN, "s"), (ORANGE, "^"), (VERMILION, "D"),
     (BLUE, "P"), (BLACK, "X"), (PURPLE, "*"), (YELLOW, "p"),
@@ -297,7 +299,14 @@ def types_figure(title: str, types: Mapping[str, str], bars: Mapping[Series, Bar
                 # No bar is a missing score; this one is a real zero.
                 axes.annotate("0", (x, 0), (0, 1), textcoords="offset points", ha="center", va="bottom", fontsize=7)
     axes.set(title=title, ylabel="F1", ylim=(0, 1), xlim=(-0.5, len(types) - 0.5))
-    axes.set_xticks(range(len(types)), list(types.values()))
+    # Where the widest line has no room below its bars, names of many types would run into each other.
+    widest = max(len(line) for text in types.values() for line in text.splitlines())
+    if widest > CHARACTERS_PER_INCH * 0.9 * WIDTH / len(types):
+        texts = [text.replace("\n", " ") for text in types.values()]
+        axes.set_xticks(range(len(types)), texts, rotation=40, ha="right", va="top", rotation_mode="anchor")
+        figure.set_figheight(figure.get_figheight() + 0.6 * widest / CHARACTERS_PER_INCH)
+    else:
+        axes.set_xticks(range(len(types)), list(types.values()))
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="x", visible=False)
     said = [f"{mark} {text}" for mark, text in MARKS.items() if any(mark in series.label for series in bars)]
@@ -313,8 +322,8 @@ def _bar_look(series: Series) -> dict[str, Any]:
 
 def _legend(figure: Figure, handles: Sequence[Line2D | Patch], said: Sequence[str]) -> None:
     """A legend below the panels, where it hides nothing, headed by what the marks mean."""
-    # An inch holds some 16 characters; a handle and its gaps are half an inch. Columns have the width of their longest.
-    widest = max(0.6 + len(str(handle.get_label())) / 16 for handle in handles)
+    # A handle and its gaps are half an inch. Columns have the width of their longest.
+    widest = max(0.6 + len(str(handle.get_label())) / CHARACTERS_PER_INCH for handle in handles)
     columns = max(1, min(len(handles), int(figure.get_figwidth() / widest)))
     rows = math.ceil(len(handles) / columns)
     # The panels keep their height.

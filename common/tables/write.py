@@ -44,15 +44,14 @@ def write_tables(
             split_at_markers(readme, name)  # before anything is written
     results = read_results(places or own_places(), dataset)
     found = benchmarks(results, read_transfers(places))
-    optional = {"transfer": transfer_table(found), "language_models": papers_table(results)}
+    written = {"transfer": transfer_table(found), "language_models": papers_table(results)}
     found = with_approaches(found, 1)
     with_defaults = [item for item in found if item.shown] or found
     tables = [build(with_defaults) for build in OF_APPROACHES] + [build(found) for build in OF_VARIANTS]
-    for table in (*tables, documents.runs_table(results)):
-        write_table(table, folder)
-    for name, found_table in optional.items():
-        if found_table is not None and found_table.sections:
-            write_table(found_table, folder)
+    written |= {table.name: table for table in (*tables, documents.runs_table(results))}
+    for name, table in written.items():
+        if table is not None and any(section.rows for section in table.sections):
+            write_table(table, folder)
         else:
             remove_table(name, folder)
     write_figures(found, folder)
