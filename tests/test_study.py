@@ -352,7 +352,9 @@ def test_missing_data_are_generated_from_the_source(tmp_path, output):
     (tmp_path / "corpora" / "other.tsv").write_text(sentences(0))
     config = StudyConfig(("mine", "other", "third"), ("ldsa",), source=tmp_path / "corpora")
     study = Study(config)
+    assert "not there yet, to be generated first: mine, other, third\n" in study.outline()
     study.generate_missing()
+    assert "not there yet, to be generated first: third\n" in study.outline()
     with pytest.raises(InputError, match=r"needs one folder third or one file third\.\*, found 0"):
         study.content("third")
     for name in ("mine", "other"):
@@ -484,7 +486,9 @@ def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, data
     write_dataset(tmp_path / "more" / "other")
     study = Study(parse(StudyConfig, [*arguments, "--dataset", str(tmp_path / "nowhere"), str(dataset_path)]))
     assert [*study.run().values()] == ["failed", "done before"]
-    assert "failed: SP-Base bi on nowhere, seed 1: data set 'nowhere' is none of" in study.summary({})
+    summary = study.summary({})
+    assert "failed: SP-Base bi on nowhere, seed 1: data set 'nowhere' is none of" in summary
+    assert "a call before the study: python -m dataset_generation.generate --dataset nowhere" in summary
     study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
     assert [*study.run().values()] == ["failed"]
     assert "no gliner_config.json" in study.summary({})

@@ -115,20 +115,26 @@ class Study:
 
     def generate_missing(self) -> None:
         """Generates the data sets that are not there; one that cannot be generated fails its cells and no others."""
-        for name in self.config.data_sets:
-            directory = dataset_dir(name)
-            # The last two files tell: data sets of other tools have only the first of them.
-            if any((directory / file).is_file() for file in (LABEL2DESC_FILE, MANIFEST_FILE)):
-                continue
+        for name in self._missing():
             from dataset_generation.generate import GenerateConfig, generate
 
+            directory = dataset_dir(name)
             try:
                 source = self._source(directory.name)
                 generate(GenerateConfig(directory.name, source=source, output_dir=directory.parent))
                 logger.info("generated %s", directory)
             except InputError as error:
                 logger.error("data set %s: %s", directory.name, error)
-                self._contents[name] = error
+                command = f"python -m dataset_generation.generate --dataset {directory.name}"
+                self._contents[name] = InputError(f"{error}; its options are for a call before the study: {command}")
+
+    def _missing(self) -> list[str]:
+        """The data sets that are not there."""
+        # The last two files tell: data sets of other tools have only the first of them.
+        last = LABEL2DESC_FILE, MANIFEST_FILE
+        return [
+            name for name in self.config.data_sets if not any((dataset_dir(name) / file).is_file() for file in last)
+        ]
 
     def _source(self, name: str) -> str | None:
         """Where ``--source`` has a data set.
@@ -248,6 +254,8 @@ class Study:
             expected = "unknown" if seconds is None else duration(seconds)
             lines.append(f"{number:>4}  {cell.title:<{width}}  {'-' if state == 'done' else expected:>11}  {state}")
         left = [seconds for seconds, state in zip(estimates, states, strict=True) if state != "done"]
+        if missing := [dataset_dir(name).name for name in self._missing()]:
+            lines.append(f"not there yet, to be generated first: {', '.join(missing)}")
         return "\n".join(
             [*lines, f"{len(states)} cells, {len(left)} to do: {total_time(left)}; study folder {self.folder}"]
         )
