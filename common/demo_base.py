@@ -182,7 +182,7 @@ def _pretrain(base: Base, settings: Pretraining) -> None:
     )
     schedule = get_linear_schedule_with_warmup(optimizer, settings.steps // 10, settings.steps)
     waiting: list[Sentence] = []
-    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.kind}", leave=False):
+    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.kind}", leave=False, disable=None):
         if len(waiting) < settings.batch_size * settings.joined:
             waiting = rng.sample(sentences, len(sentences))
         group = [_joined([waiting.pop() for _ in range(settings.joined)]) for _ in range(settings.batch_size)]

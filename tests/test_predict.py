@@ -172,6 +172,17 @@ def read(path, **options):
     return list(read_documents(str(path), InputOptions(**options)))
 
 
+def test_files_of_a_folder_that_are_not_read_are_named(tmp_path, caplog):
+    for name in ("one.txt", "two.docx", ".hidden"):
+        (tmp_path / name).write_text("Fever.")
+    assert read(tmp_path) == [Document("one", "Fever.")]
+    assert f"--input {tmp_path}: not read, no .txt files: 1, such as two.docx" in caplog.text
+    caplog.clear()
+    (tmp_path / "two.docx").unlink()
+    read(tmp_path)
+    assert not caplog.text
+
+
 def test_every_format_gives_the_text(tmp_path, monkeypatch):
     (tmp_path / "notes" / "old").mkdir(parents=True)
     (tmp_path / "notes" / "one.txt").write_bytes(b"\xef\xbb\xbf" + TEXT.encode())

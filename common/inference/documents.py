@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dataset_generation.formats import SUFFIXES
 from dataset_generation.formats.base import check_no_pointer, record_place, shown, strict_json_line
 from dataset_generation.formats.conll import CONLL
 from dataset_generation.options import ReadOptions
+
+logger = logging.getLogger(__name__)
 
 InputFormat = Literal["auto", "text", "jsonl", "conll", "parquet"]
 STDIN = "-"
@@ -98,8 +101,13 @@ def read_documents(source: str, options: InputOptions) -> Iterator[Document]:
         return _READERS["text" if form == "auto" else form](None, "stdin", options)
     if path.is_dir():
         require(form in {"auto", "text"}, f"--input {source}: a folder is one of text files; give a file for {form}")
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() == ".txt" and not file.is_dir())
+        everything = sorted(file for file in path.rglob("*") if not file.is_dir())
+        files = [file for file in everything if file.suffix.lower() == ".txt"]
         require(bool(files), f"--input {source}: the folder holds no .txt file")
+        others = [file for file in everything if file.suffix.lower() != ".txt" and not file.name.startswith(".")]
+        if others:
+            first = others[0].relative_to(path).as_posix()
+            logger.warning("--input %s: not read, no .txt files: %d, such as %s", source, len(others), first)
         return chain.from_iterable(
             _read_text(file, file.relative_to(path).with_suffix("").as_posix(), options) for file in files
         )
