@@ -116,7 +116,12 @@ class RuntimeConfig:
     feature_memory_mb: int = 4096
     """Features of a split larger than this (in MiB) go to disk anyway and are memory-mapped."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars in a terminal or a notebook."""
+
+    @property
+    def bars(self) -> bool:
+        """Whether to show progress bars."""
+        return self.progress and on_screen()
 
     def __post_init__(self) -> None:
         require(self.eval_batch_size >= 1, f"eval_batch_size must be at least 1, got {self.eval_batch_size}")
@@ -280,6 +285,11 @@ def _kind_name(kind: Any) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(kind)))
     return getattr(kind, "__name__", str(kind))
+
+
+def on_screen() -> bool:
+    """Whether progress bars can be seen as such: in a terminal or a notebook, not in a log file."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 def merge(base: Mapping[str, Any], update: Mapping[str, Any]) -> dict[str, Any]:

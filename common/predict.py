@@ -54,7 +54,7 @@ class Config(InputOptions):
     batch_size: int = 32
     """Sentences per forward pass."""
     progress: bool = True
-    """Show a progress bar with words per second."""
+    """Show a progress bar with words per second in a terminal or a notebook."""
 
     def source(self) -> str:
         """The run folder, or the GLiNER.

@@ -50,7 +50,7 @@ def prepare(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> 
         "--threshold is that of the greedy answer; the checkpoint answers with --samples, whose threshold is --vote",
     )
     model.answer_with(config.samples, config.vote, config.sampling, config.rows)
-    model.generator.progress = options.runtime.progress
+    model.generator.progress = options.runtime.bars
     if options.examples == "training":
         model.use_first_examples(config.shots)
     else:

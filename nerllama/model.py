@@ -194,7 +194,7 @@ class MarkedCopies(nn.Module):
     def begin_training(self, encoded: Sequence[EncodedSentence]) -> None:
         """Keeps the training sentences as examples, and draws those of prompts that are to be answered."""
         self._trains = True
-        self.generator.progress = self.config.runtime.progress
+        self.generator.progress = self.config.runtime.bars
         self.use_examples([item.sentence for item in encoded], self.config.shots)
 
     def use_examples(self, sentences: Sequence[Sentence], shots: int) -> None:

@@ -5,6 +5,7 @@ import logging
 import random
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import replace
 
@@ -24,7 +25,7 @@ import injection_bi.model
 import injection_bi.spec
 import lora.spec
 from common.approach import freeze_all_but
-from common.config import DataConfig, TrainConfig
+from common.config import DataConfig, RuntimeConfig, TrainConfig
 from common.data.batching import evaluation_batches, training_batches
 from common.data.dataset import load_dataset, make_sentence
 from common.data.spans import Span
@@ -299,6 +300,17 @@ def test_a_long_epoch_without_a_bar_says_where_it_is(trial, seconds, monkeypatch
         trial(SP, "bi-bert", train={"epochs": 1}).train()
     said = re.findall(r"epoch 1: step (\d) of 5, loss \d+\.\d{4}", caplog.text)
     assert said == (["1", "2", "3", "4", "5"] if seconds == 0 else [])
+
+
+def test_bars_are_drawn_where_they_can_be_seen(monkeypatch):
+    shown = RuntimeConfig(), RuntimeConfig(progress=False)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    assert [runtime.bars for runtime in shown] == [False, False]
+    monkeypatch.setitem(sys.modules, "ipykernel", None)
+    assert [runtime.bars for runtime in shown] == [True, False]
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert [runtime.bars for runtime in shown] == [True, False]
 
 
 # -- determinism and resuming -----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from common.config import Device, Precision, parse, require
+from common.config import Device, Precision, on_screen, parse, require
 from common.data.dataset import existing_dataset_dir, load_dataset
 from common.script import run_script
 
@@ -43,7 +43,7 @@ class KnowledgeConfig:
     precision: Precision = "auto"
     """Precision of the encoder; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
     progress: bool = True
-    """Show progress bars."""
+    """Show progress bars in a terminal or a notebook."""
 
     def __post_init__(self) -> None:
         require(self.nearest >= 1, f"nearest must be at least 1, got {self.nearest}")
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         data.train,
         public,
         names_in(data.train) if config.training_names else [],
-        Embedder(encoder, knowledge_root() / "vectors", config.progress),
+        Embedder(encoder, knowledge_root() / "vectors", config.progress and on_screen()),
         nearest=config.nearest,
         longest_phrase=config.longest_phrase,
         facts={

@@ -45,7 +45,7 @@ def predict_split(
     batches = evaluation_batches(split.lengths, runtime.eval_batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
     predicted: list[tuple[int, list[ScoredSpan]]] = []
-    progress = runtime.progress and accelerator.is_main_process
+    progress = runtime.bars and accelerator.is_main_process
     loaded = prefetch(lambda indices: split.batch(model, indices), mine, accelerator.device)
     for indices, batch in zip(tqdm(mine, desc=what, disable=not progress, leave=False), loaded, strict=True):
         with torch.no_grad(), accelerator.autocast():

@@ -140,7 +140,7 @@ class Tagger:
         """The documents with their entities, in order, as they are done; a bounded part of them is in memory."""
         stream = _sentences(documents)
         entities: list[Entity] = []
-        with tqdm(desc="tag", unit=" words", unit_scale=True, disable=not self._runtime.progress) as progress:
+        with tqdm(desc="tag", unit=" words", unit_scale=True, disable=not self._runtime.bars) as progress:
             while chunk := list(islice(stream, _SENTENCES_AT_ONCE)):
                 tagged = iter(self._tag([[word.text for word in words] for _, words in chunk if words is not None]))
                 for document, words in chunk:

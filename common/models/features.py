@@ -185,7 +185,7 @@ class FeatureCache:
     ) -> None:
         """Fills ``rows`` batch by batch, sentences of like length together."""
         batches = evaluation_batches([item.length for item in encoded], self.runtime.eval_batch_size)
-        progress = tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.progress, leave=False)
+        progress = tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.bars, leave=False)
         loaded = prefetch(
             lambda chosen: model.collate([encoded[index] for index in chosen]), batches, accelerator.device
         )

@@ -195,7 +195,7 @@ class _Loop:
         loss_sum, n_sentences = 0.0, 0
         bar = tqdm(
             total=sum(map(len, groups)), desc=f"epoch {epoch}/{self.config.epochs}", leave=False,
-            disable=not (self.runtime.progress and self.accelerator.is_main_process),
+            disable=not (self.runtime.bars and self.accelerator.is_main_process),
         )  # fmt: skip
         with self._mode_of(epoch), self.used_rows, bar, contextlib.closing(self._loaded(groups)) as loaded:
             for group in groups:
@@ -204,7 +204,7 @@ class _Loop:
                 loss_sum, n_sentences = loss_sum + group_loss * size, n_sentences + size
                 bar.update(len(group))
                 bar.set_postfix(loss=f"{group_loss:.4f}", refresh=False)
-                if not self.runtime.progress and time.perf_counter() - told > LOG_EVERY:
+                if not self.runtime.bars and time.perf_counter() - told > LOG_EVERY:
                     told = time.perf_counter()
                     logger.info(
                         "epoch %d: step %d of %d, loss %.4f", epoch, progress.step, self.total_steps, group_loss
