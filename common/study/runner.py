@@ -126,7 +126,7 @@ class Study:
             except InputError as error:
                 logger.error("data set %s: %s", directory.name, error)
                 command = f"python -m dataset_generation.generate --dataset {directory.name}"
-                self._contents[name] = InputError(f"{error}; its options are for a call before the study: {command}")
+                self._contents[name] = InputError(f"{error}; or generate it before the study, with options: {command}")
 
     def _missing(self) -> list[str]:
         """The data sets that are not there."""
