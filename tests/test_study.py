@@ -488,7 +488,9 @@ def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, data
     assert [*study.run().values()] == ["failed", "done before"]
     summary = study.summary({})
     assert "failed: SP-Base bi on nowhere, seed 1: data set 'nowhere' is none of" in summary
-    assert "generate it before the study, with options: python -m dataset_generation.generate --dataset nowhere" in summary
+    assert (
+        "generate it before the study, with options: python -m dataset_generation.generate --dataset nowhere" in summary
+    )
     study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
     assert [*study.run().values()] == ["failed"]
     assert "no gliner_config.json" in study.summary({})
