@@ -55,6 +55,12 @@ SPEC = ApproachSpec(
             Control(method, f"{TITLES[method]} in place of LoRA", ("--method", method), {"method": TITLES[method]})
             for method in IN_PLACE_OF_LORA
         ),
+        Control(
+            "encoder dropout",
+            "with the encoder's dropout",
+            ("--encoder-dropout",),
+            {"encoder dropout": "encoder dropout"},
+        ),
         Control("adapters only", "adapters only", ("--no-head",), {"head": "adapters only"}),
     ),
     cost=6,

@@ -170,10 +170,11 @@ def test_control_cells_have_the_right_options():
         (ZERO_SHOT, "descriptions"),
         *(("glinerev", name) for name in controls),
         *((name, "bio") for name in token),
-        *(("lora", name) for name in ("dora", "ia3", "bitfit", "adapters only")),
+        *(("lora", name) for name in ("dora", "ia3", "bitfit", "encoder dropout", "adapters only")),
     }
     assert {configs["lora", name].method for name in ("dora", "ia3", "bitfit")} == {"dora", "ia3", "bitfit"}
     assert not configs["lora", "adapters only"].head
+    assert configs["lora", "encoder dropout"].encoder_dropout
     assert configs[ZERO_SHOT, "descriptions"].labels == "descriptions"
     assert not configs["glinerev", "head only"].prompt_encoder
     assert not configs["glinerev", "prompt only"].head
