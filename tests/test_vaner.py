@@ -266,6 +266,18 @@ def test_a_name_of_training_sentences_alone_is_used_if_one_of_those_trained_on_h
         assert seen.text in text
 
 
+def test_names_of_a_data_set_of_a_mixture_have_the_joint_names_of_its_types():
+    labels = LabelSet(("Gene",), ("A gene.",), "Any other word.")
+    sentence = make_sentence(["p53", "binds"], [Span(0, 0, "Gene")])
+    config = Config(DataConfig(("a", "b"), map=("protein=Gene",)))
+    names = [Name("p53", "protein"), Name("mdm2", "Protein"), Name("heart", "anatomy")]
+    knowledge = Knowledge(names, np.array([False, True, True]), {sentence.words: [0, 1, 2]})
+    made = NameLists(knowledge, config, labels, labels.names, [sentence])
+    text, entities = names_of(made, made.draw(sentence, 0, random.Random(1)))
+    assert sorted(text.split()) == ["heart", "mdm2", "p53"]
+    assert sorted(entities) == ["mdm2", "p53"]
+
+
 def test_names_are_split_into_words_as_the_corpus_is():
     words = [["IL", "-", "2", "binds", "TNF", "-", "alpha", "."], ["fever", "is", "seen"]]
     split = [make_sentence(sentence, []) for sentence in words]
@@ -277,6 +289,7 @@ def test_names_are_split_into_words_as_the_corpus_is():
 def test_types_are_one_where_one_is_part_of_the_other():
     assert is_same_type("Gene or protein", "protein")
     assert is_same_type("disease", "Disease")
+    assert is_same_type("cell line", "Cell_Line")
     assert not is_same_type("gene", "protein")
     shown = ("gene", "cell type", "disease")
     config = Config(DataConfig(("tiny",)), type_names=("protein=gene",))

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.dataset import Sentence, dataset_dir, make_sentence
-from common.data.labels import LabelSet
+from common.data.labels import LabelSet, normalise_type
+from common.data.mixture import joint_names
 from common.data.spans import Span
 from common.data.text import words_of
 from common.errors import InputError
@@ -71,7 +72,12 @@ class NameLists:
     ) -> None:
         from common.names.reading import names_in
 
-        self.names, self.config, self.labels = knowledge.names, config, labels
+        self.config, self.labels = config, labels
+        # The knowledge base of each data set of a mixture has the data set's own names of types.
+        joint, names = joint_names(config.data.map), knowledge.names
+        if joint:
+            names = [name._replace(type=joint.get(normalise_type(name.type), name.type)) for name in names]
+        self.names = names
         self.facts = knowledge.facts
         missing = next((sentence for sentence in sentences if sentence.words not in knowledge.near), None)
         if missing is not None:
@@ -80,14 +86,12 @@ class NameLists:
                 f"{' '.join(missing.words[:8])!r}"
             )
         own = set(names_in(sentences))
-        allowed = [
-            bool(public) or name in own for name, public in zip(knowledge.names, knowledge.is_public, strict=True)
-        ]
+        allowed = [bool(public) or name in own for name, public in zip(self.names, knowledge.is_public, strict=True)]
         self.near = {
             sentence.words: [row for row in knowledge.near[sentence.words] if allowed[row]] for sentence in sentences
         }
         self.splits = splits_punctuation(sentences)
-        types = {name.type for name in knowledge.names}
+        types = {name.type for name in self.names}
         self.types_of = [
             {name for name in types if any(is_same_type(name, asked) for asked in {label, text})}
             for label, text in zip(labels.names, shown, strict=True)
@@ -160,5 +164,5 @@ def splits_punctuation(sentences: Sequence[Sentence]) -> bool:
 
 def is_same_type(name: str, asked: str) -> bool:
     """Whether a knowledge base's type and the type asked for are one: one is part of the other (the authors' rule)."""
-    first, second = name.lower(), asked.lower()
+    first, second = normalise_type(name), normalise_type(asked)
     return first in second or second in first
