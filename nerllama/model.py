@@ -351,7 +351,8 @@ class MarkedCopies(nn.Module):
             for answer, reading in ((said[0], read_as[0]) for said, read_as in zip(answers, readings, strict=True))
             for found in reading.found
         ]
-        if self._said is not None:
+        # A sentence that is there twice is answered once.
+        if self._said is not None and item.sentence.words not in self._said:
             all_answers = [answer for each in answers for answer in each]
             self._said[item.sentence.words] = Said(
                 _flat(greedy, item),
@@ -383,7 +384,7 @@ class MarkedCopies(nn.Module):
         self._said = None
         entries = [said[item.sentence.words] for item in encoded]
         parts: dict[str, slice] = {"greedy": slice(0, 1)} | ({"samples": slice(1, None)} if self._votes else {})
-        tokens, seconds = sum(entry.tokens for entry in entries), sum(entry.seconds for entry in entries)
+        tokens, seconds = sum(entry.tokens for entry in said.values()), sum(entry.seconds for entry in said.values())
         counted = {
             name: copies([reading for entry in entries for each in entry.readings for reading in each[part]])
             for name, part in parts.items()
@@ -404,7 +405,7 @@ class MarkedCopies(nn.Module):
         return Account(
             report,
             {"greedy": [entry.greedy for entry in entries]} if self._votes else {},
-            sum(entry.stored_seconds for entry in entries),
+            sum(entry.stored_seconds for entry in said.values()),
         )
 
 

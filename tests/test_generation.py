@@ -269,6 +269,13 @@ def test_a_question_stands_in_the_turns_of_the_template(language_model):
     assert chat.stops == (1,)
 
 
+@pytest.mark.parametrize("date", ["{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"])
+def test_a_prompt_is_the_same_on_any_day(gliner_folder, date):
+    tokenizer = load_language_model(str(gliner_folder("causal-llama")), "causal").tokenizer
+    tokenizer.chat_template = date + "{% for turn in messages %}: {{ turn.content }}{% endfor %}"
+    assert Chat(tokenizer).around("Q", "?") == ("26 Jul 2024: Q", "?")
+
+
 def test_a_model_without_a_template_gets_plain_text(gliner_folder):
     tokenizer = load_language_model(str(gliner_folder("causal-llama")), "causal").tokenizer
     tokenizer.chat_template = None

@@ -457,6 +457,20 @@ def test_votes_decide_and_the_greedy_answer_stands_beside(made):
     assert [entry.span[:2] for entry in predict(model, item)] == [(2, 4), (6, 6)]
 
 
+def test_a_sentence_that_is_there_twice_takes_the_time_of_one(made):
+    _, model = made()
+    item = model.encode([make_sentence(SENTENCE, [])])[0]
+    model.begin_account()
+    first, second = (model.predict(model.collate([item])) for _ in range(2))
+    account = model.account([item, item])
+    assert first == second
+    assert account.stored_seconds == 0
+    answers = list(model.generator.store._lines.values())
+    assert account.report["tokens"] == sum(len(line["ids"]) for line in answers)
+    assert account.report["seconds"] == pytest.approx(sum(line["seconds"] for line in answers))
+    assert account.report["copies"]["greedy"]["answers"] == 2 * len(answers)
+
+
 def test_a_checkpoint_keeps_its_examples(made, data):
     attempt, model = made()
     other = attempt.model()
