@@ -30,7 +30,7 @@ from common.names.reading import Name
 from common.training.loop import checkpoint_gradients
 from vaner.config import Config
 from vaner.model import BEGIN, INSIDE, NO_SUBWORD, OUTSIDE, first_subwords, instruction, tags_of
-from vaner.names import NameLists, is_same_type
+from vaner.names import NameLists, is_same_type, require_knowledge
 from vaner.spans import span_probabilities
 from vaner.spec import SPEC
 
@@ -372,6 +372,21 @@ def test_training_without_a_knowledge_base_says_how_to_make_it(dataset_path, gli
     arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("causal-llama"))]
     with pytest.raises(InputError, match=r"has no knowledge base; make it with: python -m vaner\.knowledge --dataset"):
         vaner.train.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        ({"data": DataConfig(("/corpora/my own",))}, "--dataset '/corpora/my own' --names"),
+        (
+            {"data": DataConfig(("bc5cdr",)), "knowledge": ("/names/umls",)},
+            "/names/umls has no .* --dataset NAME --names",
+        ),
+    ],
+)
+def test_a_missing_knowledge_base_is_made_by_the_command_that_is_shown(settings, how):
+    with pytest.raises(InputError, match=how):
+        require_knowledge(Config(**settings))
 
 
 def test_knowledge_is_built_and_trained_with(dataset_path, gliner_folder, tiny_encoder, tmp_path, output):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,11 +38,13 @@ def knowledge_dirs(config: Config) -> list[Path]:
 
 def require_knowledge(config: Config) -> None:
     """Raises ``InputError`` if DBR has no names; the message says how to find them."""
-    for folder in knowledge_dirs(config) if config.dbr != "off" else ():
+    # Of folders that are given nothing says what they are to be made of.
+    datasets = ["NAME"] * len(config.knowledge) or [shlex.quote(name) for name in config.data.dataset]
+    for folder, dataset in zip(knowledge_dirs(config), datasets, strict=True) if config.dbr != "off" else ():
         if not (folder / MANIFEST_FILE).is_file():
             raise InputError(
                 f"--dbr {config.dbr}: {folder} has no knowledge base; make it with: "
-                f"python -m vaner.knowledge --dataset {folder.name} --names FILE, or train with --dbr off"
+                f"python -m vaner.knowledge --dataset {dataset} --names FILE, or train with --dbr off"
             )
 
 
