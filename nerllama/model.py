@@ -150,7 +150,9 @@ class MarkedCopies(nn.Module):
         tokens = self.chat.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = tokens["input_ids"]
         if len(ids) > self.config.max_sentence:
-            cut = tokens["offset_mapping"][self.config.max_sentence - 1][1]
+            last, behind = tokens["offset_mapping"][self.config.max_sentence - 1 : self.config.max_sentence + 1]
+            # Several tokens may share a character, which is then not read.
+            cut = min(last[1], behind[0])
             n_words = max(1, len(text[: cut + 1].split(" ")) - 1)
             ids = self.chat.ids(" ".join(sentence.words[:n_words]))[: self.config.max_sentence]
         answers = {

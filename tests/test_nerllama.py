@@ -410,6 +410,13 @@ def test_a_long_sentence_is_read_as_far_as_it_fits(made):
     assert (endless.n_words, len(endless.ids)) == (1, 24)
 
 
+def test_a_word_is_read_with_all_tokens_of_its_last_character(made):
+    for size in range(8, 20):
+        _, model = made(max_sentence=size)
+        item = model.encode([make_sentence(["fever", "日本語", "was", "肝不全", "seen"], [])])[0]
+        assert model.chat.tokenizer.decode(item.ids) == " ".join(item.sentence.words[: item.n_words])
+
+
 def test_the_score_of_a_greedy_answer_is_its_probability(made):
     _, model = made(threshold=0.4)
     item = model.encode([make_sentence(SENTENCE, [])])[0]
@@ -574,6 +581,8 @@ def test_trained_tested_with_votes_and_on_an_unseen_corpus(gliner_folder, datase
         tested("--dataset", str(dataset_path), "--shots", "4")
     with pytest.raises(InputError, match="--vote"):
         tested("--dataset", str(dataset_path), "--samples", "2", "--threshold", "0.5")
+    with pytest.raises(InputError, match="--vote, --top-p: of sampled answers"):
+        tested("--dataset", str(dataset_path), "--vote", "0.9", "--top-p", "0.5")
 
 
 def write_unseen(folder, labels):
