@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_llama
 from torch import nn
-from transformers import AutoModelForCausalLM, BioGptConfig, GPTNeoXConfig
+from transformers import AutoModelForCausalLM, BioGptConfig, GPT2Config, GPT2Model, GPTNeoXConfig
 
 from common.approach import count_parameters, freeze_all_but
 from common.config import RuntimeConfig
@@ -150,6 +150,14 @@ def test_adapters_are_on_all_linear_layers_or_on_those_named(base):
     assert adapted(modules=("q_proj", "v_proj")) == {"q_proj", "v_proj"}
     with pytest.raises(InputError, match=r"--modules: \['query'\]: the base model's linear layers are .*'q_proj'"):
         adapted(modules=("query", "v_proj"))
+
+
+def test_layers_of_gpt2_have_adapters_by_their_names():
+    network = GPT2Model(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=50, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(InputError, match=r"linear layers are \['c_attn', 'c_fc', 'c_proj'\]"):
+        add_lora(network, LoraConfig(modules=("q_proj",)))
+    add_lora(network, LoraConfig(modules=("c_attn",)))
+    assert lora_part(network, 1e-4).modules == ("h.0.attn.c_attn.lora_A", "h.0.attn.c_attn.lora_B")
 
 
 def test_only_adapters_are_trained_in_float32_and_their_dropout_is_on_in_training_alone(base):
