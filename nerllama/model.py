@@ -118,9 +118,10 @@ class MarkedCopies(nn.Module):
         for number, marks in enumerate(self.questions):
             needed = len(self._head(marks, [], 0)) + size + len(self._tails[number]) + self.longest(size, number)
             if needed > self.limit:
+                most = " (the base model reads no more)" if self.limit < self.config.max_length else ""
                 raise InputError(
-                    f"--max-length: {self.limit} tokens, but instruction, a sentence of --max-sentence {size} tokens "
-                    f"and its copy may need {needed}"
+                    f"--max-length: {self.limit} tokens{most}, but instruction, a sentence of --max-sentence {size} "
+                    f"tokens and its copy may need {needed}"
                 )
 
     def longest(self, tokens: int, number: int) -> int:

@@ -22,7 +22,8 @@ from vaner.knowledge import main
 
 
 def test_tables_are_read_packed_or_not(tmp_path):
-    text = "aspirin\tchemical\nβ-catenin\tgene\n\n heart failure \tdisease\r\n"
+    # Editors may begin a file with a byte order mark.
+    text = "\ufeffaspirin\tchemical\nβ-catenin\tgene\n\n heart failure \tdisease\r\n"
     (tmp_path / "names.tsv").write_text(text, "utf-8")
     with gzip.open(tmp_path / "names.tsv.gz", "wt", encoding="utf-8") as stream:
         stream.write(text)

@@ -393,6 +393,9 @@ def test_entities_beyond_the_longest_answer_are_unreachable(made, form):
 def test_no_room_for_a_prompt_is_bad_input(made):
     with pytest.raises(InputError, match=r"--max-length: 100 tokens, but instruction, a sentence of --max-sentence 24"):
         made(max_length=100)
+    # The tiny model has 512 positions.
+    with pytest.raises(InputError, match=r"--max-length: 512 tokens \(the base model reads no more\), but"):
+        made(max_length=4096, max_sentence=400)
 
 
 def test_a_long_sentence_is_read_as_far_as_it_fits(made):
