@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from common.config import require
@@ -22,7 +22,8 @@ def prepare(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> 
     """Sets examples, samples and vote, and where generated answers are kept.
 
     Raises:
-        InputError: If a threshold of greedy answers is given for votes, or more examples are asked for than there are.
+        InputError: If a threshold of greedy answers is given for votes, a setting of samples where there are none, or
+            more examples are asked for than there are.
     """
     from common.device import as_trained, make_accelerator, precision_name
     from common.files import sha256_file
@@ -48,6 +49,12 @@ def prepare(checkpoint: Checkpoint[Config], options: Options, data: Dataset) -> 
     require(
         options.threshold is None or not config.samples,
         "--threshold is that of the greedy answer; the checkpoint answers with --samples, whose threshold is --vote",
+    )
+    sampled = ("vote", *(field.name for field in fields(trained.sampling)))
+    given = [f"--{name.replace('_', '-')}" for name in sampled if getattr(options, name) is not None]
+    require(
+        not given or config.samples > 0,
+        f"{', '.join(given)}: of sampled answers; without --samples the checkpoint gives the greedy one",
     )
     model.answer_with(config.samples, config.vote, config.sampling, config.rows)
     model.generator.progress = options.runtime.bars

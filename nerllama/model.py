@@ -118,9 +118,10 @@ class MarkedCopies(nn.Module):
         for number, marks in enumerate(self.questions):
             needed = len(self._head(marks, [], 0)) + size + len(self._tails[number]) + self.longest(size, number)
             if needed > self.limit:
+                most = " (the base model reads no more)" if self.limit < self.config.max_length else ""
                 raise InputError(
-                    f"--max-length: {self.limit} tokens, but instruction, a sentence of --max-sentence {size} tokens "
-                    f"and its copy may need {needed}"
+                    f"--max-length: {self.limit} tokens{most}, but instruction, a sentence of --max-sentence {size} "
+                    f"tokens and its copy may need {needed}"
                 )
 
     def longest(self, tokens: int, number: int) -> int:
@@ -150,7 +151,9 @@ class MarkedCopies(nn.Module):
         tokens = self.chat.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         ids = tokens["input_ids"]
         if len(ids) > self.config.max_sentence:
-            cut = tokens["offset_mapping"][self.config.max_sentence - 1][1]
+            last, behind = tokens["offset_mapping"][self.config.max_sentence - 1 : self.config.max_sentence + 1]
+            # Several tokens may share a character, which is then not read.
+            cut = min(last[1], behind[0])
             n_words = max(1, len(text[: cut + 1].split(" ")) - 1)
             ids = self.chat.ids(" ".join(sentence.words[:n_words]))[: self.config.max_sentence]
         answers = {
@@ -351,7 +354,8 @@ class MarkedCopies(nn.Module):
             for answer, reading in ((said[0], read_as[0]) for said, read_as in zip(answers, readings, strict=True))
             for found in reading.found
         ]
-        if self._said is not None:
+        # A sentence that is there twice is answered once.
+        if self._said is not None and item.sentence.words not in self._said:
             all_answers = [answer for each in answers for answer in each]
             self._said[item.sentence.words] = Said(
                 _flat(greedy, item),
@@ -383,7 +387,7 @@ class MarkedCopies(nn.Module):
         self._said = None
         entries = [said[item.sentence.words] for item in encoded]
         parts: dict[str, slice] = {"greedy": slice(0, 1)} | ({"samples": slice(1, None)} if self._votes else {})
-        tokens, seconds = sum(entry.tokens for entry in entries), sum(entry.seconds for entry in entries)
+        tokens, seconds = sum(entry.tokens for entry in said.values()), sum(entry.seconds for entry in said.values())
         counted = {
             name: copies([reading for entry in entries for each in entry.readings for reading in each[part]])
             for name, part in parts.items()
@@ -404,7 +408,7 @@ class MarkedCopies(nn.Module):
         return Account(
             report,
             {"greedy": [entry.greedy for entry in entries]} if self._votes else {},
-            sum(entry.stored_seconds for entry in entries),
+            sum(entry.stored_seconds for entry in said.values()),
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import save_llama
 from torch import nn
+from transformers import AutoModelForCausalLM, BioGptConfig, GPT2Config, GPT2Model, GPTNeoXConfig
 
 from common.approach import count_parameters, freeze_all_but
 from common.config import RuntimeConfig
@@ -149,6 +150,14 @@ def test_adapters_are_on_all_linear_layers_or_on_those_named(base):
     assert adapted(modules=("q_proj", "v_proj")) == {"q_proj", "v_proj"}
     with pytest.raises(InputError, match=r"--modules: \['query'\]: the base model's linear layers are .*'q_proj'"):
         adapted(modules=("query", "v_proj"))
+
+
+def test_layers_of_gpt2_have_adapters_by_their_names():
+    network = GPT2Model(GPT2Config(n_embd=32, n_layer=1, n_head=4, vocab_size=50, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(InputError, match=r"linear layers are \['c_attn', 'c_fc', 'c_proj'\]"):
+        add_lora(network, LoraConfig(modules=("q_proj",)))
+    add_lora(network, LoraConfig(modules=("c_attn",)))
+    assert lora_part(network, 1e-4).modules == ("h.0.attn.c_attn.lora_A", "h.0.attn.c_attn.lora_B")
 
 
 def test_only_adapters_are_trained_in_float32_and_their_dropout_is_on_in_training_alone(base):
@@ -320,6 +329,23 @@ def test_weights_that_are_not_the_models_are_refused(own, spoil, message, output
     save_file(weights, own / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match=message):
         load_language_model(str(own), "causal").network(output_layer=output_layer)
+
+
+@pytest.mark.parametrize(
+    ("config", "layer"), [(GPTNeoXConfig, "embed_out"), (BioGptConfig, "output_projection")], ids=["GPT-NeoX", "BioGPT"]
+)
+def test_an_output_layer_of_any_name_is_left_out_and_not_quantised(own, config, layer):
+    tokenizer = load_language_model(str(own), "causal").tokenizer
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    settings = config(vocab_size=len(tokenizer), max_position_embeddings=64, tie_word_embeddings=False, **shape)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(own)
+    base = load_language_model(str(own), "causal")
+    assert f"{layer}.weight" in load_file(own / "model.safetensors")
+    assert not any(layer in name for name, _ in base.network(output_layer=False).named_modules())
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    network = base.network(output_layer=True, quantization="nf4")
+    whole = [m for m in network.modules() if isinstance(m, nn.Linear) and not isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert whole == [network.get_output_embeddings()]
 
 
 def test_what_is_no_language_model_is_refused_in_one_line(own, gliner_folder, tmp_path):

@@ -3,11 +3,12 @@
 import copy
 import json
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig, Lfm2Config, LlamaConfig, MistralConfig
 
 from common.errors import InputError
 from common.models.cache import for_rows
@@ -15,6 +16,10 @@ from common.models.causal_lm import load_language_model
 from common.models.chat import Chat
 from common.models.generation import GREEDY, AnswerStore, Generator, Prompt, Sampling, answer_key, draw_tokens
 
+SHAPE: dict[str, Any] = {
+    "vocab_size": 500, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "initializer_range": 0.5, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+}  # fmt: skip
 SAMPLING = Sampling(temperature=1.3, top_p=0.9, top_k=20, seed=7)
 
 
@@ -79,6 +84,24 @@ def test_greedy_answers_are_those_without_cache_batch_and_padding(make, language
         assert answer.text == tokenizer.decode(ids[: len(ids) - complete], skip_special_tokens=True)
         assert answer.probabilities == pytest.approx(likely[: len(ids) - complete], abs=1e-3)
     assert {answer.complete for answer in answers} == {True, False}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MistralConfig(sliding_window=8, **SHAPE), Lfm2Config(layer_types=["conv", "full_attention"], **SHAPE)],
+    ids=["sliding window", "convolution"],
+)
+def test_networks_that_count_places_read_the_rows_of_a_batch_without_a_gap_in_them(language_model, prompts, config):
+    """A masked place between head and rest takes the place of a token that a window or convolution would have read."""
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config).eval()
+    assert prompts[0].head == prompts[2].head
+    assert len(prompts[0].rest) < len(prompts[2].rest)
+    generator = Generator(network, language_model[1], (1,), rows=2)
+    answers = generator.answers([(prompt, GREEDY) for prompt in (prompts[0], prompts[2])], SAMPLING)
+    for prompt, answer in zip((prompts[0], prompts[2]), answers, strict=True):
+        _, likely = by_hand(network, prompt, (1,), lambda scores: int(scores.argmax()))
+        assert answer.probabilities == pytest.approx(likely, abs=1e-3)
 
 
 def test_samples_are_drawn_from_the_models_probabilities(make, language_model, prompts, stops):
@@ -244,6 +267,13 @@ def test_a_question_stands_in_the_turns_of_the_template(language_model):
     assert chat.around("Q: ", " ?") == ("<|user|>\nQ: ", " ?</s>\n<|assistant|>\n")
     assert chat.end_ids == [1]
     assert chat.stops == (1,)
+
+
+@pytest.mark.parametrize("date", ["{{ date_string }}", "{{ strftime_now('%d %b %Y') }}"])
+def test_a_prompt_is_the_same_on_any_day(gliner_folder, date):
+    tokenizer = load_language_model(str(gliner_folder("causal-llama")), "causal").tokenizer
+    tokenizer.chat_template = date + "{% for turn in messages %}: {{ turn.content }}{% endfor %}"
+    assert Chat(tokenizer).around("Q", "?") == ("26 Jul 2024: Q", "?")
 
 
 def test_a_model_without_a_template_gets_plain_text(gliner_folder):

@@ -22,7 +22,8 @@ from vaner.knowledge import main
 
 
 def test_tables_are_read_packed_or_not(tmp_path):
-    text = "aspirin\tchemical\nβ-catenin\tgene\n\n heart failure \tdisease\r\n"
+    # Editors may begin a file with a byte order mark.
+    text = "\ufeffaspirin\tchemical\nβ-catenin\tgene\n\n heart failure \tdisease\r\n"
     (tmp_path / "names.tsv").write_text(text, "utf-8")
     with gzip.open(tmp_path / "names.tsv.gz", "wt", encoding="utf-8") as stream:
         stream.write(text)
@@ -50,7 +51,9 @@ def test_files_that_are_missing_or_cut_are_refused(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_names(tmp_path / "names.tsv")
     packed = gzip.compress(b"aspirin\tchemical\n" * 50)
-    for content in (packed[:-12], b"no gzip"):
+    # Behind the header a block of a type that there is none of.
+    damaged = packed[:10] + b"\x07" + packed[11:]
+    for content in (packed[:-12], damaged, b"no gzip"):
         (tmp_path / "names.tsv.gz").write_bytes(content)
         with pytest.raises(InputError, match=r"names\.tsv\.gz: cannot be read"):
             read_names(tmp_path / "names.tsv.gz")

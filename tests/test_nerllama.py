@@ -393,6 +393,9 @@ def test_entities_beyond_the_longest_answer_are_unreachable(made, form):
 def test_no_room_for_a_prompt_is_bad_input(made):
     with pytest.raises(InputError, match=r"--max-length: 100 tokens, but instruction, a sentence of --max-sentence 24"):
         made(max_length=100)
+    # The tiny model has 512 positions.
+    with pytest.raises(InputError, match=r"--max-length: 512 tokens \(the base model reads no more\), but"):
+        made(max_length=4096, max_sentence=400)
 
 
 def test_a_long_sentence_is_read_as_far_as_it_fits(made):
@@ -408,6 +411,13 @@ def test_a_long_sentence_is_read_as_far_as_it_fits(made):
     assert model.unreachable(odd) == {"truncation": 0, "no faithful copy": 1}
     endless = model.encode([make_sentence(["x" * 400, "y"], [Span(1, 1, "protein")])])[0]
     assert (endless.n_words, len(endless.ids)) == (1, 24)
+
+
+def test_a_word_is_read_with_all_tokens_of_its_last_character(made):
+    for size in range(8, 20):
+        _, model = made(max_sentence=size)
+        item = model.encode([make_sentence(["fever", "日本語", "was", "肝不全", "seen"], [])])[0]
+        assert model.chat.tokenizer.decode(item.ids) == " ".join(item.sentence.words[: item.n_words])
 
 
 def test_the_score_of_a_greedy_answer_is_its_probability(made):
@@ -455,6 +465,20 @@ def test_votes_decide_and_the_greedy_answer_stands_beside(made):
     # In training it is the greedy answer alone, all of it.
     model._trains = True
     assert [entry.span[:2] for entry in predict(model, item)] == [(2, 4), (6, 6)]
+
+
+def test_a_sentence_that_is_there_twice_takes_the_time_of_one(made):
+    _, model = made()
+    item = model.encode([make_sentence(SENTENCE, [])])[0]
+    model.begin_account()
+    first, second = (model.predict(model.collate([item])) for _ in range(2))
+    account = model.account([item, item])
+    assert first == second
+    assert account.stored_seconds == 0
+    answers = list(model.generator.store._lines.values())
+    assert account.report["tokens"] == sum(len(line["ids"]) for line in answers)
+    assert account.report["seconds"] == pytest.approx(sum(line["seconds"] for line in answers))
+    assert account.report["copies"]["greedy"]["answers"] == 2 * len(answers)
 
 
 def test_a_checkpoint_keeps_its_examples(made, data):
@@ -560,6 +584,8 @@ def test_trained_tested_with_votes_and_on_an_unseen_corpus(gliner_folder, datase
         tested("--dataset", str(dataset_path), "--shots", "4")
     with pytest.raises(InputError, match="--vote"):
         tested("--dataset", str(dataset_path), "--samples", "2", "--threshold", "0.5")
+    with pytest.raises(InputError, match="--vote, --top-p: of sampled answers"):
+        tested("--dataset", str(dataset_path), "--vote", "0.9", "--top-p", "0.5")
 
 
 def write_unseen(folder, labels):

@@ -30,7 +30,7 @@ from common.names.reading import Name
 from common.training.loop import checkpoint_gradients
 from vaner.config import Config
 from vaner.model import BEGIN, INSIDE, NO_SUBWORD, OUTSIDE, first_subwords, instruction, tags_of
-from vaner.names import NameLists, is_same_type
+from vaner.names import NameLists, is_same_type, require_knowledge
 from vaner.spans import span_probabilities
 from vaner.spec import SPEC
 
@@ -266,6 +266,18 @@ def test_a_name_of_training_sentences_alone_is_used_if_one_of_those_trained_on_h
         assert seen.text in text
 
 
+def test_names_of_a_data_set_of_a_mixture_have_the_joint_names_of_its_types():
+    labels = LabelSet(("Gene",), ("A gene.",), "Any other word.")
+    sentence = make_sentence(["p53", "binds"], [Span(0, 0, "Gene")])
+    config = Config(DataConfig(("a", "b"), map=("protein=Gene",)))
+    names = [Name("p53", "protein"), Name("mdm2", "Protein"), Name("heart", "anatomy")]
+    knowledge = Knowledge(names, np.array([False, True, True]), {sentence.words: [0, 1, 2]})
+    made = NameLists(knowledge, config, labels, labels.names, [sentence])
+    text, entities = names_of(made, made.draw(sentence, 0, random.Random(1)))
+    assert sorted(text.split()) == ["heart", "mdm2", "p53"]
+    assert sorted(entities) == ["mdm2", "p53"]
+
+
 def test_names_are_split_into_words_as_the_corpus_is():
     words = [["IL", "-", "2", "binds", "TNF", "-", "alpha", "."], ["fever", "is", "seen"]]
     split = [make_sentence(sentence, []) for sentence in words]
@@ -277,6 +289,7 @@ def test_names_are_split_into_words_as_the_corpus_is():
 def test_types_are_one_where_one_is_part_of_the_other():
     assert is_same_type("Gene or protein", "protein")
     assert is_same_type("disease", "Disease")
+    assert is_same_type("cell line", "Cell_Line")
     assert not is_same_type("gene", "protein")
     shown = ("gene", "cell type", "disease")
     config = Config(DataConfig(("tiny",)), type_names=("protein=gene",))
@@ -359,6 +372,21 @@ def test_training_without_a_knowledge_base_says_how_to_make_it(dataset_path, gli
     arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("causal-llama"))]
     with pytest.raises(InputError, match=r"has no knowledge base; make it with: python -m vaner\.knowledge --dataset"):
         vaner.train.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("settings", "how"),
+    [
+        ({"data": DataConfig(("/corpora/my own",))}, "--dataset '/corpora/my own' --names"),
+        (
+            {"data": DataConfig(("bc5cdr",)), "knowledge": ("/names/umls",)},
+            "/names/umls has no .* --dataset NAME --names",
+        ),
+    ],
+)
+def test_a_missing_knowledge_base_is_made_by_the_command_that_is_shown(settings, how):
+    with pytest.raises(InputError, match=how):
+        require_knowledge(Config(**settings))
 
 
 def test_knowledge_is_built_and_trained_with(dataset_path, gliner_folder, tiny_encoder, tmp_path, output):

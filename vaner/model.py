@@ -111,7 +111,10 @@ class Tagger(nn.Module):
             text = instruction(name, dataset if config.name_datasets else None)
             length = len(self.tokenizer(text)["input_ids"])
             if length + _LEAST_SENTENCE > self.limit:
-                raise InputError(f"--max-length {self.limit}: the instruction alone has {length} sub-words ({text!r})")
+                most = " (the base model reads no more)" if self.limit < config.max_length else ""
+                raise InputError(
+                    f"--max-length {self.limit}{most}: the instruction alone has {length} sub-words ({text!r})"
+                )
         self.network = base.network(
             output_layer=False,
             attention=config.attention,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.data.dataset import Sentence, dataset_dir, make_sentence
-from common.data.labels import LabelSet
+from common.data.labels import LabelSet, normalise_type
+from common.data.mixture import joint_names
 from common.data.spans import Span
 from common.data.text import words_of
 from common.errors import InputError
@@ -36,11 +38,13 @@ def knowledge_dirs(config: Config) -> list[Path]:
 
 def require_knowledge(config: Config) -> None:
     """Raises ``InputError`` if DBR has no names; the message says how to find them."""
-    for folder in knowledge_dirs(config) if config.dbr != "off" else ():
+    # Of folders that are given nothing says what they are to be made of.
+    datasets = ["NAME"] * len(config.knowledge) or [shlex.quote(name) for name in config.data.dataset]
+    for folder, dataset in zip(knowledge_dirs(config), datasets, strict=True) if config.dbr != "off" else ():
         if not (folder / MANIFEST_FILE).is_file():
             raise InputError(
                 f"--dbr {config.dbr}: {folder} has no knowledge base; make it with: "
-                f"python -m vaner.knowledge --dataset {folder.name} --names FILE, or train with --dbr off"
+                f"python -m vaner.knowledge --dataset {dataset} --names FILE, or train with --dbr off"
             )
 
 
@@ -71,7 +75,12 @@ class NameLists:
     ) -> None:
         from common.names.reading import names_in
 
-        self.names, self.config, self.labels = knowledge.names, config, labels
+        self.config, self.labels = config, labels
+        # The knowledge base of each data set of a mixture has the data set's own names of types.
+        joint, names = joint_names(config.data.map), knowledge.names
+        if joint:
+            names = [name._replace(type=joint.get(normalise_type(name.type), name.type)) for name in names]
+        self.names = names
         self.facts = knowledge.facts
         missing = next((sentence for sentence in sentences if sentence.words not in knowledge.near), None)
         if missing is not None:
@@ -80,14 +89,12 @@ class NameLists:
                 f"{' '.join(missing.words[:8])!r}"
             )
         own = set(names_in(sentences))
-        allowed = [
-            bool(public) or name in own for name, public in zip(knowledge.names, knowledge.is_public, strict=True)
-        ]
+        allowed = [bool(public) or name in own for name, public in zip(self.names, knowledge.is_public, strict=True)]
         self.near = {
             sentence.words: [row for row in knowledge.near[sentence.words] if allowed[row]] for sentence in sentences
         }
         self.splits = splits_punctuation(sentences)
-        types = {name.type for name in knowledge.names}
+        types = {name.type for name in self.names}
         self.types_of = [
             {name for name in types if any(is_same_type(name, asked) for asked in {label, text})}
             for label, text in zip(labels.names, shown, strict=True)
@@ -160,5 +167,5 @@ def splits_punctuation(sentences: Sequence[Sentence]) -> bool:
 
 def is_same_type(name: str, asked: str) -> bool:
     """Whether a knowledge base's type and the type asked for are one: one is part of the other (the authors' rule)."""
-    first, second = name.lower(), asked.lower()
+    first, second = normalise_type(name), normalise_type(asked)
     return first in second or second in first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from common.approach import TrainedPart
 from common.errors import InputError
@@ -33,7 +34,8 @@ def add_lora(network: PreTrainedModel, config: LoraConfig) -> None:
         lora_dropout=config.dropout,
         target_modules=_ALL if named == [_ALL] else named,
     )
-    linear = {name.rpartition(".")[2] for name, module in network.named_modules() if isinstance(module, nn.Linear)}
+    # GPT-2 has its linear layers transposed, as those of a class of its own.
+    linear = {name.rpartition(".")[2] for name, m in network.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
     unknown = sorted(set(named) - linear - {_ALL})
     if unknown or (_ALL in named and len(named) > 1):
         raise InputError(f"--modules: {unknown or named}: the base model's linear layers are {sorted(linear)}")

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -45,6 +45,22 @@ class _PreallocatedLayer(DynamicLayer):
         self._all_keys[:, :, first:end], self._all_values[:, :, first:end] = key_states, value_states
         self.keys, self.values = self._all_keys[:, :, :end], self._all_values[:, :, :end]
         return self.keys, self.values
+
+
+def bears_gap(config: Any, capacity: int) -> bool:
+    """Whether rows may have masked places between a prefix and what follows, so that rows of any length share it.
+
+    Not where a layer counts places instead of looking at the mask: a sliding window shorter than the rows sees less of
+    the prefix, and a convolution or a recurrent state none of it as it was.
+
+    Args:
+        config: Of the network.
+        capacity: Tokens per row, at most, masked places included.
+    """
+    return all(
+        type(layer) is DynamicLayer or getattr(layer, "sliding_window", 0) >= capacity
+        for layer in DynamicCache(config=config).layers
+    )
 
 
 def for_rows(prefix: Cache, rows: int, capacity: int) -> Cache:

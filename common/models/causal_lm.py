@@ -31,7 +31,8 @@ KIND = "causal"
 """Kind of these base models."""
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_OUTPUT_LAYER = "lm_head."
+_OUTPUT_LAYERS = ("lm_head.", "embed_out.", "output_projection.")
+"""Names of the layer that predicts the next token, by families of models."""
 _COUNTED_ANEW = "rotary_emb.inv_freq"
 """A buffer that earlier versions of transformers stored."""
 
@@ -110,7 +111,7 @@ class LanguageModel:
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=dtype,
-                llm_int8_skip_modules=[_OUTPUT_LAYER.rstrip(".")],
+                llm_int8_skip_modules=[name.rstrip(".") for name in _OUTPUT_LAYERS],
             )
         self._fetch_weights()
         try:
@@ -160,7 +161,7 @@ class LanguageModel:
         added = sorted(
             name
             for name in loaded["unexpected_keys"]
-            if not name.endswith(_COUNTED_ANEW) and (output_layer or not name.startswith(_OUTPUT_LAYER))
+            if not name.endswith(_COUNTED_ANEW) and (output_layer or not name.startswith(_OUTPUT_LAYERS))
         )
         if missing or added:
             raise InputError(

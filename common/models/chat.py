@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from common.errors import InputError
 
 _SLOT = "\ue000"
 """Stands for a text that is put in later; a character of Unicode's private use."""
-_DATE = "26 Jul 2024"
-"""The day that Llama's templates put into a prompt; today would make each day's prompts others."""
+_DATE = datetime.datetime(2024, 7, 26)
+"""The day that templates put into a prompt, Llama's own; today would make each day's prompts others."""
 
 
 class Chat:
@@ -60,7 +61,12 @@ class Chat:
 
         try:
             text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=ask, date_string=_DATE
+                turns,
+                tokenize=False,
+                add_generation_prompt=ask,
+                date_string=_DATE.strftime("%d %b %Y"),
+                # What other templates call.
+                strftime_now=_DATE.strftime,
             )
         except jinja2.TemplateError as error:
             raise InputError(f"the base model's chat template cannot be used: {error}") from error

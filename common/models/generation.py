@@ -25,7 +25,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from common.errors import InputError
 from common.files import content_hash, parse_json, write_json
-from common.models.cache import for_rows
+from common.models.cache import bears_gap, for_rows
 from common.schema import Count, Seconds, Share, check
 
 logger = logging.getLogger(__name__)
@@ -232,19 +232,25 @@ class Generator:
         start = time.perf_counter()
         prompts = [prompt for prompt, _ in asked]
         device = self.network.get_input_embeddings().weight.device
-        head, width = list(prompts[0].head), max(len(prompt.rest) for prompt in prompts)
-        # The gap is between the head, which all share, and the rest.
-        ids = torch.tensor([[*head, *[0] * (width - len(p.rest)), *p.rest] for p in prompts], device=device)
+        limits = torch.tensor([prompt.longest for prompt in prompts], device=device)
+        rows = [(*prompt.head, *prompt.rest) for prompt in prompts]
+        width = max(map(len, rows))
+        cache = self._prefilled(prompts[0].head, len(rows), width + int(limits.max()), device)
+        # The gap is between the head, which all share, and the rest; before both if the head is read in each row.
+        place = 0 if cache is None else len(prompts[0].head)
+        gaps = [width - len(row) for row in rows]
+        ids = torch.tensor(
+            [[*r[:place], *[0] * gap, *r[place:]] for r, gap in zip(rows, gaps, strict=True)], device=device
+        )
         attended = torch.ones_like(ids)
-        for row, prompt in enumerate(prompts):
-            attended[row, len(head) : ids.shape[1] - len(prompt.rest)] = 0
+        for row, gap in enumerate(gaps):
+            attended[row, place : place + gap] = 0
         choice = _Choice([None if n == GREEDY else random.Random(key) for key, (_, n) in zip(keys, asked, strict=True)],
                          sampling)  # fmt: skip
-        limits = torch.tensor([prompt.longest for prompt in prompts], device=device)
         output = self.network.generate(
             input_ids=ids,
             attention_mask=attended,
-            past_key_values=self._prefilled(prompts[0].head, len(prompts), ids.shape[1] + int(limits.max()), device),
+            past_key_values=cache,
             logits_processor=LogitsProcessorList([choice]),
             stopping_criteria=StoppingCriteriaList([_Limits(limits, ids.shape[1])]),
             generation_config=GenerationConfig(
@@ -275,8 +281,11 @@ class Generator:
         return lines
 
     def _prefilled(self, head: tuple[int, ...], rows: int, capacity: int, device: torch.device) -> Any:
-        """The cache of rows that begin with the same head, for as many tokens per row; None without a head."""
-        if not head:
+        """The cache of rows that begin with the same head, for as many tokens per row.
+
+        None without a head, and where the network needs the tokens of a row side by side.
+        """
+        if not head or not bears_gap(self.network.config, capacity):
             return None
         if head not in self._heads:
             if len(self._heads) >= _KEPT_HEADS:
