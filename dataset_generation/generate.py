@@ -139,7 +139,8 @@ def generate(cfg: GenerateConfig) -> Path:
     benchmark = BENCHMARKS.get(cfg.corpus)
     plan = SplitPlan(
         hold_out=cfg.split,
-        tail=benchmark.tail if benchmark else None,
+        # Rows of the whole corpus: they are no abstracts where sentences without --types are left out.
+        tail=benchmark.tail if benchmark and (cfg.empty_sentences or not cfg.types) else None,
         seed=cfg.seed,
         train_size=cfg.train_size,
         validation_size=cfg.validation_size,

@@ -417,6 +417,23 @@ def test_tail_validation():
         make_splits({**source, "validation": numbered(3)}, SplitPlan("tail"))
 
 
+def test_the_tail_of_jnlpba_without_the_sentences_of_other_types(make, tmp_path):
+    """Its 1,739 rows are whole abstracts of the whole corpus alone."""
+    source = tmp_path / "jnlpba"
+    source.mkdir()
+    for split, size in (("train", 40), ("test", 4)):
+        names = ["dna", "rna"] * (size // 2)
+        write_json(
+            source / f"{split}.json",
+            [{"tokenized_text": [f"{split}{i}"], "ner": [[0, 0, name]]} for i, name in enumerate(names)],
+        )
+    settings = {"dataset": "jnlpba", "source": str(source), "split": "tail", "types": ("rna",)}
+    manifest = read_json(make(**settings) / "manifest.json")
+    assert (manifest["splits"], manifest["sizes"]["train"]) == ("validation is the last 4 train sentences", 16)
+    with pytest.raises(InputError, match="the train split is empty .validation is the last 1739"):
+        make(**settings, empty_sentences=True)
+
+
 @pytest.mark.parametrize("hold_out", ["random", "tail"])
 def test_one_file_is_split(hold_out):
     splits, how = make_splits({"train": numbered(50)}, SplitPlan(hold_out))
