@@ -48,6 +48,7 @@ class CorpusReader:
         self.type_map: dict[str, str] = {}
         self.seen_types: set[str] = set()
         self.problems: Counter[str] = Counter()
+        self.invalid: set[str] = set()
         self.where: dict[Split, str] = {}
 
     def add(
@@ -132,14 +133,17 @@ class CorpusReader:
 
     def _sentences(self, split: Split, scheme: TagScheme | None) -> Iterator[Sentence]:
         counts = self.counts[split]
-        for number, (place, item) in enumerate(self.parsed[split]):
+        # A record of several texts, such as the passages of a document, is one document.
+        numbers = {place: number for number, place in enumerate(dict.fromkeys(place for place, _ in self.parsed[split]))}
+        for place, item in self.parsed[split]:
+            before = counts.copy()
             try:
                 if isinstance(item, LeftOut):
                     counts["records_left_out"] += 1
                     self._report("record left out", f"{place}: {item.reason}")
                     continue
                 if isinstance(item, Annotated):
-                    parts = self._cut(split, item, number)
+                    parts = self._cut(split, item, numbers[place])
                 elif isinstance(item, Tagged):
                     assert scheme is not None
                     parts = [Spanned(item.words, tag_spans(item.tags, scheme, self.options), (), item.document)]
@@ -147,6 +151,8 @@ class CorpusReader:
                     parts = [item]
                 sentences = [self._sentence(split, place, part) for part in parts]
             except ValueError as error:
+                # Entities of what is left out as a whole are not counted as read.
+                self.counts[split] = counts = before
                 self._bad_record(split, place, error)
                 continue
             for sentence in sentences:
@@ -254,7 +260,9 @@ class CorpusReader:
         if not self.options.skip_invalid:
             raise InputError(f"{place}: {error}") from error
         self._report("skipped", f"{place}: {error}")
-        self.counts[split]["records_invalid"] += 1
+        # A record of several texts counts once.
+        self.counts[split]["records_invalid"] += place not in self.invalid
+        self.invalid.add(place)
 
     def _bad_entity(self, split: Split, place: str, problem: str) -> None:
         """Raises for a bad entity, or counts that it is left out; its sentence stays."""

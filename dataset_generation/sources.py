@@ -71,7 +71,8 @@ def read_local(source: Path, options: ReadOptions | None = None, *, known_types:
         for path in paths:
             form, how = FORMATS[formats[path]], prepared[formats[path]]
             reader.add(split, str(path), form.read(path, how), form.parse, how)
-    origin: dict[str, Any] = {"kind": "files", "sha256": {files.name(path): sha256_file(path) for path in formats}}
+    read = [path for first, name in formats.items() for path in FORMATS[name].files(first)]
+    origin: dict[str, Any] = {"kind": "files", "sha256": {files.name(path): sha256_file(path) for path in read}}
     if files.ignored:
         origin["ignored"] = files.ignored
     if set(formats.values()) != {"parquet"}:

@@ -162,6 +162,26 @@ def test_a_comment_with_as_many_columns_as_a_word(tmp_path):
     assert sentences(read(tmp_path, "x.tsv", lines("C/B-lang #/I-lang runs/O"))) == ["[C #](lang) runs"]
 
 
+@pytest.mark.parametrize("tag", ["_", "O"])
+def test_multiword_tokens_and_empty_nodes_of_conllu_are_no_words(tmp_path, tag):
+    text = (
+        f"# text = don't cough\n1-2\tdon't\t{tag}\n1\tdo\tO\n2\tn't\tO\n2.1\tyou\t{tag}\n3\tcough\tB-D\n\n"
+        "# text = gout\n1\tGout\tB-D\n2\tfell\tO\n"
+    )
+    assert sentences(read(tmp_path, "x.conllu", text)) == ["do n't [cough](d)", "[Gout](d) fell"]
+    # A tag of its own is not lost.
+    tagged = read(tmp_path, "x.conllu", text.replace(f"2.1\tyou\t{tag}", "2.1\tyou\tB-D"), columns="word=1,tag=2")
+    assert sentences(tagged) == ["do n't [you](d) [cough](d)", "[Gout](d) fell"]
+    # Where lines have no numbers, these are words.
+    other = read(tmp_path, "x.tsv", lines("2-3/x/O of/y/O 5/x/B-D"), columns="word=0,tag=2")
+    assert sentences(other) == ["2-3 of [5](d)"]
+
+
+def test_lines_of_conllu_are_counted_with_those_that_are_no_words(tmp_path):
+    text = "1-2\tdon't\t_\n1\tdo\tO\n2\tn't\n"
+    assert "word 1 (line 3): expected a word and a tag" in error(tmp_path, "x.conllu", text, columns="word=1,tag=2")
+
+
 @pytest.mark.parametrize("separator", [" ", "\t"])
 def test_only_tabs_spaces_and_line_ends_cut(tmp_path, separator):
     odd = "\u00a0\u202f\u3000\u0085\u001c\u2028"
@@ -253,6 +273,12 @@ def test_a_table_with_a_sentence_column(tmp_path):
         tmp_path, "x.csv", "sentence,word,tag\n1,a,O\n2,b,O\n1,c,O\n"
     )
     assert "row 0 (counted from 0): 2 values for 3 columns" in error(tmp_path, "x.csv", "sentence,word,tag\n1,a\n")
+
+
+def test_rows_before_the_first_sentence_are_a_record(tmp_path):
+    text = "sentence,word,tag\n,a,O\n1,b,B-D\n2,c,X\n"
+    assert "record 2 (counted from 0): word 0: unknown tag 'X'" in error(tmp_path, "x.csv", text)
+    assert "record 0 (counted from 0): word 0: unknown tag 'X'" in error(tmp_path, "x.csv", text.replace("a,O", "a,X"))
 
 
 # Raw text
@@ -352,6 +378,37 @@ def test_annotations_of_label_studio(tmp_path):
     assert (sentences(left_out), left_out.counts["train"]["records_left_out"]) == (["[Gout fell](d)"], 1)
 
 
+def test_an_annotation_that_cannot_be_read_is_not_passed_over_for_another(tmp_path):
+    region = {"type": "labels", "value": {"start": 0, "end": 4, "labels": ["D"], "text": "Bout"}}
+    annotations = [{"result": []}, {"result": [region]}]
+    task = json.dumps([{"id": 5, "data": {"text": "Gout fell"}, "annotations": annotations}])
+    assert "2 annotations that differ" in error(tmp_path, "x.json", task)
+
+
+def test_annotations_of_a_task_as_records(tmp_path):
+    def record(number: int, *starts: int) -> dict:
+        label = [{"start": start, "end": start + 4, "labels": ["D"]} for start in starts]
+        return {"id": 7, "text": "Gout fell", "label": label, "annotation_id": number, "annotator": number}
+
+    assert "records 0 and 2 (counted from 0) are annotations of task 7 that differ" in error(
+        tmp_path, "x.json", json.dumps([record(1, 0, 5), record(2, 5, 0), record(3, 0)])
+    )
+    assert len(sentences(read(tmp_path, "x.json", json.dumps([record(1, 0), record(2, 0)])))) == 2
+
+
+def test_the_passages_of_a_document_are_of_one_document_and_one_record(tmp_path):
+    def document(*texts: str) -> dict:
+        return {"passages": [{"offset": 0, "text": text} for text in texts]}
+
+    text = json.dumps({"documents": [document("Gout", "It fell", " ", "\n"), document("Fever")]})
+    corpus = read(tmp_path, "x.json", text, skip_invalid=True)
+    assert [sentence.document for sentence in corpus.splits["train"]] == ["0", "0", "1"]
+    assert (corpus.counts["train"]["records"], corpus.skipped["train"]) == (2, 1)
+    assert "all 1 records are invalid" in error(
+        tmp_path, "x.json", json.dumps({"documents": [document(" ", " ")]}), skip_invalid=True
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -440,6 +497,16 @@ def test_brat_files(tmp_path):
         read_local(tmp_path, ReadOptions(skip_invalid=True))
 
 
+def test_the_texts_of_brat_are_hashed(tmp_path):
+    (tmp_path / "a.ann").write_text("T1\tD 0 4\tGout\n")
+    (tmp_path / "a.txt").write_text("Gout fell")
+    before = read_local(tmp_path).origin["sha256"]
+    (tmp_path / "a.txt").write_text("Gout rose")
+    after = read_local(tmp_path).origin["sha256"]
+    assert set(before) == set(after) == {"a.ann", "a.txt"}
+    assert {name for name in before if before[name] != after[name]} == {"a.txt"}
+
+
 # Overlaps and types
 
 
@@ -462,6 +529,14 @@ def test_overlapping_entities(tmp_path):
         "entities": 2,
     }
     assert sentences(read(tmp_path, "x.json", text, overlaps="first")) == ["[lung cancer](d) [gene loss](e) [here](x)"]
+
+
+def test_entities_of_a_record_that_is_left_out_are_not_counted(tmp_path):
+    text = text_record("Gout fell. Bowel cancer came.", [0, 4, "D"], [11, 23, "D"], [17, 23, "E"])
+    corpus = read(tmp_path, "x.jsonl", text + text_record("Gout rose.", [0, 4, "D"]), skip_invalid=True)
+    counts = corpus.counts["train"]
+    assert (counts["records"], counts["records_invalid"]) == (2, 1)
+    assert counts["entities_read"] == counts["entities"] == 1
 
 
 def test_of_equally_long_ones_the_earlier_in_the_source_stays():

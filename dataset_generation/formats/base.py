@@ -69,6 +69,8 @@ class Format:
     parse: Callable[[Any, ReadOptions], list[Item]]
     prepare: Callable[[Sequence[Path], ReadOptions], ReadOptions] = lambda _, options: options
     """Completes the options from all files of the corpus."""
+    files: Callable[[Path], Sequence[Path]] = lambda path: [path]
+    """All files that are read for one."""
 
 
 def shown(value: Any) -> str:

@@ -15,9 +15,14 @@ from dataset_generation.options import ReadOptions
 _PLACE = re.compile(r"(?P<type>\S+) (?P<spans>\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
 
 
+def _files(path: Path) -> tuple[Path, Path]:
+    """An ``.ann`` file and its text."""
+    return path, path.with_suffix(".txt")
+
+
 def _read(path: Path, options: ReadOptions) -> Records:
     """The one document of an ``.ann`` file."""
-    text = path.with_suffix(".txt")
+    _, text = _files(path)
     if not text.is_file():
         raise InputError(f"{path}: has no text {text.name} beside it")
     # Line ends count as the file has them.
@@ -53,4 +58,4 @@ def _mention(line: str, text: str) -> Mention:
     return make_mention(start, end, place["type"], text, fields[2] if len(fields) > 2 else None)
 
 
-BRAT = Format(_read, _parse)
+BRAT = Format(_read, _parse, files=_files)

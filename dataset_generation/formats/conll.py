@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,20 @@ from dataset_generation.options import ReadOptions
 _DOCUMENT = re.compile(r"-DOCSTART-|###\s*MEDLINE:\s*(?P<medline>\S+)|#\s*newdoc\b(?:\s+id\s*=)?[ \t]*(?P<newdoc>.*)")
 
 
+_NO_WORD = re.compile(r"\d+[-.]\d+")
+"""CoNLL-U's number of a multiword token, whose words have lines of their own, or of an empty node."""
+
+
 class _Sentence(NamedTuple):
-    line: int
+    lines: list[int]
+    """The line of each row."""
     rows: list[list[str]]
     document: str | None
+
+    @property
+    def line(self) -> int:
+        """The line of the first row."""
+        return self.lines[0]
 
 
 def _columns(line: str) -> list[str]:
@@ -32,21 +43,47 @@ def _is_blank(line: str) -> bool:
     return not line.strip(" \t")
 
 
-def _sentences(path: Path) -> Iterator[_Sentence]:
-    """The sentences of a file. Blank lines, comments and document marks end one; only the last begin a document."""
+def _sentences(path: Path) -> list[_Sentence]:
+    """The sentences of a file, of words alone where CoNLL-U has multiword tokens and empty nodes beside them."""
+    sentences = list(_blocks(path))
+    numbers = ([row[0] for row in sentence.rows if not _is_no_word(row)] for sentence in sentences)
+    if not any(_is_no_word(row) for sentence in sentences for row in sentence.rows) or not all(
+        own == [str(n) for n in range(1, len(own) + 1)] for own in numbers
+    ):
+        return sentences
+    kept: list[_Sentence] = []
+    for sentence in sentences:
+        # One with an entity's tag stays, not to lose that.
+        chosen = [not _is_no_word(row) or any(map(TAG.fullmatch, row[2:])) for row in sentence.rows]
+        if any(chosen):
+            lines, rows = (list(compress(values, chosen)) for values in (sentence.lines, sentence.rows))
+            kept.append(_Sentence(lines, rows, sentence.document))
+    return kept
+
+
+def _is_no_word(row: Sequence[str]) -> bool:
+    return len(row) > 2 and bool(_NO_WORD.fullmatch(row[0]))
+
+
+def _blocks(path: Path) -> Iterator[_Sentence]:
+    """The sentences of a file with all of their lines.
+
+    Blank lines, comments and document marks end one; only the last begin a document.
+    """
     lines = read_lines(path)
     is_row = _row_test(lines)
     rows: list[list[str]] = []
-    first_line = documents = 0
+    numbers: list[int] = []
+    documents = 0
     document: str | None = None
     for number, line in enumerate((*lines, ""), start=1):
         if is_row(line):
-            first_line = first_line if rows else number
+            numbers.append(number)
             rows.append(_columns(line))
             continue
         if rows:
-            yield _Sentence(first_line, rows, document)
-            rows = []
+            yield _Sentence(numbers, rows, document)
+            numbers, rows = [], []
         mark = _DOCUMENT.match(line)
         if mark:
             documents += 1
@@ -100,7 +137,7 @@ def _parse(sentence: _Sentence, options: ReadOptions) -> list[Item]:
     word, tag = int(options.roles["word"]), int(options.roles["tag"])
     for index, row in enumerate(sentence.rows):
         if len(row) <= max(word, tag):
-            place = f"word {index} (line {sentence.line + index})"
+            place = f"word {index} (line {sentence.lines[index]})"
             raise ValueError(f"{place}: expected a word and a tag, got {' '.join(row)[:100]!r}")
     words, tags = zip(*((row[word], row[tag]) for row in sentence.rows), strict=True)
     return [Tagged(words, tags, sentence.document)]

@@ -14,6 +14,8 @@ _DOCUMENT_FIELDS = (*DOCUMENT_FIELDS, "id")
 SPAN_FIELDS = ("entities", "spans", "label", "labels")
 _START, _END = ("start", "start_offset"), ("end", "end_offset")
 _TYPE = ("label", "labels", "type")
+_OF_ANNOTATION = frozenset({"annotation_id", "annotator", "created_at", "updated_at", "lead_time"})
+"""Fields of JSON_MIN about the annotation, not the text."""
 _REGIONS = ("labels", "hypertextlabels", "paragraphlabels")
 
 
@@ -58,11 +60,30 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
     if not given:
         return [LeftOut("no annotation, or skipped")]
     readings = [read_mentions(regions_of(entry), text) for entry in given]
-    if any(set(mentions) != set(readings[0][0]) for mentions, _ in readings[1:]):
+    if any((set(mentions), bad) != (set(readings[0][0]), readings[0][1]) for mentions, bad in readings[1:]):
         raise ValueError(f"{len(given)} annotations that differ and none alone marked as ground truth")
     mentions, bad = readings[0]
     document = document_of({"id": task.get("id"), **data}, options, _DOCUMENT_FIELDS)
     return [Annotated(text, mentions, bad, document)]
+
+
+def check_one_annotation(records: Sequence[Any]) -> None:
+    """Raises ``ValueError`` if a task of Label Studio's JSON_MIN, a record per annotation, has two that differ."""
+    first: dict[Any, tuple[int, Any]] = {}
+    for number, record in enumerate(records):
+        if not isinstance(record, dict) or "annotation_id" not in record or type(record.get("id")) is not int:
+            continue
+        content = {
+            name: sorted(map(repr, value)) if isinstance(value, list) else value
+            for name, value in record.items()
+            if name not in _OF_ANNOTATION
+        }
+        before, other = first.setdefault(record["id"], (number, content))
+        if content != other:
+            raise ValueError(
+                f"records {before} and {number} (counted from 0) are annotations of task {record['id']} that differ; "
+                "keep one, or export the project as JSON, which says what is ground truth"
+            )
 
 
 def regions_of(annotation: Mapping[str, Any]) -> list[Any]:

@@ -38,6 +38,10 @@ def _read(path: Path, options: ReadOptions) -> Records:
         value = next((value[name] for name in bioc.COLLECTIONS if isinstance(value.get(name), list)), [value])
     if not isinstance(value, list):
         raise InputError(f"{path}: expected a JSON list of records, got {type(value).__name__}")
+    try:
+        offsets.check_one_annotation(value)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
     yield from ((record_place(number), record) for number, record in enumerate(value))
 
 

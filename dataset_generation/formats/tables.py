@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +104,8 @@ def _read_csv(path: Path, options: ReadOptions) -> Records:
 
 
 def _csv_sentences(path: Path, rows: Sequence[Sequence[str]], where: dict[str, int], width: int) -> Iterator[Any]:
-    seen: dict[str, int] = {}
+    seen: set[str] = set()
+    records = itertools.count()
     words: list[str] = []
     tags: list[str] = []
     current = ""
@@ -113,17 +115,18 @@ def _csv_sentences(path: Path, rows: Sequence[Sequence[str]], where: dict[str, i
         sentence = row[where["sentence"]].strip()
         if sentence and sentence != current:
             if words:
-                yield record_place(len(seen) - 1), (words, tags)
+                yield record_place(next(records)), (words, tags)
                 words, tags = [], []
             if sentence in seen:
                 raise InputError(
                     f"{path}: row {number} (counted from 0): sentence {sentence!r} continues after another one"
                 )
-            seen[sentence], current = number, sentence
+            seen.add(sentence)
+            current = sentence
         words.append(row[where["word"]])
         tags.append(row[where["tag"]])
     if words:
-        yield record_place(max(len(seen) - 1, 0)), (words, tags)
+        yield record_place(next(records)), (words, tags)
 
 
 def _parse_csv(row: tuple[list[str], list[str]], options: ReadOptions) -> list[Item]:
