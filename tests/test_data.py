@@ -9,6 +9,7 @@ from common.data.dataset import (
     SPLITS,
     Sentence,
     count_types,
+    existing_dataset_dir,
     load_dataset,
     make_sentence,
     parse_span_record,
@@ -163,6 +164,16 @@ def test_bad_files(dataset):
 def test_a_missing_data_set_says_how_to_make_it():
     with pytest.raises(InputError, match=r"python -m dataset_generation\.generate --dataset no-such-set"):
         load_dataset("no-such-set")
+
+
+@pytest.mark.parametrize("name", ["./tiny", "tiny/", "../{}/tiny", "{}"])
+def test_a_path_of_a_data_set_is_one_however_it_is_written(dataset, monkeypatch, name):
+    monkeypatch.chdir(dataset.parent)
+    path = name.format(dataset if name == "{}" else dataset.parent.name)
+    assert (load_dataset(path).name, existing_dataset_dir(path).resolve()) == ("tiny", dataset.resolve())
+    for other in ("tiny", ".", "./", ""):
+        with pytest.raises(InputError, match="data set"):
+            load_dataset(other)
 
 
 def test_writing_is_atomic(tmp_path):

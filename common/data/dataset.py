@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -212,8 +213,9 @@ class Dataset:
 def dataset_dir(name: str) -> Path:
     """The folder of a generated data set: ``datasets/<name>``, or ``name`` itself if it is a path to such a folder."""
     path = Path(name)
-    if len(path.parts) > 1 or path.is_absolute():
-        return path
+    if path.name and ("/" in name or os.sep in name):
+        # "./mine" is "mine" as a Path, which would be a name.
+        return path if len(path.parts) > 1 else path.absolute()
     return datasets_dir() / check_name(name, "data set name")
 
 
