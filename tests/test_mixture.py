@@ -121,6 +121,7 @@ def test_the_content_of_a_mixture_is_that_of_its_data_sets_and_the_map(first, se
     [
         ({"organism": "species"}, "no data set has the type 'organism'; the types are cell type, disease, gene"),
         ({"gene": "O"}, "'O' is the class outside every entity"),
+        ({"gene": "Cell_type"}, "'Cell_type' would be another type than 'cell type'; write it as the data sets do"),
     ],
 )
 def test_wrong_maps(first, second, names, message):

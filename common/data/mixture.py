@@ -142,7 +142,8 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
         sampling: As in :class:`DataConfig`.
 
     Raises:
-        InputError: If two data sets have one name, or a mapped type is in none of them.
+        InputError: If two data sets have one name, a mapped type is in none of them, or a joint name is a type's in
+            another writing.
     """
     own = [dataset.name for dataset in datasets]
     require(len(set(own)) == len(own), f"--dataset: two data sets have one name: {', '.join(own)}")
@@ -155,6 +156,9 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
         for name, text in zip(member.labels.names, member.labels.descriptions, strict=True):
             # A type of several data sets is described as by the first.
             descriptions.setdefault(name, text)
+    for name in names.values():
+        other = next((kind for kind in descriptions if kind != name and _alike(kind, name)), None)
+        require(other is None, f"--map: {name!r} would be another type than {other!r}; write it as the data sets do")
     types = ", ".join(descriptions)
     labels = label_set(descriptions, f"A word that belongs to no mention of any of these: {types}.")
     logger.info("mixture of %s: %d types: %s", ", ".join(own), len(descriptions), types)
@@ -169,6 +173,10 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
         members=members,
         sampling=sampling,
     )
+
+
+def _alike(first: str, second: str) -> bool:
+    return normalise_type(first) == normalise_type(second)
 
 
 def with_joint_names(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
