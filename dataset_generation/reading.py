@@ -134,7 +134,8 @@ class CorpusReader:
     def _sentences(self, split: Split, scheme: TagScheme | None) -> Iterator[Sentence]:
         counts = self.counts[split]
         # A record of several texts, such as the passages of a document, is one document.
-        numbers = {place: number for number, place in enumerate(dict.fromkeys(place for place, _ in self.parsed[split]))}
+        places = dict.fromkeys(place for place, _ in self.parsed[split])
+        numbers = {place: number for number, place in enumerate(places)}
         for place, item in self.parsed[split]:
             before = counts.copy()
             try:

@@ -430,7 +430,7 @@ def test_the_tail_of_jnlpba_without_the_sentences_of_other_types(make, tmp_path)
     settings = {"dataset": "jnlpba", "source": str(source), "split": "tail", "types": ("rna",)}
     manifest = read_json(make(**settings) / "manifest.json")
     assert (manifest["splits"], manifest["sizes"]["train"]) == ("validation is the last 4 train sentences", 16)
-    with pytest.raises(InputError, match="the train split is empty .validation is the last 1739"):
+    with pytest.raises(InputError, match=r"the train split is empty \(validation is the last 1739"):
         make(**settings, empty_sentences=True)
 
 

@@ -56,7 +56,7 @@ def _sentences(path: Path) -> list[_Sentence]:
         # One with an entity's tag stays, not to lose that.
         chosen = [not _is_no_word(row) or any(map(TAG.fullmatch, row[2:])) for row in sentence.rows]
         if any(chosen):
-            lines, rows = (list(compress(values, chosen)) for values in (sentence.lines, sentence.rows))
+            lines, rows = list(compress(sentence.lines, chosen)), list(compress(sentence.rows, chosen))
             kept.append(_Sentence(lines, rows, sentence.document))
     return kept
 
