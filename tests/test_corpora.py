@@ -173,8 +173,8 @@ def test_multiword_tokens_and_empty_nodes_of_conllu_are_no_words(tmp_path, tag):
     tagged = read(tmp_path, "x.conllu", text.replace(f"2.1\tyou\t{tag}", "2.1\tyou\tB-D"), columns="word=1,tag=2")
     assert sentences(tagged) == ["do n't [you](d) [cough](d)", "[Gout](d) fell"]
     # Where lines have no numbers, these are words.
-    other = read(tmp_path, "x.tsv", lines("2-3/x/O of/y/O 5/x/B-D"), columns="word=0,tag=2")
-    assert sentences(other) == ["2-3 of [5](d)"]
+    for rows, expected in (("2-3/x/O of/y/O 5/x/B-D", "2-3 of [5](d)"), ("2.5/x/O", "2.5")):
+        assert sentences(read(tmp_path, "x.tsv", lines(rows), columns="word=0,tag=2")) == [expected]
 
 
 def test_lines_of_conllu_are_counted_with_those_that_are_no_words(tmp_path):

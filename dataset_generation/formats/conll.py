@@ -48,16 +48,15 @@ def _sentences(path: Path) -> list[_Sentence]:
     sentences = list(_blocks(path))
     numbers = ([row[0] for row in sentence.rows if not _is_no_word(row)] for sentence in sentences)
     if not any(_is_no_word(row) for sentence in sentences for row in sentence.rows) or not all(
-        own == [str(n) for n in range(1, len(own) + 1)] for own in numbers
+        own and own == [str(n) for n in range(1, len(own) + 1)] for own in numbers
     ):
         return sentences
     kept: list[_Sentence] = []
     for sentence in sentences:
         # One with an entity's tag stays, not to lose that.
         chosen = [not _is_no_word(row) or any(map(TAG.fullmatch, row[2:])) for row in sentence.rows]
-        if any(chosen):
-            lines, rows = list(compress(sentence.lines, chosen)), list(compress(sentence.rows, chosen))
-            kept.append(_Sentence(lines, rows, sentence.document))
+        lines, rows = list(compress(sentence.lines, chosen)), list(compress(sentence.rows, chosen))
+        kept.append(_Sentence(lines, rows, sentence.document))
     return kept
 
 
