@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,8 @@ class SourceFiles:
     splits: dict[Split, list[Path]]
     """The files of each split, in order; those of train alone if the source has yet to be split."""
     ignored: list[str]
-    """Files of known kinds that belong to no split, and files of a split that are of no known kind."""
+    """Files of known kinds that belong to no split, files of a split that are of no known kind, and folders of files
+    that are not read."""
 
     def name(self, path: Path) -> str:
         """The name of a file inside the source, without paths of this machine."""
@@ -84,8 +85,22 @@ def find_files(source: Path, options: ReadOptions) -> SourceFiles:
             f"perhaps validation (or valid, val, devel, dev, eval), of the kinds {sorted(SUFFIXES)}"
         )
     files = SourceFiles(source, splits, [])
-    files.ignored.extend(sorted(files.name(path) for path in ignored))
+    unread = [f"{files.name(folder)}/" for folder in _unread_folders(source, splits)]
+    files.ignored.extend(sorted([*map(files.name, ignored), *unread]))
     return files
+
+
+def _unread_folders(source: Path, splits: Mapping[Split, Sequence[Path]]) -> list[Path]:
+    """The folders beside and below what is read that hold files of known kinds, but nothing that is read."""
+    read = {path.parent for paths in splits.values() for path in paths}
+    opened = {source, *read, *(above for folder in read for above in folder.parents if source in above.parents)}
+    return [
+        child
+        for folder in opened
+        for child in folder.iterdir()
+        if child.is_dir() and not child.name.startswith(".") and child not in opened
+        if any(path.suffix.lower() in SUFFIXES for path in child.rglob("*"))
+    ]
 
 
 def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[Path]], list[Path]]:

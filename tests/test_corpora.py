@@ -619,6 +619,26 @@ def test_what_is_of_a_split_and_cannot_be_read_is_named(tmp_path, names, packed,
     assert f"not read, of no split or no known kind: {packed}" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("read", "unread"),
+    [
+        (("a.ann", "a.txt"), ("more/b.ann", "more/b.txt")),
+        (("train/a.tsv", "test/a.tsv"), ("train/more/b.tsv",)),
+        (("train.tsv", "test.tsv"), ("data/train.tsv",)),
+        (("data/train.tsv", "data/test.tsv"), ("data/old/deep/train.tsv",)),
+        (("data/train/a.tsv", "data/test/a.tsv"), ("other/a.tsv",)),
+    ],
+)
+def test_folders_that_are_not_read_are_named(tmp_path, read, unread, caplog):
+    for name in (*read, *unread, ".git/x.tsv", "notes/plan.odt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("T1\tD 0 1\tG\n" if name.endswith(".ann") else "G\tB-D\n")
+    expected = {"more": "more/", "train": "train/more/", "other": "other/"}.get(unread[0].split("/")[0])
+    expected = expected or ("data/old/" if "old" in unread[0] else "data/")
+    assert read_local(tmp_path).origin["ignored"] == [expected]
+    assert expected in caplog.text
+
+
 @pytest.mark.parametrize("name", ["dev.tsv", "train/b.tsv"])
 def test_a_link_to_nothing_is_not_passed_over(tmp_path, name):
     write_files(tmp_path, "train/a.tsv", "test/a.tsv")
