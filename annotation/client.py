@@ -183,7 +183,7 @@ class Client:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def tasks(self, project: int, *, changed_since: str | None = None) -> Iterator[dict[str, Any]]:
-        """Tasks with their annotations and predictions, in order of their numbers.
+        """Tasks with their annotations and predictions, each once, in order of their numbers.
 
         Args:
             project: The project's number.
@@ -198,17 +198,30 @@ class Client:
                 "value": changed_since,
             }
             params["query"] = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
-        page, seen = 1, 0
+        page, seen, there = 1, 0, 0
+        given: set[int] = set()
         while True:
-            answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
-            found = answer["tasks"]
+            try:
+                answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
+            except ServerError as error:
+                if page == 1 or error.status != 404:
+                    raise
+                # The page is no longer there.
+                answer = {"tasks": [], "total": 0}
+            if answer["total"] < there:
+                # Tasks were deleted meanwhile, and those behind them have moved to pages that were read before.
+                page, seen, there = 1, 0, 0
+                continue
+            found, there = answer["tasks"], answer["total"]
             for task in found:
                 check(
                     task, TaskRecord, f"{redact(self.url)}: task {task.get('id') if isinstance(task, dict) else task}"
                 )
-                yield task
+                if task["id"] not in given:
+                    given.add(task["id"])
+                    yield task
             seen += len(found)
-            if not found or seen >= answer["total"]:
+            if not found or seen >= there:
                 return
             page += 1
 

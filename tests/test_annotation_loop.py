@@ -12,7 +12,7 @@ import pytest
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
 from tiny import ENTITIES, RUNTIME, enlarge_head
 
-from annotation import connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
+from annotation import client, connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client
 from annotation.labelling import Labelling, label_config
 from annotation.regions import annotation
@@ -257,6 +257,62 @@ def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, pr
     assert (report.annotated, report.skipped, report.tasks) == (6, 2, 30)
     studio.annotations.clear()
     assert pull.main([*options, "--all"]).annotated == 0
+
+
+def between_pages(studio, monkeypatch, act):
+    """Pages of ten tasks, and something that happens on the server after the first."""
+    monkeypatch.setattr(client, "PAGE", 10)
+    page, asked = studio.page, []
+
+    def slow(query):
+        found = page(query)
+        if not asked:
+            asked.append(query)
+            act()
+        return found
+
+    monkeypatch.setattr(studio, "page", slow)
+
+
+def test_annotations_made_while_pages_are_read_are_read_the_next_time(studio, project, work, monkeypatch):
+    first, last = list(studio.tasks.values())[0], list(studio.tasks.values())[-1]
+    options = [*project[0], "--work", str(work)]
+    between_pages(studio, monkeypatch, lambda: annotate(studio, project[2], [first, last]))
+    assert pull.main(options).annotated == 1, "the first page was read before"
+    assert pull.main(options).annotated == 2
+
+
+def test_tasks_deleted_while_pages_are_read_hide_no_others(studio, project, work, monkeypatch):
+    tasks = list(studio.tasks.values())
+    annotate(studio, project[2], tasks)
+    between_pages(studio, monkeypatch, lambda: studio.tasks.pop(tasks[0]["id"]))
+    assert pull.main([*project[0], "--work", str(work)]).annotated == 30, "29 and the one that was read before"
+
+
+def test_a_last_page_that_is_gone_ends_nothing(studio, project, monkeypatch):
+    tasks = list(studio.tasks.values())
+
+    def delete():
+        for task in tasks[5:26]:
+            del studio.tasks[task["id"]]
+
+    between_pages(studio, monkeypatch, delete)
+    found = [task["id"] for task in Client(studio.url, TOKEN).tasks(tasks[0]["project"])]
+    assert set(found) == {task["id"] for task in (*tasks[:10], *tasks[26:])}
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize(
+    ("times", "since"),
+    [
+        (["2026-11-25T17:00:00Z", "2026-11-25T16:00:00.5Z"], "2026-11-25T16:00:00.000000Z"),
+        (["2026-11-25T17:00:00.000001+02:00"], "2026-11-25T14:00:00.000001Z"),
+        (["yesterday"], None),
+        ([], None),
+    ],
+)
+def test_the_time_from_which_changes_are_read_is_in_the_servers_form(times, since):
+    assert pull._since([{"updated_at": time} for time in times]) == since
 
 
 def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_folder, monkeypatch):
