@@ -279,6 +279,8 @@ class ServerOptions:
         token = read_secret(TOKEN_VARIABLE, self.token_file, "the API token")
         if token is None:
             raise InputError(f"no API token: set {TOKEN_VARIABLE}, or give --token-file")
+        place = self.token_file or TOKEN_VARIABLE
+        require(token.isascii() and token.isprintable(), f"{place}: holds characters that no token has")
         return Client(url, token)
 
     @property

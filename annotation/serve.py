@@ -110,8 +110,13 @@ class Reloader:
         return state.st_mtime_ns, state.st_ino
 
     def look(self) -> None:
-        """Loads the current version if it is another one than before."""
+        """Loads the current version if it is another one than before, and learns which documents are blind now."""
         with self._lock:
+            try:
+                # annotation.push may choose some while the version stays.
+                self.backend.blind = self.work.blind()
+            except InputError as error:
+                logger.warning("the blind documents stay those of before: %s", error)
             stamp = self._stamp()
             if stamp in (None, self.seen):
                 return
@@ -124,7 +129,6 @@ class Reloader:
                 logger.warning("the version before stays: %s", error)
                 return
             self.backend.use(suggester)
-            self.backend.blind = self.work.blind()
             logger.info("in service: %s", record["version"])
 
     @contextlib.contextmanager

@@ -12,7 +12,8 @@ import pytest
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
 from tiny import ENTITIES, RUNTIME, enlarge_head
 
-from annotation import client, connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
+from annotation import client as client_module
+from annotation import connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client
 from annotation.labelling import Labelling, label_config
 from annotation.regions import annotation
@@ -166,7 +167,9 @@ def test_a_version_is_of_weights_labels_and_thresholds(model, gliner_folder):
     others = [load(threshold=0.3), load(labels=["protein", "disease"]), load(model=str(gliner_folder("bi-bert")))]
     versions = {item.version(LABELLING) for item in (one, *others)}
     versions.add(one.version(Labelling("label", "text", "text", ("Protein",))))
-    assert len(versions) == 5
+    # Entities of a type that no label names are suggested under the label whose alias does.
+    versions.add(one.version(Labelling("label", "text", "text", LABELS, {"protein family": "Protein"})))
+    assert len(versions) == 6
     one.tagger.model.type_thresholds = {"protein": 0.9}
     assert fingerprint(str(model), one.tagger) != one.fingerprint
 
@@ -226,6 +229,19 @@ def test_documents_that_become_blind_lose_their_suggestions(studio, project, wor
     } - blind
 
 
+def test_a_document_that_was_begun_with_suggestions_never_becomes_blind(studio, project, work, model):
+    tasks = list(studio.tasks.values())
+    for task in tasks:
+        task["data"]["doc_id"] = "begun" if task is tasks[0] else "free" if task is tasks[1] else task["data"]["doc_id"]
+    tasks[2]["data"]["doc_id"] = "begun"
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    push.main(options)
+    annotate(studio, project[2], tasks[:1])
+    push.main([*options, "--blind-fraction", "1"])
+    assert "free" in Work(work).blind()
+    assert "begun" not in Work(work).blind()
+
+
 def test_push_is_only_for_tasks_without_annotations_unless_told(studio, project, work, model):
     options = [*project[0], "--work", str(work), *of_model(model)]
     annotate(studio, project[2], list(studio.tasks.values())[:10])
@@ -261,7 +277,7 @@ def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, pr
 
 def between_pages(studio, monkeypatch, act):
     """Pages of ten tasks, and something that happens on the server after the first."""
-    monkeypatch.setattr(client, "PAGE", 10)
+    monkeypatch.setattr(client_module, "PAGE", 10)
     page, asked = studio.page, []
 
     def slow(query):
@@ -626,6 +642,21 @@ def test_enough_annotations_train_and_a_killed_training_goes_on(
     assert Work(work).trained() == 30
     time.sleep(2)
     assert len(httpx.get(f"{address}/status").json()["jobs"]) == 2
+
+
+def test_documents_that_become_blind_while_the_service_runs_get_nothing(studio, project, work, model):
+    options = [*project[0], "--work", str(work)]
+    tasks = [studio.shown(number) for number in studio.tasks]
+    body = {"tasks": tasks, "label_config": label_config(LABELS)}
+    with serve.serving([*options, *of_model(model), "--port", "0"]) as running:
+        reloader = serve.Reloader(Work(work), running.backend, LABELLING, RUNTIME)
+        push.main([*options, "--blind-fraction", "0.4", "--device", "cpu"])
+        reloader.look()
+        found = running.backend.handle("POST", "/predict", body).body["results"]
+    shown = {task["data"]["doc_id"] for task, item in zip(tasks, found, strict=True) if item["result"]}
+    blind = Work(work).blind()
+    assert blind and shown
+    assert not shown & blind
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(studio, project, work, model, service, monkeypatch, caplog):
