@@ -281,7 +281,10 @@ class ServerOptions:
             raise InputError(f"no API token: set {TOKEN_VARIABLE}, or give --token-file")
         place = self.token_file or TOKEN_VARIABLE
         require(token.isascii() and token.isprintable(), f"{place}: holds characters that no token has")
-        return Client(url, token)
+        try:
+            return Client(url, token)
+        except httpx.InvalidURL as error:
+            raise InputError(f"--url {redact(url)}: {error}") from None
 
     @property
     def names_project(self) -> bool:

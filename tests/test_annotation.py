@@ -610,6 +610,12 @@ def test_no_secret_is_in_a_message(monkeypatch):
     assert redact("http://tokenalone@host/x") == "http://***@host/x"
 
 
+def test_an_address_that_is_none_is_told(monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "abc")
+    with pytest.raises(InputError, match=r"--url http://u:\*\*\*@localhost:port: Invalid port: 'port'"):
+        ServerOptions(url="http://u:secret@localhost:port").client()
+
+
 @pytest.mark.parametrize("token", ["t\u00f6ken", "abc\r", "abc\ndef"])
 def test_what_no_token_is_is_told_without_it(token, monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", token)

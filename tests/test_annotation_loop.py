@@ -105,6 +105,9 @@ def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
     (tmp_path / "other.xml").write_text(label_config(["Other"]))
     with pytest.raises(InputError, match="labels otherwise"):
         setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
+    (tmp_path / "other.xml").write_text(label_config(LABELS).replace('name="label"', 'name="ner"'))
+    with pytest.raises(InputError, match=r"it has .*tags 'label' over 'text'.*, the file .*tags 'ner' over 'text'"):
+        setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
     with pytest.raises(InputError, match="no such project"):
         setup.main(["--url", studio.url, "--project", "Another"])
 
@@ -543,6 +546,9 @@ def test_doctor_looks_at_everything(studio, project, work, model, service, capsy
     with pytest.raises(InputError, match="of these are bad"):
         doctor.main([*options, "--backend", address])
     assert "UTF-16 units in" in capsys.readouterr().out
+    with pytest.raises(InputError, match="of these are bad"):
+        doctor.main([*options, "--backend", "http://localhost:port"])
+    assert "bad   service: http://localhost:port: Invalid port: 'port'" in capsys.readouterr().out
 
 
 def test_no_password_of_an_address_is_shown(studio, project, work, model, service, monkeypatch, capsys, caplog):
@@ -644,12 +650,31 @@ def test_enough_annotations_train_and_a_killed_training_goes_on(
     assert len(httpx.get(f"{address}/status").json()["jobs"]) == 2
 
 
+def test_what_becomes_current_while_the_service_loads_is_served(studio, project, work, model, monkeypatch):
+    options = [*project[0], "--work", str(work)]
+    load = serve.Config.load
+
+    def slow(self, folder, labelling):
+        before = load(self, folder, labelling)
+        folder.set_current({**before.record, "threshold": 0.6, "version": "newer"})
+        return before
+
+    monkeypatch.setattr(serve, "LOOK", 0.05)
+    push.main([*options, *of_model(model)])
+    monkeypatch.setattr(serve.Config, "load", slow)
+    with serve.serving([*options, "--port", "0", "--device", "cpu"]) as running:
+        deadline = time.monotonic() + 10
+        while running.backend.model.tagger.threshold != 0.6:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_documents_that_become_blind_while_the_service_runs_get_nothing(studio, project, work, model):
     options = [*project[0], "--work", str(work)]
     tasks = [studio.shown(number) for number in studio.tasks]
     body = {"tasks": tasks, "label_config": label_config(LABELS)}
     with serve.serving([*options, *of_model(model), "--port", "0"]) as running:
-        reloader = serve.Reloader(Work(work), running.backend, LABELLING, RUNTIME)
+        reloader = serve.Reloader(Work(work), running.backend, LABELLING, RUNTIME, serve.stamp(Work(work)))
         push.main([*options, "--blind-fraction", "0.4", "--device", "cpu"])
         reloader.look()
         found = running.backend.handle("POST", "/predict", body).body["results"]

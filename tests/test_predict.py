@@ -167,6 +167,24 @@ def test_half_a_surrogate_pair_is_no_text(models):
         Tagger(models["bi"], "tiny", RUNTIME).tag(["a", "a\ud800"])
 
 
+@pytest.mark.parametrize("name", ["9.00\u202fAM", "Note\u00a01", "\u0645\u06cc\u200c\u062e\u0648", "soft\u00adhyphen"])
+def test_names_of_documents_may_hold_what_texts_hold(tagger, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{name}.txt").write_text("Fever.")
+    (document,) = read(tmp_path / "in")
+    assert document.id == name
+    for form in ("jsonl", "conll", "brat"):
+        write(tagger, tmp_path / f"out-{form}", form, [document])
+    assert (tmp_path / "out-brat" / f"{name}.txt").read_text() == "Fever."
+    assert read_local(tmp_path / "out-conll", ReadOptions(format="conll")).splits["train"][0].document == name
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\u2028b", "\x85", "\ud800"])
+def test_what_cannot_be_a_documents_name(name):
+    with pytest.raises(ValueError, match="cannot be a document's id"):
+        Document(name, "Fever.")
+
+
 # -- input ------------------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +14,7 @@ from common.config import RuntimeConfig, require, require_share
 from common.data.labels import LabelSet
 from common.errors import InputError
 from common.files import read_json, sha256_file
-from common.inference.documents import Document
+from common.inference.documents import UNWRITABLE, Document
 from common.schema import Share, Texts, read_record
 from common.training.records import RUN_FILE, WEIGHTS_FILE, approach_of
 
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from common.data.spans import ScoredSpan
     from common.data.text import Word
 
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""In a type's name; joiners inside a word, as in Persian, are none."""
 _SENTENCES_AT_ONCE = 512
 """Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into
 batches."""
@@ -238,7 +235,7 @@ def _numbered(texts: Iterable[str]) -> Iterator[Document]:
 def _label_set(labels: Sequence[str]) -> LabelSet:
     """Entity types whose names are all that the model reads of them."""
     for name in labels:
-        require(not _UNWRITABLE.search(name), f"--labels: {name!r} holds a line end or the like")
+        require(not UNWRITABLE.search(name), f"--labels: {name!r} holds a line end or the like")
     try:
         return LabelSet(tuple(labels), tuple(labels), "Any other word.")
     except ValueError as error:
