@@ -79,7 +79,13 @@ class Suggester:
 
     def version(self, labelling: Labelling) -> str:
         """The version of the suggestions in a project: another one if weights, threshold or labels are others."""
-        content = [self.fingerprint, labelling.labels, labelling.from_name, labelling.to_name, labelling.field]
+        content: list[Any] = [
+            self.fingerprint,
+            labelling.labels,
+            labelling.from_name,
+            labelling.to_name,
+            labelling.field,
+        ]
         # Types of the model that have no label's words may have an alias's.
         content += [dict(labelling.aliases)] if labelling.aliases else []
         return f"{self._name}-{content_hash(content)[:8]}"
