@@ -23,6 +23,8 @@ URL_VARIABLE, PROJECT_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_PROJECT"
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 PAGE = 100
 """Tasks in a page of an answer."""
+ROUNDS = 10
+"""How often all pages are read, at most, if tasks are deleted meanwhile."""
 CHUNK = 500
 """Tasks in an upload, at most: the server stores it while the client waits."""
 FRESH = 240.0
@@ -188,6 +190,9 @@ class Client:
         Args:
             project: The project's number.
             changed_since: Only those changed at this time or after it, as the server writes times.
+
+        Raises:
+            InputError: If it refuses, or tasks are deleted again and again meanwhile.
         """
         params: dict[str, Any] = {"project": project, "page_size": PAGE, "fields": "all", "ordering": "id"}
         if changed_since is not None:
@@ -198,19 +203,20 @@ class Client:
                 "value": changed_since,
             }
             params["query"] = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
-        page, seen, there = 1, 0, 0
+        page, seen, there, rounds = 1, 0, 0, 1
         given: set[int] = set()
         while True:
             try:
                 answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
             except ServerError as error:
-                if page == 1 or error.status != 404:
+                if page == 1 or error.status != 404 or rounds == ROUNDS:
                     raise
                 # The page is no longer there.
                 answer = {"tasks": [], "total": 0}
             if answer["total"] < there:
                 # Tasks were deleted meanwhile, and those behind them have moved to pages that were read before.
-                page, seen, there = 1, 0, 0
+                require(rounds < ROUNDS, f"project {project}: tasks are deleted faster than they are read; try again")
+                page, seen, there, rounds = 1, 0, 0, rounds + 1
                 continue
             found, there = answer["tasks"], answer["total"]
             for task in found:

@@ -321,6 +321,14 @@ def test_a_last_page_that_is_gone_ends_nothing(studio, project, monkeypatch):
     assert len(found) == len(set(found))
 
 
+def test_pages_that_never_come_are_not_asked_for_without_end(studio, project, monkeypatch):
+    page = studio.page
+    monkeypatch.setattr(client_module, "PAGE", 10)
+    monkeypatch.setattr(studio, "page", lambda query: page(query) | ({} if query["page"] == "1" else {"tasks": []}))
+    with pytest.raises(InputError, match="Invalid page"):
+        list(Client(studio.url, TOKEN).tasks(next(iter(studio.projects))))
+
+
 @pytest.mark.parametrize(
     ("times", "since"),
     [
