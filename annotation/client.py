@@ -23,6 +23,8 @@ URL_VARIABLE, PROJECT_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_PROJECT"
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
 PAGE = 100
 """Tasks in a page of an answer."""
+ROUNDS = 10
+"""How often all pages are read, at most, if tasks are deleted meanwhile."""
 CHUNK = 500
 """Tasks in an upload, at most: the server stores it while the client waits."""
 FRESH = 240.0
@@ -183,11 +185,14 @@ class Client:
     # -- tasks --------------------------------------------------------------------------------------------------------
 
     def tasks(self, project: int, *, changed_since: str | None = None) -> Iterator[dict[str, Any]]:
-        """Tasks with their annotations and predictions, in order of their numbers.
+        """Tasks with their annotations and predictions, each once, in order of their numbers.
 
         Args:
             project: The project's number.
             changed_since: Only those changed at this time or after it, as the server writes times.
+
+        Raises:
+            InputError: If it refuses, or tasks are deleted again and again meanwhile.
         """
         params: dict[str, Any] = {"project": project, "page_size": PAGE, "fields": "all", "ordering": "id"}
         if changed_since is not None:
@@ -198,17 +203,31 @@ class Client:
                 "value": changed_since,
             }
             params["query"] = json.dumps({"filters": {"conjunction": "and", "items": [item]}})
-        page, seen = 1, 0
+        page, seen, there, rounds = 1, 0, 0, 1
+        given: set[int] = set()
         while True:
-            answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
-            found = answer["tasks"]
+            try:
+                answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
+            except ServerError as error:
+                if page == 1 or error.status != 404 or rounds == ROUNDS:
+                    raise
+                # The page is no longer there.
+                answer = {"tasks": [], "total": 0}
+            if answer["total"] < there:
+                # Tasks were deleted meanwhile, and those behind them have moved to pages that were read before.
+                require(rounds < ROUNDS, f"project {project}: tasks are deleted faster than they are read; try again")
+                page, seen, there, rounds = 1, 0, 0, rounds + 1
+                continue
+            found, there = answer["tasks"], answer["total"]
             for task in found:
                 check(
                     task, TaskRecord, f"{redact(self.url)}: task {task.get('id') if isinstance(task, dict) else task}"
                 )
-                yield task
+                if task["id"] not in given:
+                    given.add(task["id"])
+                    yield task
             seen += len(found)
-            if not found or seen >= answer["total"]:
+            if not found or seen >= there:
                 return
             page += 1
 
@@ -266,7 +285,12 @@ class ServerOptions:
         token = read_secret(TOKEN_VARIABLE, self.token_file, "the API token")
         if token is None:
             raise InputError(f"no API token: set {TOKEN_VARIABLE}, or give --token-file")
-        return Client(url, token)
+        place = self.token_file or TOKEN_VARIABLE
+        require(token.isascii() and token.isprintable(), f"{place}: holds characters that no token has")
+        try:
+            return Client(url, token)
+        except httpx.InvalidURL as error:
+            raise InputError(f"--url {redact(url)}: {error}") from None
 
     @property
     def names_project(self) -> bool:

@@ -119,6 +119,11 @@ def _backends(
 def measure(address: str, credentials: tuple[str, str] | None, labelling: Labelling) -> Iterator[Finding]:
     """The service's answers and times against what Label Studio waits for."""
     schema = label_config(labelling.labels, labelling.field)
+    try:
+        httpx.URL(address)
+    except httpx.InvalidURL as error:
+        yield Finding("bad", "service", f"{address}: {error}")
+        return
     with httpx.Client(base_url=address, auth=credentials, timeout=5.0) as http:
         for path, limit in LIMITS.items():
             start = time.perf_counter()

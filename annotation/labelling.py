@@ -70,7 +70,7 @@ def parse_labelling(xml: str) -> Labelling:
         raise InputError("label configuration: declares a document type, which none needs")
     try:
         root = ElementTree.fromstring(xml)
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, UnicodeEncodeError) as error:
         raise InputError(f"label configuration: is no XML: {error}") from None
     groups, texts = root.findall(".//Labels"), root.findall(".//Text")
     if len(groups) != 1 or len(texts) != 1:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -20,6 +21,8 @@ from dataset_generation.formats.base import read_text
 
 logger = logging.getLogger(__name__)
 
+OVERLAP = timedelta(hours=1)
+"""What is read again of the time before the newest known change; reading all pages takes less."""
 TASKS, ANNOTATED, REPORT = "tasks.json", "annotated.json", "pull_report.json"
 
 
@@ -64,7 +67,7 @@ def pull(
     """
     work.claim(project.id, project.made)
     stored = {} if everything else {task["id"]: task for task in work.tasks(TASKS)}
-    since = max((task["updated_at"] for task in stored.values()), default=None)
+    since = _since(stored.values())
     read = 0
     for task in project.client.tasks(project.id, changed_since=since):
         stored[task["id"]] = task
@@ -73,6 +76,24 @@ def pull(
     tasks = [stored[number] for number in sorted(stored)]
     work.write_tasks(TASKS, tasks)
     return _merge(tasks, project.labelling, work, options)
+
+
+def _since(stored: Iterable[dict[str, Any]]) -> str | None:
+    """From when on changes are read: well before the newest known one.
+
+    A task that was changed while later pages were read has an older time than what those pages had.
+
+    Args:
+        stored: The tasks of the last time.
+
+    Returns:
+        The time in the only form that the server reads; None if there is none, or a time is written in another form.
+    """
+    try:
+        newest = max((datetime.fromisoformat(task["updated_at"]) for task in stored), default=None)
+        return None if newest is None else (newest - OVERLAP).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _merge(

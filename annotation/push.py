@@ -120,7 +120,8 @@ def push(
 def make_blind(project: Opened, work: Work, tasks: list[dict[str, Any]], share: float) -> frozenset[str]:
     """Chooses blind documents among those without annotations; suggestions that their tasks have are deleted."""
     free = [task for task in tasks if not task.get("total_annotations")]
-    blind = work.make_blind((document_of(task["data"], task["id"]) for task in free), share)
+    begun = {document_of(task["data"], task["id"]) for task in tasks if task.get("total_annotations")}
+    blind = work.make_blind({document_of(task["data"], task["id"]) for task in free} - begun, share)
     shown = [t for t in free if document_of(t["data"], t["id"]) in blind and objects(t.get("predictions"))]
     if shown:
         project.client.drop_predictions(project.id, [task["id"] for task in shown])

@@ -91,31 +91,46 @@ def fit_arguments(config: Config, rest: Sequence[str]) -> list[str]:
     return [*arguments, *rest]
 
 
+def stamp(work: Work) -> tuple[int, int] | None:
+    """What tells a work folder's current version from the next one; None if there is none."""
+    try:
+        state = work.current_file.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_ino
+
+
 class Reloader:
     """Loads the work folder's current version whenever that is another one, and only then puts it into service.
 
     A version that cannot be loaded is reported once, and the one in service stays.
+
+    Args:
+        work: The work folder.
+        backend: Takes the version.
+        labelling: Labels of the project.
+        runtime: Where and how to compute.
+        seen: What :func:`stamp` gave before the model in service was loaded.
     """
 
-    def __init__(self, work: Work, backend: Backend, labelling: Labelling | None, runtime: RuntimeConfig) -> None:
-        self.work, self.backend, self.labelling, self.runtime = work, backend, labelling, runtime
+    def __init__(
+        self, work: Work, backend: Backend, labelling: Labelling | None, runtime: RuntimeConfig, seen: Any
+    ) -> None:
+        self.work, self.backend, self.labelling, self.runtime, self.seen = work, backend, labelling, runtime, seen
         self._lock = threading.Lock()
-        self.seen = self._stamp()
-
-    def _stamp(self) -> Any:
-        try:
-            state = self.work.current_file.stat()
-        except OSError:
-            return None
-        return state.st_mtime_ns, state.st_ino
 
     def look(self) -> None:
-        """Loads the current version if it is another one than before."""
+        """Loads the current version if it is another one than before, and learns which documents are blind now."""
         with self._lock:
-            stamp = self._stamp()
-            if stamp in (None, self.seen):
+            try:
+                # annotation.push may choose some while the version stays.
+                self.backend.blind = self.work.blind()
+            except InputError as error:
+                logger.warning("the blind documents stay those of before: %s", error)
+            found = stamp(self.work)
+            if found in (None, self.seen):
                 return
-            self.seen = stamp
+            self.seen = found
             try:
                 record = self.work.current()
                 assert record is not None
@@ -124,7 +139,6 @@ class Reloader:
                 logger.warning("the version before stays: %s", error)
                 return
             self.backend.use(suggester)
-            self.backend.blind = self.work.blind()
             logger.info("in service: %s", record["version"])
 
     @contextlib.contextmanager
@@ -169,16 +183,19 @@ def serving(argv: Sequence[str] | None = None) -> Iterator[Service]:
         project = config.open()
         work.claim(project.id, project.made)
         labelling = project.labelling
+    # Before the model is loaded: what a training puts into service meanwhile is taken, too.
+    seen = stamp(work)
     suggester = config.load(work, labelling)
     if work.current() is None and labelling is not None:
         work.set_current({**suggester.record, "version": suggester.version(labelling)})
+        seen = stamp(work)
 
     import torch
 
     # Requests that need no model are answered by the core that is left.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     backend = Backend(suggester, blind=work.blind())
-    reloader = Reloader(work, backend, labelling, config.runtime)
+    reloader = Reloader(work, backend, labelling, config.runtime, seen)
     with contextlib.ExitStack() as stack:
         service = stack.enter_context(Service(backend, config.host, config.port, credentials))
         if config.approach is not None:

@@ -78,7 +78,9 @@ def set_up(client: Client, name: str, label_config: str | None) -> tuple[Opened,
 
 
 def _shown(labelling: Labelling) -> str:
-    return f"{', '.join(labelling.labels)} over ${labelling.field}"
+    aliases = "".join(f", alias {alias!r} of {label!r}" for alias, label in labelling.aliases.items())
+    tags = f"tags {labelling.from_name!r} over {labelling.to_name!r}"
+    return f"{', '.join(labelling.labels)} over ${labelling.field} ({tags}{aliases})"
 
 
 def import_missing(project: Opened, tasks: Sequence[dict[str, Any]]) -> tuple[int, int]:

@@ -12,9 +12,10 @@ from annotation.labelling import Labelling
 from annotation.work import Work
 from common.config import Device, Precision, RuntimeConfig
 from common.errors import InputError
-from common.files import content_hash, read_json, sha256_file
+from common.files import content_hash
 from common.inference import Entity, Tagger
-from common.training.records import RUN_FILE, WEIGHTS_FILE
+from common.inference.tagger import weights_of
+from common.training.records import RUN_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,15 @@ class Suggester:
 
     def version(self, labelling: Labelling) -> str:
         """The version of the suggestions in a project: another one if weights, threshold or labels are others."""
-        content = [self.fingerprint, labelling.labels, labelling.from_name, labelling.to_name, labelling.field]
+        content: list[Any] = [
+            self.fingerprint,
+            labelling.labels,
+            labelling.from_name,
+            labelling.to_name,
+            labelling.field,
+        ]
+        # Types of the model that have no label's words may have an alias's.
+        content += [dict(labelling.aliases)] if labelling.aliases else []
         return f"{self._name}-{content_hash(content)[:8]}"
 
     def unknown_to(self, labelling: Labelling) -> list[str]:
@@ -119,16 +128,7 @@ def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime:
 
 def fingerprint(source: str, tagger: Tagger) -> str:
     """Hash of all that a loaded model's suggestions depend on beside the text."""
-    place = Path(source)
-    if (place / RUN_FILE).is_file():
-        run = read_json(place / RUN_FILE)
-        weights = [sha256_file(place / WEIGHTS_FILE), run["base_model"]["revision"], run["approach"], run["variant"]]
-    else:
-        from common.bases import base_revision
-
-        adapted = _adaptation(source)
-        weights = [base_revision(source), "" if adapted is None else sha256_file(adapted)]
-    return content_hash([weights, tagger.labels, tagger.threshold, tagger.type_thresholds])
+    return content_hash([weights_of(source), tagger.labels, tagger.threshold, tagger.type_thresholds])
 
 
 def _adaptation(source: str) -> Path | None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from common.config import Device, Precision, RuntimeConfig, parse, require
 from common.errors import InputError
+from common.files import content_hash
 from common.inference.documents import InputOptions, read_documents
 from common.inference.output import OutputFormat, check_output, write_tagged
-from common.inference.tagger import Tagger
+from common.inference.tagger import Tagger, weights_of
 from common.registry import spec
 from common.script import run_script
 from common.training.records import RUN_FILE, find_checkpoint, read_run
@@ -99,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     tagger = Tagger.load(
         source, labels=config.labels, threshold=config.threshold, base_model=config.base_model, runtime=runtime
     )
-    settings: dict[str, Any] = {"model": tagger.name, "threshold": tagger.threshold}
+    # A model of the same name may have been changed since a run was killed.
+    settings: dict[str, Any] = {"model": tagger.name, "weights": content_hash(weights_of(source))}
+    settings |= {"precision": tagger.precision, "threshold": tagger.threshold}
     settings |= {"labels": list(tagger.labels), "format": form}
     settings |= {"type_thresholds": tagger.type_thresholds} if tagger.type_thresholds else {}
     n_documents, n_entities = write_tagged(documents, tagger.tag_documents, config.output, form, settings)

@@ -160,7 +160,8 @@ class FakeLabelStudio(ThreadingHTTPServer):
                     del self.predictions[number]
                 return 200, {}
             case "GET", ["api", "tasks"]:
-                return 200, self.page(query)
+                page = self.page(query)
+                return (200, page) if page["tasks"] or query["page"] == "1" else (404, {"detail": "Invalid page."})
             case "GET", ["api", "ml"]:
                 for backend in self.backends.values():
                     self.check(backend)

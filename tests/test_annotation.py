@@ -101,6 +101,7 @@ def test_a_name_means_the_label_of_the_same_words():
         ('<View><Labels name="a" toName="t"/><Text name="t" value="$t"/></View>', "no <Label value"),
         (label_config(["x y"]).replace("</Labels>", '<Label value="X_Y"/></Labels>'), "there twice"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View/>', "document type"),
+        ("<View>\ud800</View>", "is no XML"),
     ],
 )
 def test_what_is_no_label_configuration(xml, message):
@@ -607,6 +608,20 @@ def test_no_secret_is_in_a_message(monkeypatch):
         answering(down, token).call("GET", "/api/version")
     assert redact("http://u:pw@host/x password=abc") == "http://u:***@host/x password=***"
     assert redact("http://tokenalone@host/x") == "http://***@host/x"
+
+
+def test_an_address_that_is_none_is_told(monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "abc")
+    with pytest.raises(InputError, match=r"--url http://u:\*\*\*@localhost:port: Invalid port: 'port'"):
+        ServerOptions(url="http://u:secret@localhost:port").client()
+
+
+@pytest.mark.parametrize("token", ["t\u00f6ken", "abc\r", "abc\ndef"])
+def test_what_no_token_is_is_told_without_it(token, monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", token)
+    with pytest.raises(InputError, match="LABEL_STUDIO_API_KEY: holds characters that no token has") as caught:
+        ServerOptions(url="http://127.0.0.1:9").client()
+    assert token not in str(caught.value)
 
 
 def test_a_token_file_is_private(tmp_path, monkeypatch):

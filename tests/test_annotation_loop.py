@@ -12,6 +12,7 @@ import pytest
 from fake_label_studio import PERSONAL, TOKEN, FakeLabelStudio
 from tiny import ENTITIES, RUNTIME, enlarge_head
 
+from annotation import client as client_module
 from annotation import connect, disconnect, doctor, fit, jobs, pull, push, report, serve, setup, status
 from annotation.client import TOKEN_VARIABLE, Client
 from annotation.labelling import Labelling, label_config
@@ -104,6 +105,9 @@ def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
     (tmp_path / "other.xml").write_text(label_config(["Other"]))
     with pytest.raises(InputError, match="labels otherwise"):
         setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
+    (tmp_path / "other.xml").write_text(label_config(LABELS).replace('name="label"', 'name="ner"'))
+    with pytest.raises(InputError, match=r"it has .*tags 'label' over 'text'.*, the file .*tags 'ner' over 'text'"):
+        setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
     with pytest.raises(InputError, match="no such project"):
         setup.main(["--url", studio.url, "--project", "Another"])
 
@@ -166,7 +170,9 @@ def test_a_version_is_of_weights_labels_and_thresholds(model, gliner_folder):
     others = [load(threshold=0.3), load(labels=["protein", "disease"]), load(model=str(gliner_folder("bi-bert")))]
     versions = {item.version(LABELLING) for item in (one, *others)}
     versions.add(one.version(Labelling("label", "text", "text", ("Protein",))))
-    assert len(versions) == 5
+    # Entities of a type that no label names are suggested under the label whose alias does.
+    versions.add(one.version(Labelling("label", "text", "text", LABELS, {"protein family": "Protein"})))
+    assert len(versions) == 6
     one.tagger.model.type_thresholds = {"protein": 0.9}
     assert fingerprint(str(model), one.tagger) != one.fingerprint
 
@@ -226,6 +232,19 @@ def test_documents_that_become_blind_lose_their_suggestions(studio, project, wor
     } - blind
 
 
+def test_a_document_that_was_begun_with_suggestions_never_becomes_blind(studio, project, work, model):
+    tasks = list(studio.tasks.values())
+    for task in tasks:
+        task["data"]["doc_id"] = "begun" if task is tasks[0] else "free" if task is tasks[1] else task["data"]["doc_id"]
+    tasks[2]["data"]["doc_id"] = "begun"
+    options = [*project[0], "--work", str(work), *of_model(model)]
+    push.main(options)
+    annotate(studio, project[2], tasks[:1])
+    push.main([*options, "--blind-fraction", "1"])
+    assert "free" in Work(work).blind()
+    assert "begun" not in Work(work).blind()
+
+
 def test_push_is_only_for_tasks_without_annotations_unless_told(studio, project, work, model):
     options = [*project[0], "--work", str(work), *of_model(model)]
     annotate(studio, project[2], list(studio.tasks.values())[:10])
@@ -257,6 +276,70 @@ def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, pr
     assert (report.annotated, report.skipped, report.tasks) == (6, 2, 30)
     studio.annotations.clear()
     assert pull.main([*options, "--all"]).annotated == 0
+
+
+def between_pages(studio, monkeypatch, act):
+    """Pages of ten tasks, and something that happens on the server after the first."""
+    monkeypatch.setattr(client_module, "PAGE", 10)
+    page, asked = studio.page, []
+
+    def slow(query):
+        found = page(query)
+        if not asked:
+            asked.append(query)
+            act()
+        return found
+
+    monkeypatch.setattr(studio, "page", slow)
+
+
+def test_annotations_made_while_pages_are_read_are_read_the_next_time(studio, project, work, monkeypatch):
+    first, *_, last = studio.tasks.values()
+    options = [*project[0], "--work", str(work)]
+    between_pages(studio, monkeypatch, lambda: annotate(studio, project[2], [first, last]))
+    assert pull.main(options).annotated == 1, "the first page was read before"
+    assert pull.main(options).annotated == 2
+
+
+def test_tasks_deleted_while_pages_are_read_hide_no_others(studio, project, work, monkeypatch):
+    tasks = list(studio.tasks.values())
+    annotate(studio, project[2], tasks)
+    between_pages(studio, monkeypatch, lambda: studio.tasks.pop(tasks[0]["id"]))
+    assert pull.main([*project[0], "--work", str(work)]).annotated == 30, "29 and the one that was read before"
+
+
+def test_a_last_page_that_is_gone_ends_nothing(studio, project, monkeypatch):
+    tasks = list(studio.tasks.values())
+
+    def delete():
+        for task in tasks[5:26]:
+            del studio.tasks[task["id"]]
+
+    between_pages(studio, monkeypatch, delete)
+    found = [task["id"] for task in Client(studio.url, TOKEN).tasks(tasks[0]["project"])]
+    assert set(found) == {task["id"] for task in (*tasks[:10], *tasks[26:])}
+    assert len(found) == len(set(found))
+
+
+def test_pages_that_never_come_are_not_asked_for_without_end(studio, project, monkeypatch):
+    page = studio.page
+    monkeypatch.setattr(client_module, "PAGE", 10)
+    monkeypatch.setattr(studio, "page", lambda query: page(query) | ({} if query["page"] == "1" else {"tasks": []}))
+    with pytest.raises(InputError, match="Invalid page"):
+        list(Client(studio.url, TOKEN).tasks(next(iter(studio.projects))))
+
+
+@pytest.mark.parametrize(
+    ("times", "since"),
+    [
+        (["2026-11-25T17:00:00Z", "2026-11-25T16:00:00.5Z"], "2026-11-25T16:00:00.000000Z"),
+        (["2026-11-25T17:00:00.000001+02:00"], "2026-11-25T14:00:00.000001Z"),
+        (["yesterday"], None),
+        ([], None),
+    ],
+)
+def test_the_time_from_which_changes_are_read_is_in_the_servers_form(times, since):
+    assert pull._since([{"updated_at": time} for time in times]) == since
 
 
 def test_fit_trains_scores_and_promotes(studio, project, work, model, gliner_folder, monkeypatch):
@@ -471,6 +554,9 @@ def test_doctor_looks_at_everything(studio, project, work, model, service, capsy
     with pytest.raises(InputError, match="of these are bad"):
         doctor.main([*options, "--backend", address])
     assert "UTF-16 units in" in capsys.readouterr().out
+    with pytest.raises(InputError, match="of these are bad"):
+        doctor.main([*options, "--backend", "http://localhost:port"])
+    assert "bad   service: http://localhost:port: Invalid port: 'port'" in capsys.readouterr().out
 
 
 def test_no_password_of_an_address_is_shown(studio, project, work, model, service, monkeypatch, capsys, caplog):
@@ -570,6 +656,41 @@ def test_enough_annotations_train_and_a_killed_training_goes_on(
     assert Work(work).trained() == 30
     time.sleep(2)
     assert len(httpx.get(f"{address}/status").json()["jobs"]) == 2
+
+
+def test_what_becomes_current_while_the_service_loads_is_served(studio, project, work, model, monkeypatch):
+    options = [*project[0], "--work", str(work)]
+    load = serve.Config.load
+
+    def slow(self, folder, labelling):
+        before = load(self, folder, labelling)
+        folder.set_current({**before.record, "threshold": 0.6, "version": "newer"})
+        return before
+
+    monkeypatch.setattr(serve, "LOOK", 0.05)
+    push.main([*options, *of_model(model)])
+    monkeypatch.setattr(serve.Config, "load", slow)
+    with serve.serving([*options, "--port", "0", "--device", "cpu"]) as running:
+        deadline = time.monotonic() + 10
+        while running.backend.model.tagger.threshold != 0.6:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_documents_that_become_blind_while_the_service_runs_get_nothing(studio, project, work, model):
+    options = [*project[0], "--work", str(work)]
+    tasks = [studio.shown(number) for number in studio.tasks]
+    body = {"tasks": tasks, "label_config": label_config(LABELS)}
+    with serve.serving([*options, *of_model(model), "--port", "0"]) as running:
+        reloader = serve.Reloader(Work(work), running.backend, LABELLING, RUNTIME, serve.stamp(Work(work)))
+        push.main([*options, "--blind-fraction", "0.4", "--device", "cpu"])
+        reloader.look()
+        found = running.backend.handle("POST", "/predict", body).body["results"]
+    shown = {task["data"]["doc_id"] for task, item in zip(tasks, found, strict=True) if item["result"]}
+    blind = Work(work).blind()
+    assert blind
+    assert shown
+    assert not shown & blind
 
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one(studio, project, work, model, service, monkeypatch, caplog):

@@ -30,6 +30,7 @@ import ldsa.train
 import zeroshot_baseline.test
 from common.bases import base_revision, load_base
 from common.errors import InputError
+from common.export.push import push
 from common.files import read_json, write_json
 from common.hub import snapshot
 from common.models.causal_lm import language_model_revision, load_language_model
@@ -457,6 +458,26 @@ def test_a_pushed_folder_is_loaded_as_it_was(hub, gliner_folder, monkeypatch):
     local = load_base(str(folder), "bi").core.state_dict()
     assert all(tensor.equal(local[name]) for name, tensor in pushed.core.state_dict().items())
     assert all(request.authorization is None for request in hub.requests if request.host.startswith("localhost"))
+
+
+def test_a_push_leaves_no_graph_of_other_weights(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name in ("model.safetensors", "model.onnx", "onnx_report.json"):
+        (tmp_path / name).write_text("old")
+    push(tmp_path, "someone/adapted", private=False)
+    huggingface_hub.HfApi().upload_file(
+        path_or_fileobj=b"theirs", path_in_repo="note.onnx.md", repo_id="someone/adapted"
+    )
+    (tmp_path / "model.safetensors").write_text("new")
+    (tmp_path / "model.onnx").unlink()
+    (tmp_path / "onnx_report.json").unlink()
+    push(tmp_path, "someone/adapted", private=False)
+    repository = hub.repositories["model", "someone/adapted"]
+    assert repository.commits[repository.refs["main"]] == {
+        ".gitattributes": b"",
+        "model.safetensors": b"new",
+        "note.onnx.md": b"theirs",
+    }
 
 
 # -- what goes wrong --------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Text in, entities out: offsets, windows, formats of input and output, resuming, and wrong input."""
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -10,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny import ENTITIES, LABELS, MAX_WIDTH, RUNTIME, predictions, set_threshold, spans_of
 
 import common.inference.tagger
@@ -165,6 +167,24 @@ def test_half_a_surrogate_pair_is_no_text(models):
         Tagger(models["bi"], "tiny", RUNTIME).tag(["a", "a\ud800"])
 
 
+@pytest.mark.parametrize("name", ["9.00\u202fAM", "Note\u00a01", "\u0645\u06cc\u200c\u062e\u0648", "soft\u00adhyphen"])
+def test_names_of_documents_may_hold_what_texts_hold(tagger, tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"{name}.txt").write_text("Fever.")
+    (document,) = read(tmp_path / "in")
+    assert document.id == name
+    for form in ("jsonl", "conll", "brat"):
+        write(tagger, tmp_path / f"out-{form}", form, [document])
+    assert (tmp_path / "out-brat" / f"{name}.txt").read_text() == "Fever."
+    assert read_local(tmp_path / "out-conll", ReadOptions(format="conll")).splits["train"][0].document == name
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "a\u2028b", "\x85", "\ud800"])
+def test_what_cannot_be_a_documents_name(name):
+    with pytest.raises(ValueError, match="cannot be a document's id"):
+        Document(name, "Fever.")
+
+
 # -- input ------------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +322,7 @@ def test_brat_has_an_entity_over_a_line_end_in_pieces(tmp_path):
     assert item.mentions == [(3, 18, "cell_type")]
 
 
-@pytest.mark.parametrize("name", ["../d", "/d", "..", "a/../../d", "a\\d"])
+@pytest.mark.parametrize("name", ["../d", "/d", "..", "a/../../d", "a\\d", "d" * 238])
 def test_no_id_leaves_the_folder_of_brat(tagger, tmp_path, name):
     with pytest.raises(InputError, match="cannot be a file's name"):
         write(tagger, tmp_path / "in" / "out", "brat", [Document(name, "Fever.")])
@@ -312,6 +332,19 @@ def test_no_id_leaves_the_folder_of_brat(tagger, tmp_path, name):
 def test_two_documents_of_one_id_are_no_folder_of_brat(tagger, tmp_path):
     with pytest.raises(InputError, match="two documents have this id"):
         write(tagger, tmp_path / "out", "brat", [Document("d", "Fever."), Document("d", "Gout.")])
+
+
+def test_an_id_that_brat_cannot_have_costs_no_tagging(tagger, tmp_path):
+    def one_by_one(documents):
+        for document in documents:
+            done.append(document.id)
+            yield from tagger.tag_documents([document])
+
+    done, texts = [], [Document("d", "Fever."), Document("e" * 237, "Gout."), Document("./d", "Gout.")]
+    with pytest.raises(InputError, match=r"'\./d': two documents have this id"):
+        write(tagger, tmp_path / "out", "brat", texts, tag=one_by_one)
+    assert write(tagger, tmp_path / "out", "brat", [*texts[:2], Document("f", "Gout.")], tag=one_by_one)[0] == 3
+    assert done == ["d", "e" * 237, "f"]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "conll"])
@@ -507,6 +540,32 @@ def test_from_the_newest_run_to_a_file(run, tmp_path, caplog):
         main(
             ["--checkpoint", str(path), "--approach", "ldsa", "--input", str(tmp_path), "--output", str(tmp_path / "c")]
         )
+
+
+def test_what_was_begun_with_other_weights_or_another_precision_is_not_gone_on_with(
+    gliner_folder, tmp_path, monkeypatch
+):
+    def killed(self, documents):
+        yield Tagged(next(iter(documents)), ())
+        raise KeyboardInterrupt
+
+    model, output = tmp_path / "model", tmp_path / "out.jsonl"
+    shutil.copytree(gliner_folder("bi-bert"), model)
+    (tmp_path / "notes.jsonl").write_text('{"text": "Fever."}\n{"text": "Gout."}\n')
+    options = ["--model", str(model), "--labels", "disease", "--input", str(tmp_path / "notes.jsonl"), *CPU]
+    options += ["--output", str(output)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Tagger, "tag_documents", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(options)
+    with pytest.raises(InputError, match=r'precision: "fp32" != "bf16"; remove'):
+        main([*options, "--precision", "bf16"])
+    tensors = load_file(model / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    save_file(tensors | {name: tensors[name] + 1}, model / "model.safetensors")
+    with pytest.raises(InputError, match=r'begun differently: weights: "[0-9a-f]+" != "[0-9a-f]+"; remove'):
+        main(options)
+    assert not output.exists()
 
 
 @pytest.mark.slow

@@ -20,9 +20,13 @@ from common.spec import ApproachSpec, variant_text
 logger = logging.getLogger(__name__)
 
 _USE = """```python
+import re
+
 from gliner import GLiNER
 
 model = GLiNER.from_pretrained({name!r})
+# Words as in training: gliner's own splitter leaves those with hyphens, such as IL-2, whole.
+model.data_processor.words_splitter = lambda text: ((m[0], *m.span()) for m in re.finditer(r"\\w+|[^\\w\\s]", text))
 thresholds = {thresholds!r}
 found = model.predict_entities("Text.", list(thresholds), threshold=min(thresholds.values()))
 entities = [entity for entity in found if entity["score"] > thresholds[entity["label"]]]
@@ -106,6 +110,7 @@ def model_card(
         f"({variant_text(record['variant'])}) of {escape_markdown(base['name'])}, revision `{base['revision']}`.",
         "## Use",
         _USE.format(name=name, thresholds=dict(thresholds)),
+        "Give it one sentence at a time, as in training; gliner cuts off what is longer than it reads.",
         "Overlaps are resolved before the thresholds: of overlapping spans the most probable one stays.",
         "## Labels",
         "Thresholds were chosen on the validation split, together with the epoch."

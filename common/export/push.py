@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def push(folder: Path, repository: str, private: bool) -> None:
-    """Makes the repository if it is not there, and uploads the folder.
+    """Makes the repository if it is not there, and uploads the folder; a graph of an earlier upload does not stay.
 
     Args:
         folder: An exported model.
@@ -25,12 +25,18 @@ def push(folder: Path, repository: str, private: bool) -> None:
     import httpx
     from huggingface_hub import HfApi
 
+    from common.export.onnx import GRAPH_FILE, REPORT_FILE
+
     api = HfApi()
     # RuntimeError is hf_xet's.
     try:
         created = api.create_repo(repository, exist_ok=True, private=True if private else None)
         commit = api.upload_folder(
-            repo_id=created.repo_id, folder_path=folder, commit_message="Model, labels, thresholds and model card"
+            repo_id=created.repo_id,
+            folder_path=folder,
+            commit_message="Model, labels, thresholds and model card",
+            # Of other weights; what the folder has is uploaded all the same.
+            delete_patterns=[GRAPH_FILE, REPORT_FILE],
         )
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         reason = refusal(error, repository, upload=True)

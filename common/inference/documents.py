@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 InputFormat = Literal["auto", "text", "jsonl", "conll", "parquet"]
 STDIN = "-"
+UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""In the name of a type or a document; joiners inside a word, as in Persian, and spaces that break no line are none."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Document:
 
     def __post_init__(self) -> None:
         check_encodable(self.text, "the text")
-        if not self.id or not self.id.isprintable():
+        if not self.id or UNWRITABLE.search(self.id):
             raise ValueError(f"{shown(self.id)} cannot be a document's id")
 
     def sentences(self) -> Iterator[Sequence[Word]]:

@@ -26,6 +26,9 @@ OutputFormat = Literal["jsonl", "conll", "brat"]
 SUFFIXES: Mapping[str, OutputFormat] = {".jsonl": "jsonl", ".conll": "conll", "": "brat"}
 """Format by the output's suffix; a folder has none."""
 
+_LONGEST_NAME = 255 - len("..txt.12345678.tmp")
+"""Bytes of a document's name: a file system takes 255, and the file is written under a longer temporary one."""
+
 
 def check_output(path: Path, form: OutputFormat | None) -> OutputFormat:
     """The format of an output that can be written.
@@ -73,6 +76,8 @@ def write_tagged(
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with lock.acquire(timeout=0):
+            if form == "brat":
+                documents = _named_for_brat(documents)
             _skip_done(partial, documents, dict(settings))
             with partial.open("a", encoding="utf-8", newline="\n", buffering=1) as stream:
                 for tagged in tag(documents):
@@ -164,6 +169,24 @@ def _word_spans(words: Sequence[Sequence[int]], entities: Sequence[Mapping[str, 
     return [Span(starts[item["start"]], ends[item["end"]], item["label"]) for item in entities[first:after]]
 
 
+def _named_for_brat(documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents, whose ids are checked before they are tagged: at the end all tagging would be lost."""
+    names = set()
+    for document in documents:
+        name = PurePosixPath(document.id)
+        require(
+            not name.is_absolute()
+            and ".." not in name.parts
+            and bool(name.parts)
+            and "\\" not in document.id
+            and max(len(part.encode()) for part in name.parts) <= _LONGEST_NAME,
+            f"document {document.id!r}: its id cannot be a file's name in a folder of BRAT",
+        )
+        require(name not in names, f"document {document.id!r}: two documents have this id, and BRAT one file for each")
+        names.add(name)
+        yield document
+
+
 def _write_brat(records: Iterator[dict[str, Any]], output: Path, model: str) -> None:  # noqa: ARG001 - as the others
     """A text and its entities for each document, scores as notes; BRAT has an entity over a line end in pieces."""
     temporary = output.with_name(f".{output.name}.tmp")
@@ -171,12 +194,7 @@ def _write_brat(records: Iterator[dict[str, Any]], output: Path, model: str) -> 
     temporary.mkdir()
     for record in records:
         name = PurePosixPath(record["id"])
-        require(
-            not name.is_absolute() and ".." not in name.parts and bool(name.parts) and "\\" not in record["id"],
-            f"document {record['id']!r}: its id cannot be a file's name in a folder of BRAT",
-        )
         text = temporary.joinpath(*name.parts[:-1], f"{name.name}.txt")
-        require(not text.exists(), f"document {record['id']!r}: two documents have this id, and BRAT one file for each")
         write_text(text, record["text"])
         lines = []
         for number, item in enumerate(record["entities"], start=1):

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, NotRequired, TypedDict
 
 from tqdm.auto import tqdm
 
 from common.config import RuntimeConfig, require, require_share
 from common.data.labels import LabelSet
 from common.errors import InputError
-from common.inference.documents import Document
+from common.files import read_json, sha256_file
+from common.inference.documents import UNWRITABLE, Document
 from common.schema import Share, Texts, read_record
-from common.training.records import RUN_FILE, approach_of
+from common.training.records import RUN_FILE, WEIGHTS_FILE, approach_of
 
 if TYPE_CHECKING:
     from common.approach import Predictor
     from common.data.spans import ScoredSpan
     from common.data.text import Word
 
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""In a type's name; joiners inside a word, as in Persian, are none."""
 _SENTENCES_AT_ONCE = 512
 """Sentences that are in memory as tensors, however long a document is; their windows are sorted by length into
 batches."""
@@ -128,6 +126,13 @@ class Tagger:
         """Least probabilities of entities of types that have their own."""
         return dict(getattr(self.model, "type_thresholds", {}))
 
+    @property
+    def precision(self) -> str:
+        """The precision that it computes in."""
+        from common.device import precision_name
+
+        return precision_name(self._accelerator)
+
     def tag(self, texts: Iterable[str]) -> list[list[Entity]]:
         """The entities of each text.
 
@@ -162,6 +167,23 @@ class Tagger:
         split = EncodedSplit([window.encoded for window in windows])
         predictions = predict_split(self.model, split, replace(self._runtime, progress=False), self._accelerator)
         return join(windows, predictions, [len(words) for words in sentences])
+
+
+def weights_of(source: str) -> list[Any]:
+    """What tells the weights of a run folder or a GLiNER, and what it is asked, from all others.
+
+    Raises:
+        InputError: If there is no such model.
+    """
+    place = Path(source)
+    if (place / RUN_FILE).is_file():
+        run = read_json(place / RUN_FILE)
+        return [sha256_file(place / WEIGHTS_FILE), run["base_model"]["revision"], run["approach"], run["variant"]]
+    from common.bases import base_file, base_revision
+    from common.checkpoint import ADAPTATION_FILE
+
+    adapted = base_file(source, ADAPTATION_FILE)
+    return [base_revision(source), "" if adapted is None else sha256_file(adapted)]
 
 
 class _Adaptation(TypedDict):
@@ -213,7 +235,7 @@ def _numbered(texts: Iterable[str]) -> Iterator[Document]:
 def _label_set(labels: Sequence[str]) -> LabelSet:
     """Entity types whose names are all that the model reads of them."""
     for name in labels:
-        require(not _UNWRITABLE.search(name), f"--labels: {name!r} holds a line end or the like")
+        require(not UNWRITABLE.search(name), f"--labels: {name!r} holds a line end or the like")
     try:
         return LabelSet(tuple(labels), tuple(labels), "Any other word.")
     except ValueError as error:
