@@ -134,6 +134,8 @@ class ResultRecord(_Required, total=False):
     split: str
     threshold: Share | None
     type_thresholds: dict[str, Share]
+    given_threshold: Share
+    """That of the test's command line, in place of the checkpoint's own thresholds."""
     precision: str
     labels: list[str]
     mixture: FileName
