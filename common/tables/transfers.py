@@ -102,7 +102,8 @@ def known_corpora(records: Transfers) -> list[str]:
 def kept(records: Transfers) -> float | None:
     """What is left of the base's zero-shot micro F1 on the corpora that it knew, in percent.
 
-    The mean over the corpora after the adaptation as a share of the mean before; mean over runs. None where the base knew none of them.
+    The mean over the corpora after the adaptation as a share of the mean before; mean over runs. None where the base
+    knew none of them.
     """
     names = known_corpora(records)
     if not names:
