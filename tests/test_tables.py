@@ -793,7 +793,7 @@ def test_what_is_kept_stands_beside_what_is_won(tmp_path):
     assert {name: texts[name] for name in expected} == expected
     note = next(note for note in table.sections[0].notes if note.startswith("kept: "))
     assert "at least 0.5 before" in note
-    assert "Measured on BC5CDR: known, other. -: " in note
+    assert "Measured on BC5CDR: known, other (2 runs each). -: " in note
     answer, glance = readme.read_text().split("<!-- /answer -->")
     assert "| best | Full-FT (bi) | 100.00 | 0.800 | 57 | 12.3 |" in answer
     assert "| Full-FT (bi) | owner/base | 100.00 | 2 / 5 | 0.800 | 57 | 12.3 |" in glance

@@ -30,8 +30,8 @@ Row = dict[str, Any]
 INTERVALS = (
     f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed "
     f"may well lie outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), too narrow where few seeds "
-    "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) "
-    "beside the result files."
+    "differ much (where they differ far more than samples of sentences, 50 % of the intervals of 2 seeds cover the "
+    "true score, 75 % of 3 and some 80 % of 5). None without counts (_counts.npz) beside the result files."
 )
 REPORTED = (
     "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured on "
@@ -41,8 +41,9 @@ REPORTED = (
 DIFFERENCES = (
     "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, "
     "where there are several, over seeds, in pairs where both have the same ones. The seed of a single run is taken as "
-    "it is, and with few seeds intervals are too narrow. * where p < 0.05 after Holm's correction for all differences "
-    f"in this table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
+    "it is, and with few seeds intervals are too narrow and p-values too small. * where p < 0.05 after Holm's "
+    f"correction for all differences in this table. {MISSING}: no result, no counts (_counts.npz) beside the result "
+    "files, or other test sentences."
 )
 
 

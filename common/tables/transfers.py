@@ -139,7 +139,8 @@ def kept_note(found: Sequence[Benchmark]) -> str:
         lines: dict[str, list[str]] = {}
         for entry in item.entries:
             if records := of_entry(item, entry):
-                lines.setdefault(", ".join(known_corpora(records)) or "none", []).append(entry.label)
+                runs = f"{len(records)} run{'s' * (len(records) != 1)}"
+                lines.setdefault(f"{', '.join(known_corpora(records)) or 'none'} ({runs} each)", []).append(entry.label)
         for names, labels in lines.items():
             measured.append(f"{', '.join([item.title, *(labels if len(lines) > 1 else ())])}: {names}")
     return (
