@@ -222,6 +222,19 @@ def test_bad_counts_are_not_used(tmp_path, caplog):
     assert "b_counts.npz: is no file of counts" in caplog.text
 
 
+@pytest.mark.parametrize(("place", "value"), [(4, 255), (6, 1), (6, 32), (8, 77)])
+def test_counts_with_a_damaged_head_are_not_used(tmp_path, place, value):
+    """Version, flags and compression of each ZIP entry, as its central directory (after ``PK 1 2``) has them."""
+    path = predicted(tmp_path / "a.json", GOLD, GOLD)
+    data = bytearray(counts_path(path).read_bytes())
+    start = -1
+    while (start := data.find(b"PK\1\2", start + 1)) >= 0:
+        data[start + 2 + place] = value
+    counts_path(path).write_bytes(data)
+    with pytest.raises(InputError, match=r"a_counts\.npz: is no file of counts: "):
+        read_counts(path)
+
+
 HOSTILE = "=$x^{$ <b>|[a](b)\n\\end *_ &amp;"
 
 

@@ -217,7 +217,8 @@ def read_counts(result: Path) -> SpanCounts:
             types, counts = tuple(map(str, file["types"].tolist())), file["counts"].astype(np.int64)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; it belongs beside {result.name}, test again to make it") from None
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: a damaged head of a ZIP file may ask for a password or an unknown compression.
         raise InputError(f"{path}: is no file of counts: {error}") from error
     if counts.ndim != 3 or counts.shape[0] != 3 or counts.shape[2] != len(types) or not counts.shape[1]:
         raise InputError(
