@@ -166,6 +166,7 @@ def run_test(
                 "checkpoint": checkpoint.path.name,
                 "checkpoint_bytes": (checkpoint.path / WEIGHTS_FILE).stat().st_size,
             },
+            **({} if config.threshold is None else {"given_threshold": config.threshold}),
         )
         runtime = as_trained(config.runtime, record["precision"])
         results.append(

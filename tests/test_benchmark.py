@@ -11,7 +11,7 @@ from common.benchmark.__main__ import main
 from common.benchmark.bench import Bench
 from common.benchmark.config import Config
 from common.benchmark.measures import Measure, child
-from common.benchmark.report import render
+from common.benchmark.report import read_benchmark, render
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
@@ -144,6 +144,29 @@ def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
     write_json(tmp_path / "other.json", {"rows": []})
     with pytest.raises(InputError, match=r"other\.json: is no file of a benchmark"):
         main(["--show", str(tmp_path / "other.json")])
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (("provenance",), {}, r"provenance lacks \['machine'\]"),
+        (("rows", 0), {}, r"rows\[0\] lacks \['approach'"),
+        (("rows", 0, "ours", "batch_size"), "many", r"rows\[0\]\.ours\.batch_size must be a whole number, got 'many'"),
+        (("rows", 0, "ratio"), None, r"rows\[0\]\.ratio must be a number, got null"),
+        (("threads",), None, "threads must be a whole number, got None"),
+    ],
+)
+def test_a_damaged_file_to_show_is_one_clear_error(tmp_path, place, value, message):
+    record = json.loads((PROJECT_ROOT / "results" / "benchmark.json").read_text())
+    write_json(tmp_path / "good.json", record)
+    assert read_benchmark(tmp_path / "good.json") == record
+    inner = record
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    write_json(tmp_path / "bad.json", record)
+    with pytest.raises(InputError, match=rf"bad\.json: {message}"):
+        main(["--show", str(tmp_path / "bad.json")])
 
 
 @pytest.mark.processes

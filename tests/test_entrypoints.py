@@ -178,13 +178,14 @@ def test_train_then_test(dataset_path, gliner_folder, output, case):
     assert result["training"]["checkpoint"] == run.name
     assert result["training"]["epochs"] == 1
     assert result["threshold"] == record["threshold"]
+    assert "given_threshold" not in result
     assert result["dataset_sha256"] == record["dataset"]["sha256"]
 
     threshold = None if approach in WITHOUT_THRESHOLD else 0.02
     chosen = [] if threshold is None else ["--threshold", str(threshold)]
     other = SCRIPTS[f"{approach}.test"]([*arguments, "--checkpoint", str(run), "--split", "validation", *chosen])
     result = check_result(other, folder, "validation")
-    assert result["threshold"] == threshold
+    assert (result["threshold"], result.get("given_threshold")) == (threshold, threshold)
     # The test leaves the checkpoint as it was.
     assert read_json(run / RUN_FILE) == record
 

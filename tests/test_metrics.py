@@ -26,6 +26,7 @@ from common.evaluation.metrics import (
     resampled_f1,
     span_scores,
 )
+from common.tables import documents
 
 TYPES = ("protein", "dna", "cell type")
 
@@ -333,6 +334,24 @@ def test_two_level_interval_covers_where_that_of_sentences_does_not(n_seeds, at_
     two_level, sentences_alone = covered / 200
     assert at_least < two_level <= 1
     assert sentences_alone < 0.7
+
+
+@pytest.mark.parametrize(
+    ("n_seeds", "share", "said"),
+    [(2, 0.5, "50 % of the intervals of 2"), (3, 0.75, "75 % of 3"), (5, 0.82, "some 80 % of 5")],
+)
+def test_what_the_tables_say_of_intervals_of_few_seeds(n_seeds, share, said):
+    """Where seeds alone differ. Of 2 and 3 the interval reaches from the lowest to the highest, on one side of which
+    all lie with probability 2 / 2 ** n.
+    """
+    generator = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        f1 = np.broadcast_to(generator.normal(0.7, 0.01, (n_seeds, 1, 1)), (n_seeds, 1, 1000))
+        low, high = interval_of(mean_over_drawn_seeds(f1, generator.integers(2**32, size=n_seeds).tolist())[0])
+        covered += low <= 0.7 <= high
+    assert covered / 600 == pytest.approx(share, abs=0.05)
+    assert said in documents.INTERVALS
 
 
 def test_differences_are_paired_by_seed_where_both_have_the_same():

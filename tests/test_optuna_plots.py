@@ -406,6 +406,7 @@ def trials(*entries, **others):
 
 
 HUGE = 10**400
+STEP = {"x": {"name": "FloatDistribution", "attributes": {"step": True, "low": 0.0, "high": 1.0, "log": False}}}
 WRONG = [
     ("gone.json", None, "gone.json: no such file"),
     ("sqlite:///gone.db", None, "gone.db: no such file"),
@@ -437,6 +438,7 @@ WRONG = [
     ("x.json", {"trials": [{"value": 1}], "best_value": 1}, "best value 1 is the lowest and the highest"),
     ("x.json", old_json(best_value=2.5), "best value 2.5 is neither the lowest nor the highest; give --direction"),
     ("x.json", old_json(direction="up"), "x.json: direction must be minimize or maximize, got 'up'"),
+    ("x.json", trials({"value": 1, "params": {"x": 1}}, distributions=STEP), "x.json: distributions: "),
     ("no://me:secret@host/db", None, "no://me:***@host/db: cannot be read"),
     ("postgresql+no://host/db?password=secret", None, "postgresql+no://host/db: cannot be read"),
     ("http//://me:secret@x", None, "http//://...: no storage URL"),

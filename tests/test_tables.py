@@ -150,6 +150,15 @@ def test_precision_is_a_setting_and_the_place_of_a_run_is_none(tmp_path):
     assert paths_of(first, second, longer, exact) == {second, longer, exact}
 
 
+def test_a_test_at_another_threshold_is_no_repetition_and_gives_way(tmp_path):
+    own = write(tmp_path / "own.json", scores=scored(0.8), threshold=0.4)
+    given = write(tmp_path / "given.json", day=3, scores=scored(0.5), threshold=0.9, given_threshold=0.9)
+    write(tmp_path / "seed.json", day=4, seed=43, scores=scored(0.5), threshold=0.9, given_threshold=0.9)
+    assert {own, given} < paths_of(tmp_path)
+    rows, _ = lines_of(documents.main_table, tmp_path)
+    assert (rows["SP-GLiNER"]["micro F1"], rows["SP-GLiNER"]["seeds"]) == ("0.8000", "1")
+
+
 def test_of_two_copies_the_one_with_its_counts_is_read(tmp_path):
     with_them = predicted(tmp_path / "a.json", noisy(0, 0.8), GOLD)
     (tmp_path / "b.json").write_text(with_them.read_text())
@@ -211,6 +220,19 @@ def test_bad_counts_are_not_used(tmp_path, caplog):
     lines_of(documents.main_table, good, other)
     assert "not used: " in caplog.text
     assert "b_counts.npz: is no file of counts" in caplog.text
+
+
+@pytest.mark.parametrize(("place", "value"), [(4, 255), (6, 1), (6, 32), (8, 77)])
+def test_counts_with_a_damaged_head_are_not_used(tmp_path, place, value):
+    """Version, flags and compression of each ZIP entry, as its central directory (after ``PK 1 2``) has them."""
+    path = predicted(tmp_path / "a.json", GOLD, GOLD)
+    data = bytearray(counts_path(path).read_bytes())
+    start = -1
+    while (start := data.find(b"PK\1\2", start + 1)) >= 0:
+        data[start + 2 + place] = value
+    counts_path(path).write_bytes(data)
+    with pytest.raises(InputError, match=r"a_counts\.npz: is no file of counts: "):
+        read_counts(path)
 
 
 HOSTILE = "=$x^{$ <b>|[a](b)\n\\end *_ &amp;"
@@ -549,6 +571,15 @@ def test_results_on_other_sentences_are_not_compared(tmp_path):
     assert rows["Full-FT (cross)"]["Full-FT (bi)"] == "missing"
 
 
+def test_scores_on_other_sentences_have_no_difference(tmp_path):
+    write(tmp_path / "a.json", scores=scored(0.8), dataset_sha256="whole")
+    write(tmp_path / "b.json", scores=scored(0.5), dataset_sha256="part", variant={"prompt encoder": "post_norm"})
+    rows, _ = controls(tmp_path)
+    found = rows["SP-GLiNER", "post_norm"]
+    assert (found["micro F1"], found["default micro F1"]) == ("0.5000", "0.8000")
+    assert found["micro: variant − default"] == "missing"
+
+
 def controls(*places):
     table = documents.controls_table(benchmarks(read_results(places)))
     rows = table.texts(table.sections[0]).to_dict("records")
@@ -775,7 +806,7 @@ def test_what_is_kept_stands_beside_what_is_won(tmp_path):
     assert {name: texts[name] for name in expected} == expected
     note = next(note for note in table.sections[0].notes if note.startswith("kept: "))
     assert "at least 0.5 before" in note
-    assert "Measured on BC5CDR: known, other. -: " in note
+    assert "Measured on BC5CDR: known, other (2 runs each). -: " in note
     answer, glance = readme.read_text().split("<!-- /answer -->")
     assert "| best | Full-FT (bi) | 100.00 | 0.800 | 57 | 12.3 |" in answer
     assert "| Full-FT (bi) | owner/base | 100.00 | 2 / 5 | 0.800 | 57 | 12.3 |" in glance
@@ -938,6 +969,16 @@ def test_the_answer_needs_no_parameters(tmp_path):
     write(tmp_path / "b.json", **other)
     lines = documents.answer(benchmarks(read_results([tmp_path]))).splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == ["LDSA", "LDSA", "SP-GLiNER"]
+
+
+def test_the_answer_marks_what_was_trained_on_few_sentences(tmp_path):
+    write(tmp_path / "a.json", scores=scored(0.5))
+    few = sample(50) | {"approach": "ldsa", "variant": dict(spec("ldsa").default_variant("bi"))}
+    write(tmp_path / "b.json", scores=scored(0.9), parameters={"total": 1000, "trainable": 900}, **few)
+    answer = documents.answer(benchmarks(read_results([tmp_path])))
+    assert "| best | LDSA † | 90.00 | 0.900 |" in answer
+    assert "| trains the fewest weights | SP-GLiNER | 10.50 | 0.500 |" in answer
+    assert "- †: no run on all training sentences: LDSA, 50 of 4,560.\n" in answer
 
 
 def test_places_and_output_are_the_users_own(tmp_path, monkeypatch):

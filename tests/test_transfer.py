@@ -313,10 +313,16 @@ def test_what_is_kept_by_hand():
         {"corpora": {"a": corpus(0.8, 0.4), "b": corpus(0.6, 0.3), "unknown": corpus(0.49, 0.1)}},
         {"corpora": {"a": corpus(0.8, 0.9), "b": corpus(0.6, 0.5), "unknown": corpus(0.49, 0.1), "c": corpus(0.9, 0)}},
     ]
+    for run in runs:
+        # What it was trained on is no other corpus.
+        run["model"] = {"trained_on": {"name": "own"}}
+        run["corpora"]["own"] = corpus(0.6, 0.9)
     assert known_corpora(runs) == ["a", "b"]
     assert kept(runs) == pytest.approx((50 + 100) / 2)
     assert kept([]) is None
-    assert kept([{"corpora": {"a": corpus(0.49, 0.2)}}]) is None
+    assert kept([{"model": {"trained_on": {"name": "own"}}, "corpora": {"a": corpus(0.49, 0.2)}}]) is None
+    members = {"name": "a+own", "members": [{"name": "a"}, {"name": "own"}]}
+    assert known_corpora([runs[0] | {"model": {"trained_on": members}}]) == ["b"]
 
 
 def test_the_figure_shows_all_that_is_kept_and_nothing_kept():

@@ -134,11 +134,12 @@ def scored(monkeypatch):
     """Puts a training in place of ``fit`` that only reports scores; returns the configurations that it was given."""
     seen = []
 
-    def install(scores, validations_an_epoch=1):
+    def install(scores, validations_an_epoch=1, untrained=0.0):
         def fit(model, data, config, runtime, run, *, on_validation, cache):
             seen.append(run.record["config"])
             values = scores(len(seen), config)
             run.record["history"] = []
+            run.record["untrained"] = {"macro_f1": untrained, "micro_f1": untrained / 2}
             for number, value in enumerate(values):
                 entry = {
                     "epoch": number // validations_an_epoch + 1,
@@ -147,8 +148,9 @@ def scored(monkeypatch):
                 run.record["history"].append(entry)
                 on_validation(entry)
             best = max(range(len(values)), key=values.__getitem__)
-            epoch = best // validations_an_epoch + 1
-            run.update(best={"epoch": epoch, "score": values[best]}, parameters={"total": 2}, train_seconds=1.0)
+            epoch = best // validations_an_epoch + 1 if values[best] >= untrained else 0
+            score = max(values[best], untrained)
+            run.update(best={"epoch": epoch, "score": score}, parameters={"total": 2}, train_seconds=1.0)
 
         monkeypatch.setattr(common.sweeps.trials, "fit", fit)
         return seen
@@ -186,6 +188,13 @@ def test_each_of_several_validations_in_an_epoch_is_reported(sweep, scored):
     trial = made.study.trials[0]
     assert trial.intermediate_values == {1: 0.4, 2: 0.1, 3: 0.2, 4: 0.3}
     assert (trial.value, trial.user_attrs["micro_f1"]) == (0.4, 0.2)
+
+
+def test_both_scores_of_a_trial_are_of_the_same_weights(sweep, scored):
+    scored(lambda number, config: [0.1, 0.3], untrained=0.4)
+    made = sweep(trials=1)
+    Worker(made).run()
+    assert (made.study.trials[0].value, made.study.trials[0].user_attrs["micro_f1"]) == (0.4, 0.2)
 
 
 def test_the_best_settings_are_a_file_for_train(sweep, scored, dataset_path):

@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from common.config import require
 from common.errors import InputError
 from common.files import read_json
+from common.schema import Amount, Count, Seconds, check
+
+
+class _Side(TypedDict):
+    sentences_per_second: Amount
+    peak_memory_mb: Amount
+    batch_size: Count
+    precision: str
+    feature_seconds: NotRequired[Seconds | None]
+
+
+class _Ours(_Side):
+    seconds_per_epoch: Seconds
+
+
+class _Row(TypedDict):
+    measure: str
+    approach: str
+    ours: _Ours
+    gliner: _Side | None
+    ratio: Amount | None
+    sentences_with_other_predictions: NotRequired[Count]
+
+
+class _Bases(TypedDict):
+    bi: str
+    cross: str
+
+
+class _Provenance(TypedDict):
+    machine: dict[str, Any]
+
+
+class _Benchmark(TypedDict):
+    dataset: str
+    base_models: _Bases
+    threads: Count
+    provenance: _Provenance
+    rows: list[_Row]
 
 
 def read_benchmark(path: Path) -> dict[str, Any]:
     """The record of an earlier run.
 
     Raises:
-        InputError: If the file is not a benchmark's.
+        InputError: If the file is not a benchmark's, or a field is something else; the message names it.
     """
     record = read_json(path)
     if not isinstance(record, dict) or not {"rows", "base_models", "provenance"} <= record.keys():
         raise InputError(f"{path}: is no file of a benchmark")
+    check(record, _Benchmark, str(path))
+    for number, row in enumerate(record["rows"]):
+        known = row["gliner"] is None or row["ratio"] is not None
+        require(known, f"{path}: rows[{number}].ratio must be a number, got null")
     return record
 
 

@@ -134,6 +134,8 @@ class ResultRecord(_Required, total=False):
     split: str
     threshold: Share | None
     type_thresholds: dict[str, Share]
+    given_threshold: Share
+    """That of the test's command line, in place of the checkpoint's own thresholds."""
     precision: str
     labels: list[str]
     mixture: FileName
@@ -215,7 +217,8 @@ def read_counts(result: Path) -> SpanCounts:
             types, counts = tuple(map(str, file["types"].tolist())), file["counts"].astype(np.int64)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; it belongs beside {result.name}, test again to make it") from None
-    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (KeyError, TypeError, ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        # RuntimeError: a damaged head of a ZIP file may ask for a password or an unknown compression.
         raise InputError(f"{path}: is no file of counts: {error}") from error
     if counts.ndim != 3 or counts.shape[0] != 3 or counts.shape[2] != len(types) or not counts.shape[1]:
         raise InputError(

@@ -193,7 +193,7 @@ def _direction(
 def _read_distributions(values: Any, where: str) -> dict[str, BaseDistribution]:
     try:
         return {name: json_to_distribution(json.dumps(value)) for name, value in (values or {}).items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(f"{where}: distributions: {error}") from error
 
 

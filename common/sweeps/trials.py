@@ -147,8 +147,10 @@ class Worker:
         best = run.record["best"]
         trial.set_user_attr("parameters", run.record["parameters"])
         trial.set_user_attr("train_seconds", run.record["train_seconds"])
-        chosen = max(run.record["history"], key=lambda entry: entry["validation"][sweep.config.objective])
-        trial.set_user_attr("micro_f1", chosen["validation"]["micro_f1"])
+        # As training chooses: the untrained weights take part, and of equals the longest trained ones win.
+        scores = [run.record["untrained"], *(entry["validation"] for entry in run.record["history"])]
+        chosen = max(reversed(scores), key=lambda validation: validation[sweep.config.objective])
+        trial.set_user_attr("micro_f1", chosen["micro_f1"])
         return float(best["score"])
 
     def report(self, _: Study, trial: FrozenTrial) -> None:

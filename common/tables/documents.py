@@ -30,8 +30,8 @@ Row = dict[str, Any]
 INTERVALS = (
     f"95 % intervals by what was resampled. {OVER_SENTENCES}: the test sentences of the one run, so that another seed "
     f"may well lie outside; {OVER_BOTH}: first seeds, then sentences (two-level bootstrap), too narrow where few seeds "
-    "differ much (of 3 seeds 80 to 90 % covered the true score in simulations). None without counts (_counts.npz) "
-    "beside the result files."
+    "differ much (where they differ far more than samples of sentences, 50 % of the intervals of 2 seeds cover the "
+    "true score, 75 % of 3 and some 80 % of 5). None without counts (_counts.npz) beside the result files."
 )
 REPORTED = (
     "Reported by the thesis: the figures of its README, ≈ where it gives them with a tilde. They were measured on "
@@ -41,8 +41,9 @@ REPORTED = (
 DIFFERENCES = (
     "Percentage points of F1 with 95 % interval: paired bootstrap of the mean over seeds, over the test sentences and, "
     "where there are several, over seeds, in pairs where both have the same ones. The seed of a single run is taken as "
-    "it is, and with few seeds intervals are too narrow. * where p < 0.05 after Holm's correction for all differences "
-    f"in this table. {MISSING}: no result, no counts (_counts.npz) beside the result files, or other test sentences."
+    "it is, and with few seeds intervals are too narrow and p-values too small. * where p < 0.05 after Holm's "
+    f"correction for all differences in this table. {MISSING}: no result, no counts (_counts.npz) beside the result "
+    "files, or other test sentences."
 )
 
 
@@ -385,10 +386,16 @@ def _control_row(benchmark: Benchmark, pair: Pair) -> Row:
             row |= _mean_sd(name, (result.f1(metric) for result in item.results)) if item else {}
         if deltas:
             row |= _delta(f"{metric}_", deltas[metric])
-        elif group and default:
+        elif group and default and _same_sentences(group, default):
             # Without counts the difference is known and its interval is not.
             row[f"{metric}_difference"] = row[metric] - row[f"default_{metric}"]
     return row
+
+
+def _same_sentences(*groups: Group) -> bool:
+    """Whether groups were tested on the same data, as far as their results say."""
+    tested = [(result.dataset_sha256, result.n_test) for group in groups for result in group.results]
+    return all(len({value for value in values if value is not None}) <= 1 for values in zip(*tested, strict=True))
 
 
 def _control_notes(benchmark: Benchmark, pair: Pair) -> list[str]:
@@ -647,9 +654,10 @@ def answer(found: Sequence[Benchmark]) -> str:
     }
     f1 = [Column(f"{item.title} macro F1", f"{place}", ".3f") for place, item in enumerate(found)]
     kept = [Column(KEPT.title, "kept_on_each")] if measured else []
-    columns = (_text("", "what"), _text("approach", "label"), TRAINED, *f1, *kept, Column("s/epoch", "pace"))
+    columns = (_text("", "what"), APPROACH, TRAINED, *f1, *kept, Column("s/epoch", "pace"))
     lines = [
         {"what": what, "label": label, "trainable_percent": share[label]}
+        | {"all_sentences": all(row["all_sentences"] for row in whole[label])}
         | {"pace": ", ".join(PACE.text(row) for row in whole[label])}
         | {"kept_on_each": ", ".join(KEPT.text(row) for row in whole[label])}
         | {f"{place}": row["macro_f1"] for place, row in enumerate(whole[label])}
@@ -657,6 +665,9 @@ def answer(found: Sequence[Benchmark]) -> str:
         if label is not None
     ]
     others = ", ".join(label for label in rows if label not in whole)
-    section = Section("", lines, [f"Not on every data set, and so not compared here: {others}."] if others else [])
+    notes = [f"Not on every data set, and so not compared here: {others}."] if others else []
+    if not all(line["all_sentences"] for line in lines):
+        notes += dict.fromkeys(note for item in found for note in _sampled(item))
+    section = Section("", lines, notes)
     table = Table("answer", "", columns, (section,))
-    return markdown_table(table, section) + (f"\n{markdown_notes(section)}" if others else "")
+    return markdown_table(table, section) + (f"\n{markdown_notes(section)}" if notes else "")

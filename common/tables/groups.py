@@ -100,9 +100,13 @@ class Group:
         return tuple(result.seed for result in self.results if result.seed is not None)
 
     @property
-    def rank(self) -> tuple[int, str, str]:
-        """Orders groups that differ in settings alone: those with more seeds are higher, then newer ones."""
-        return len(self.results), max(result.created for result in self.results), self.first.identity
+    def rank(self) -> tuple[bool, int, str, str]:
+        """Orders groups that differ in settings alone: those with more seeds are higher, then newer ones.
+
+        What was tested at a threshold of the command line is below all that was tested at the checkpoints' own.
+        """
+        newest = max(result.created for result in self.results)
+        return self.first.given_threshold is None, len(self.results), newest, self.first.identity
 
     @cached_property
     def cost(self) -> Cost | None:
@@ -364,8 +368,9 @@ def _is_default(spec: ApproachSpec[Any] | None, group: Group) -> bool:
     return group.first.mixture is None if spec is None else spec.is_default(group.first.variant, group.first.kind)
 
 
-def _trained_on(data: Mapping[str, Any]) -> list[str]:
+def trained_on(record: Mapping[str, Any]) -> list[str]:
     """The data set of a transfer record's model, or those of its mixture."""
+    data = record["model"]["trained_on"]
     return [part["name"] for part in data.get("members", [data])]
 
 
@@ -389,7 +394,7 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
         for text in not_alike({f"{group.first.approach} ({group.variant})": group for group in groups}):
             logger.warning("%s: not alike in all results: %s", name, text)
         of_kind = {kind: sorted(names) for kind, names in bases.items()}
-        own = [item for item in transfers if name in _trained_on(item["model"]["trained_on"])]
+        own = [item for item in transfers if name in trained_on(item)]
         found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups), own))
     return found
 

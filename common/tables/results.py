@@ -46,6 +46,8 @@ class Result:
     """Name of the mixture of data sets that it was trained on; None if on this one."""
     dataset_sha256: Annotated[str | None, "dataset_sha256"] = None
     split: Annotated[str, "split"] = "test"
+    given_threshold: Annotated[float | None, "given_threshold"] = None
+    """Threshold of the test's command line; None if the checkpoint's own were used."""
     base: Annotated[str, "base_model.name"] = MISSING
     revision: Annotated[str | None, "base_model.revision"] = None
     seed: Annotated[int | None, "seed"] = None
@@ -143,6 +145,8 @@ class Result:
             config["data"] = {name: v for name, v in data.items() if name in ("dataset", "map")}
         what = [self.approach, variant_text(self.variant), self.dataset, self.split, self.precision]
         what.append(str(self.behaviour))
+        if self.given_threshold is not None:
+            what.append(str(self.given_threshold))
         sizes = [self.n_train, self.n_validation, self.n_test]
         return json.dumps([what, self.base, self.revision, sizes, config], sort_keys=True)
 

@@ -17,7 +17,7 @@ from common.registry import has_zero_shot
 from common.schema import read_record
 from common.spec import variant_text
 from common.tables import plots
-from common.tables.groups import Benchmark, Entry, Group, Transfers, mean_sd
+from common.tables.groups import Benchmark, Entry, Group, Transfers, mean_sd, trained_on
 from common.tables.render import NONE, Column, Section, Table
 from common.tables.results import own_places
 
@@ -91,17 +91,19 @@ def _keeps(entry: Entry) -> bool:
 
 
 def known_corpora(records: Transfers) -> list[str]:
-    """The corpora of all records whose types the base knew."""
+    """The corpora of all records whose types the base knew, without those that a model was trained on."""
     names = set.intersection(*(set(record["corpora"]) for record in records)) if records else set()
+    names -= {name for record in records for name in trained_on(record)}
     return sorted(
         name for name in names if min(record["corpora"][name]["before"]["best"][METRIC] for record in records) >= KNOWN
     )
 
 
 def kept(records: Transfers) -> float | None:
-    """The share of the base's zero-shot micro F1 that is left on the corpora that it knew, in percent; mean over runs.
+    """What is left of the base's zero-shot micro F1 on the corpora that it knew, in percent.
 
-    None where the base knew none of them.
+    The mean over the corpora after the adaptation as a share of the mean before; mean over runs. None where the base
+    knew none of them.
     """
     names = known_corpora(records)
     if not names:
@@ -137,14 +139,15 @@ def kept_note(found: Sequence[Benchmark]) -> str:
         lines: dict[str, list[str]] = {}
         for entry in item.entries:
             if records := of_entry(item, entry):
-                lines.setdefault(", ".join(known_corpora(records)) or "none", []).append(entry.label)
+                runs = f"{len(records)} run{'s' * (len(records) != 1)}"
+                lines.setdefault(f"{', '.join(known_corpora(records)) or 'none'} ({runs} each)", []).append(entry.label)
         for names, labels in lines.items():
             measured.append(f"{', '.join([item.title, *(labels if len(lines) > 1 else ())])}: {names}")
     return (
-        "kept: zero-shot micro F1 on other corpora after the adaptation, in percent of the untouched base's, each at "
-        f"its best threshold on validation; mean over the corpora whose types the base knew (micro F1 of at least "
-        f"{KNOWN:g} before) and over the runs. Measured on {'; '.join(measured)}. {NONE}: nothing is adapted, or only "
-        "the trained types are found, or the base knew none of the corpora."
+        "kept: zero-shot micro F1 on other corpora after the adaptation, each at its best threshold on validation: the "
+        f"mean over the corpora whose types the base knew (micro F1 of at least {KNOWN:g} before), in percent of the "
+        f"untouched base's mean; mean over the runs. Measured on {'; '.join(measured)}. {NONE}: nothing is adapted, or "
+        "only the trained types are found, or the base knew none of the corpora."
     )
 
 
