@@ -64,11 +64,12 @@ def test_a_larger_gamma_lowers_the_loss_of_every_element():
     assert (losses[1] > losses[2]).all()
 
 
+@pytest.mark.parametrize("gamma", [0.01, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_extreme_logits_are_finite_and_float32(dtype):
+def test_extreme_logits_are_finite_and_float32(dtype, gamma):
     logits = torch.tensor([-1e4, -200.0, 0.0, 200.0, 1e4], dtype=dtype).requires_grad_()
     for answer in (0.0, 1.0):
-        loss = binary_focal_loss(logits, torch.full((5,), answer), gamma=2.0, alpha=0.75)
+        loss = binary_focal_loss(logits, torch.full((5,), answer), gamma=gamma, alpha=0.75)
         assert loss.dtype == torch.float32
         assert loss.isfinite().all()
         (gradient,) = torch.autograd.grad(loss.sum(), logits)

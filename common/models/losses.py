@@ -38,8 +38,10 @@ def binary_focal_loss(logits: Tensor, targets: Tensor, *, gamma: float = 0.0, al
     logits, targets = logits.float(), targets.float()
     loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if gamma:
-        # 1 - p_t is the sigmoid of the logit turned towards the wrong answer; stable where p_t rounds to 1.
-        loss = loss * torch.sigmoid(logits * (1 - 2 * targets)) ** gamma
+        # 1 - p_t is the sigmoid of the logit turned towards the wrong answer; stable where p_t rounds to 1. Where it
+        # is 0 itself, the gradient of its power is infinite for gamma below 1.
+        wrong = torch.sigmoid(logits * (1 - 2 * targets)).clamp(min=torch.finfo(torch.float32).tiny)
+        loss = loss * wrong**gamma
     if alpha is not None:
         loss = loss * (alpha * targets + (1 - alpha) * (1 - targets))
     return loss
