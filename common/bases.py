@@ -347,10 +347,19 @@ def _weights_hash(file: Path) -> str:
 
 def _limit_length(gliner: Any) -> None:
     """Makes the tokenizers cut at the encoders' last position, which some of them do not know."""
-    pairs = [(gliner.data_processor.transformer_tokenizer, gliner.config.encoder_config)]
-    if getattr(gliner.config, "labels_encoder", None) is not None:
-        pairs.append((gliner.data_processor.labels_tokenizer, gliner.config.labels_encoder_config))
-    for tokenizer, config in pairs:
+    layer, config = gliner.model.token_rep_layer, gliner.config
+    encoders = [(gliner.data_processor.transformer_tokenizer, config.encoder_config, layer.bert_layer)]
+    if getattr(config, "labels_encoder", None) is not None:
+        encoders.append((gliner.data_processor.labels_tokenizer, config.labels_encoder_config, layer.labels_encoder))
+    for tokenizer, settings, encoder in encoders:
         # DeBERTa-v2 has relative positions alone unless its input is biased by absolute ones.
-        limit = config.max_position_embeddings if getattr(config, "position_biased_input", True) else NO_LIMIT
+        biased = getattr(settings, "position_biased_input", True)
+        limit = settings.max_position_embeddings - _first_position(encoder) if biased else NO_LIMIT
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+
+
+def _first_position(encoder: Any) -> int:
+    """The position of a text's first sub-word: RoBERTa and its like count from behind that of padding."""
+    tables = (module for name, module in encoder.named_modules() if name.endswith(".position_embeddings"))
+    paddings = [padding for table in tables if (padding := getattr(table, "padding_idx", None)) is not None]
+    return max(paddings, default=-1) + 1

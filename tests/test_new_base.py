@@ -9,15 +9,15 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
-from transformers import BertConfig, BertModel
+from tiny import LABELS, TEXT_LIMIT, TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
+from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 
 import full_finetune.export
 import full_finetune.test
 import full_finetune.train
 from common.bases import base_revision, load_base
 from common.checkpoint import load_checkpoint
-from common.data.dataset import load_dataset
+from common.data.dataset import load_dataset, make_sentence
 from common.errors import InputError
 from common.evaluation.results import read_result
 from common.export.card import model_card
@@ -61,6 +61,20 @@ def test_the_encoder_is_the_given_one_and_the_rest_is_the_same_each_time(encoder
     assert base.name == base_name(f"new:{encoder}") == "new:tiny-encoder"
     assert base.location == f"new:{encoder}"
     assert base.revision == base_revision(f"new:{encoder}") == f"sha256:{sha256_file(encoder / 'model.safetensors')}"
+
+
+@pytest.mark.parametrize("kind", ["bi", "cross"])
+def test_a_roberta_counts_positions_from_behind_that_of_padding(tmp_path, kind):
+    """Its last positions are not for text, and a tokenizer without a limit does not know that."""
+    tokenizer = wordpiece(int(1e30))
+    shape = _encoder_config("bert", TEXT_WIDTH, len(tokenizer))
+    kept = {name: shape[name] for name in shape if name in RobertaConfig().to_dict() and name != "model_type"}
+    RobertaModel(RobertaConfig(**kept)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = SpanModel(load_base(f"new:{tmp_path}", kind), LABELS, LABELS.names)
+    encoded = model.encode([make_sentence(["IL-2"] * 200, [])])
+    assert encoded[0].length == model.limit == TEXT_LIMIT - tokenizer.pad_token_id - 1
+    assert model.predict(model.collate(encoded)) is not None
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
