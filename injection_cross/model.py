@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.approach import TrainedPart
 from common.data.labels import LabelSet
-from common.data.spans import OUTSIDE, ScoredSpan
+from common.data.spans import OUTSIDE, ScoredSpan, Span
 from common.errors import InputError
 from common.models.base import NO_LIMIT, Base
 from common.models.prompts import DescriptionPrompts, between_special_tokens
@@ -120,6 +120,16 @@ class SpanLevel(SpanScorer):
         spans = sum(int((n_words - width).clamp(min=0).sum()) for width in range(self.max_width))
         entities[self.labels.outside_id] = spans - int(entities.sum())
         self.loss.count(entities)
+
+    def oracle(self, encoded: EncodedWords) -> list[Span]:
+        """The gold spans that have a score and a sub-word: without one a span has no direction and is no entity."""
+        read = set(encoded.word_index.tolist())
+        return [span for span in self._scored(encoded) if not read.isdisjoint(range(span.start + 1, span.end + 2))]
+
+    def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
+        """Gold spans lost because the sentence was truncated, they are too wide, or none of their words has a sub-word."""
+        unread = len(self._scored(encoded)) - len(self.oracle(encoded))
+        return super().unreachable(encoded) | {"no sub-word": unread}
 
     def logits(self, batch: WordBatch) -> Tensor:
         """Class scores, shape ``(B, W, K, C + 1)``, float32; only spans inside their sentence count."""

@@ -875,6 +875,10 @@ def test_of_overlapping_spans_the_most_probable_stays(span_level, monkeypatch):
 def test_a_span_of_words_without_sub_words_is_no_entity(trial):
     model = trial(SP_CROSS, "cross-bert", level="span", **PROMPTS).model().eval()
     assert model.predict(batch_of(model, ([ZERO_WIDTH], []))) == [[]]
+    gold = [Span(0, 0, "protein"), Span(1, 2, "disease")]
+    (item,) = model.encode([make_sentence([ZERO_WIDTH, ZERO_WIDTH, "fever"], gold)])
+    assert model.oracle(item) == gold[1:]
+    assert model.unreachable(item) == {"truncation": 0, "maximum width": 0, "no sub-word": 1}
 
 
 @pytest.mark.parametrize("name", ["LDSA", "SP-Base", "SP-Bi", "SP-Cross token", "SP-Cross span"])

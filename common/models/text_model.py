@@ -236,7 +236,7 @@ class SpanScorer(TextModel):
     def _targets(self, encoded: EncodedWords) -> Tensor:
         """Rows (start, width - 1, class) of the gold spans that have a score, int64, shape ``(N, 3)``."""
         class_ids = self.labels.label2id
-        rows = [(span.start, span.end - span.start, class_ids[span.label]) for span in self.oracle(encoded)]
+        rows = [(span.start, span.end - span.start, class_ids[span.label]) for span in self._scored(encoded)]
         return torch.tensor(rows, dtype=torch.int64).reshape(-1, 3)
 
     def _collate_targets(self, encoded: Sequence[EncodedWords]) -> Tensor:
@@ -244,7 +244,7 @@ class SpanScorer(TextModel):
         rows = [torch.cat([torch.full((len(e.targets), 1), row), e.targets], dim=1) for row, e in enumerate(encoded)]
         return torch.cat(rows)
 
-    def oracle(self, encoded: EncodedWords) -> list[Span]:
+    def _scored(self, encoded: EncodedWords) -> list[Span]:
         """The gold spans that have a score."""
         return [
             span
@@ -252,10 +252,14 @@ class SpanScorer(TextModel):
             if span.end < encoded.n_words and span.end - span.start < self.max_width
         ]
 
+    def oracle(self, encoded: EncodedWords) -> list[Span]:
+        """The gold spans that have a score."""
+        return self._scored(encoded)
+
     def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
         """Gold spans lost because the sentence was truncated or because they are wider than the maximum."""
         truncated = sum(span.end >= encoded.n_words for span in encoded.sentence.spans)
-        wide = len(encoded.sentence.spans) - len(self.oracle(encoded)) - truncated
+        wide = len(encoded.sentence.spans) - len(self._scored(encoded)) - truncated
         return {"truncation": truncated, "maximum width": wide}
 
     def _decode(self, batch: WordBatch, logits: Tensor, threshold: float) -> list[list[ScoredSpan]]:
