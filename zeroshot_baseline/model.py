@@ -25,7 +25,7 @@ def build(config: Config, base: Base, labels: LabelSet) -> SpanModel:
 
 
 def fit_texts(texts: Sequence[str], base: Base) -> list[str]:
-    """Label texts, truncated to equal shares of a cross-encoder's input if they would crowd out the sentence."""
+    """Label texts, each truncated to its equal share of what a sentence leaves of a cross-encoder's input."""
     tokenizer = base.gliner.data_processor.transformer_tokenizer
     limit = tokenizer.model_max_length
     # Each text has its marker token before it; [CLS], the separator and [SEP] come on top.
