@@ -127,7 +127,7 @@ class SpanLevel(SpanScorer):
         return [span for span in self._scored(encoded) if not read.isdisjoint(range(span.start + 1, span.end + 2))]
 
     def unreachable(self, encoded: EncodedWords) -> dict[str, int]:
-        """Gold spans lost because the sentence was truncated, they are too wide, or none of their words has a sub-word."""
+        """Gold spans lost by truncation, by their width, or because none of their words has a sub-word."""
         unread = len(self._scored(encoded)) - len(self.oracle(encoded))
         return super().unreachable(encoded) | {"no sub-word": unread}
 
