@@ -286,7 +286,8 @@ class Study:
             try:
                 left = self._to_do(cell)
             except InputError as error:
-                ended[cell.id] = self._failed(_Left(cell, ()), str(error), cell.title)
+                # Without its log, which is of an earlier run.
+                ended[cell.id] = self._failed(cell, str(error), cell.title)
                 continue
             if left.result or left.corpora:
                 todo.append(left)
@@ -344,7 +345,11 @@ class Study:
         for folder in (log.parent, output_root()):
             folder.mkdir(parents=True, exist_ok=True)  # a worker looks for them
         log.unlink(missing_ok=True)  # what is left of an earlier run says nothing of this one
-        work = Work(cell, wanted, config.overrides, log, output_root(), Path.cwd(), config.threads)
+        runtime = self.configurations[cell.id].runtime
+        # What an options file says of it holds for test.py too.
+        overrides = ["--device", runtime.device, "--precision", runtime.precision]
+        overrides += ["--eval-batch-size", str(runtime.eval_batch_size)]
+        work = Work(cell, wanted, tuple(overrides), log, output_root(), Path.cwd(), config.threads)
         if step.result:
             return pool.submit(do_cell, work)
         result, record = read_result(self.result_path(cell)), self.transfer_path(cell)
@@ -374,10 +379,10 @@ class Study:
             raise error
         if error is not None:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return self._failed(step, text, head), None
+            return self._failed(cell, text, head, self.log_path(step)), None
         outcome = future.result()
         if outcome.result is None:
-            return self._failed(step, outcome.error, head), None
+            return self._failed(cell, outcome.error, head, self.log_path(step)), None
         if not outcome.result.is_file():
             raise OtherFoldersError(f"{outcome.result}: was written by a worker and is not here; {SAME_FOLDERS}")
         if not step.result:
@@ -397,10 +402,9 @@ class Study:
         assert found is not None
         return found[0]
 
-    def _failed(self, left: _Left, error: str, head: str) -> State:
-        self.errors[left.cell.id] = error
-        log = self.log_path(left)
-        lines = [line[:200] for line in last_lines(log, SHOWN_LINES)]
+    def _failed(self, cell: Cell, error: str, head: str, log: Path | None = None) -> State:
+        self.errors[cell.id] = error
+        lines = [line[:200] for line in last_lines(log, SHOWN_LINES)] if log else []
         lines = [] if lines and lines[-1].endswith(error) else lines
         logger.error("%s: failed: %s", head, "\n    ".join([error, *lines, *([f"all of it: {log}"] if lines else [])]))
         return "failed"
