@@ -488,6 +488,21 @@ def test_a_data_set_whose_folders_name_is_a_pattern(arguments, dataset_path, tmp
     assert _Doing(work).result().name.startswith("tiny [2]_")
 
 
+def test_the_time_of_cells_that_run_at_once_is_said_to_be_their_sum(done, arguments):
+    plan = [*arguments, "--seeds", "5", "6"]
+    for more, said_to_be in (([], r"about \d+ s; "), (["--workers", "2"], r"about \d+ s, one after the other; ")):
+        assert re.search(f"2 to do: {said_to_be}", Study(parse(StudyConfig, [*plan, *more])).outline())
+
+
+def test_a_run_that_failed_is_not_said_to_be_resumed(done, arguments, output):
+    """Nor is it resumed: it would fail alike."""
+    done.result_path(done.cells[0]).unlink()
+    (path,) = output.glob("softprompt_base/savings/*/run.json")
+    for status, said_to_be in {"running": "to resume", "interrupted": "to resume", "failed": "to do"}.items():
+        write_json(path, read_json(path) | {"status": status})
+        assert state(arguments) == said_to_be
+
+
 def test_a_result_without_all_its_files_is_none(done, arguments):
     companions(done.result_path(done.cells[0]))[0].unlink()
     assert state(arguments) == "to resume"

@@ -221,6 +221,11 @@ class Study:
             self._estimate(left, known.get((left.cell.approach, left.cell.kind, left.cell.base_name))) for left in steps
         ]
 
+    def _time(self, estimates: Sequence[float | None]) -> str:
+        """The sum of what cells take; several workers need less, how much depends on what they share."""
+        several = self.config.workers > 1 or self.config.cluster is not None
+        return total_time(estimates) + (", one after the other" if several and len(estimates) > 1 else "")
+
     def _estimate(self, left: _Left, pace: Pace | None) -> float | None:
         if pace is None:
             return None
@@ -257,7 +262,7 @@ class Study:
         if missing := [dataset_dir(name).name for name in self._missing()]:
             lines.append(f"not there yet, to be generated first: {', '.join(missing)}")
         return "\n".join(
-            [*lines, f"{len(states)} cells, {len(left)} to do: {total_time(left)}; study folder {self.folder}"]
+            [*lines, f"{len(states)} cells, {len(left)} to do: {self._time(left)}; study folder {self.folder}"]
         )
 
     def _state(self, cell: Cell) -> tuple[_Left, str]:
@@ -268,8 +273,10 @@ class Study:
             left, others = self._left(cell, wanted)
             if others:
                 state = f"to do again: {'; '.join(others)}"
-            elif matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings):
-                state = "to resume"
+            else:
+                runs = matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings)
+                # Of one that failed the training begins anew.
+                state = "to resume" if any(status != "failed" for _, status in runs) else state
         transfer = f"transfer to {', '.join(dataset_dir(name).name for name in left.corpora)}" if left.corpora else ""
         if left.result:
             return left, f"{state}, then {transfer}" if transfer else state
@@ -313,7 +320,7 @@ class Study:
     def _work(self, todo: Sequence[_Left]) -> dict[str, State]:
         """Has cells done, wherever their processes run."""
         config, ended = self.config, dict[str, State]()
-        logger.info("%d to do: %s", len(todo), total_time(self.estimates(todo)))
+        logger.info("%d to do: %s", len(todo), self._time(self.estimates(todo)))
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(todo), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
@@ -333,7 +340,7 @@ class Study:
                     bar.update()
                     if waiting:
                         left = self.estimates(waiting.values())
-                        logger.info("cells left: %d, %s", len(left), total_time(left))
+                        logger.info("cells left: %d, %s", len(left), self._time(left))
                 bar.set_postfix_str(self._running(waiting.values()))
         return ended
 
