@@ -296,7 +296,9 @@ def test_a_file_of_settings_does_not_say_how_many_sentences_a_cell_is_trained_on
     options = options_file(tmp_path, glinerev=["--config", str(tmp_path / "settings.json")])
     with pytest.raises(InputError, match=r"seed 42: options of glinerev: train_size 5 is for the study to say"):
         Study(parse(StudyConfig, ["--dataset", "x", *options]))
-    few = Cell("glinerev", "bi", "demo-bi", "x", 1, train_size=50, options=("--config", str(tmp_path / "settings.json")))
+    few = Cell(
+        "glinerev", "bi", "demo-bi", "x", 1, train_size=50, options=("--config", str(tmp_path / "settings.json"))
+    )
     config = configuration(few)
     assert (config.data.train_size, config.train.seed, config.train.epochs) == (50, 1, 4)
 
