@@ -124,6 +124,10 @@ def resume_run(spec: ApproachSpec[C], config: Any, data: Dataset, base: BaseMode
         commit = hub_commit(stored_base)
         pinned = f" (--base-model {stored_base['name']}@{commit})" if commit else ""
         changed.append(f"the base model's weights{pinned}")
+    # They share out the batches of an epoch, so with more of them it has fewer steps.
+    processes = PartialState().num_processes
+    if record.get("processes", processes) != processes:
+        changed.append(f"processes: {record['processes']} != {processes}")
     if changed:
         raise InputError(f"--resume: run {path} was started differently: {'; '.join(changed)}")
     logger.info("resuming %s", path)

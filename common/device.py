@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, set_seed
+from filelock import FileLock
 
 from common.approach import Batch
 from common.config import BEHAVIOUR_VERSION, Precision, RuntimeConfig, Tracker
@@ -65,18 +66,22 @@ def measured_bf16_speedup() -> float:
 def cpu_bf16_speedup() -> float:
     """:func:`measured_bf16_speedup`, measured once on a machine: all runs of a study must decide alike."""
     path, machine = cache_dir() / "bf16.json", f"{platform.node()}, {_processor()}, torch {torch.__version__}"
-    try:
-        known = read_json(path)
-    except InputError:
-        known = None
-    if not isinstance(known, dict):
-        known = {}
-    if not isinstance(known.get(machine), float):
-        known[machine] = round(measured_bf16_speedup(), 3)
-        # Where nothing can be kept it is measured each time.
+    with contextlib.ExitStack() as alone:
+        # Cells of a study begin at the same time. Where nothing can be kept it is measured each time.
         with contextlib.suppress(OSError):
-            write_json(path, known)
-    return float(known[machine])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(FileLock(f"{path}.lock", timeout=60))
+        try:
+            known = read_json(path)
+        except InputError:
+            known = None
+        if not isinstance(known, dict):
+            known = {}
+        if not isinstance(known.get(machine), float):
+            known[machine] = round(measured_bf16_speedup(), 3)
+            with contextlib.suppress(OSError):
+                write_json(path, known)
+        return float(known[machine])
 
 
 def resolve_device(device: str) -> str:

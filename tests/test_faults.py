@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -984,6 +985,21 @@ def test_the_probe_is_made_once_on_a_machine(monkeypatch, tmp_path, before):
     monkeypatch.setenv("GLINER_ADAPTATION_CACHE", str(tmp_path / "file.txt" / "below"))
     (tmp_path / "file.txt").touch()
     assert ask() == 0.5, "nothing can be kept there"
+
+
+def test_processes_that_begin_at_the_same_time_take_one_probe(monkeypatch, tmp_path):
+    measured = iter([1.5, 0.5])
+
+    def measure():
+        value = next(measured)
+        time.sleep(0.1)
+        return value
+
+    monkeypatch.setattr(common.device, "measured_bf16_speedup", measure)
+    monkeypatch.setenv("GLINER_ADAPTATION_CACHE", str(tmp_path / "new"))
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(common.device.cpu_bf16_speedup.__wrapped__) for _ in range(2)]
+    assert [future.result() for future in found] == [1.5, 1.5]
 
 
 # -- nothing is accepted in silence -----------------------------------------------------------------------------------

@@ -108,3 +108,10 @@ def test_the_commands_are_found():
 def test_a_misspelt_command_is_found(command, problem):
     module, *arguments = command.split()
     assert problem(module, arguments)
+
+
+def test_workers_of_a_slurm_cluster_live_shorter_than_their_jobs():
+    parse = pytest.importorskip("dask.utils").parse_timedelta
+    text = (PROJECT_ROOT / "docs" / "study.md").read_text("utf-8")
+    hours, minutes, seconds = map(int, re.search(r'walltime="(\d+):(\d+):(\d+)"', text).groups())
+    assert 0 < parse(re.search(r'"--lifetime ([^"]+)"', text)[1]) < 3600 * hours + 60 * minutes + seconds

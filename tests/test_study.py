@@ -14,26 +14,27 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from tiny import write_dataset
 
 import common.study.identity
 import common.study.runner
 import common.study.work
 import common.transfer
-from common.config import parse, to_dict
+from common.config import TestConfig, parse, to_dict
 from common.data.dataset import dataset_dir, load_dataset
 from common.engine import RETRIES, SWITCH, Place
 from common.errors import InputError
 from common.evaluation.results import companions
-from common.files import read_json, write_json
+from common.files import read_json, write_json, write_text
 from common.models.published import DEFAULT_BASE
 from common.paths import PROJECT_ROOT
 from common.registry import cheapest_first, spec, specs, trained
 from common.study import demo
 from common.study.__main__ import main
-from common.study.estimates import Pace, duration
+from common.study.estimates import Pace, duration, paces
 from common.study.identity import changes, stored_result
-from common.study.plan import StudyConfig, configuration, make_plan
+from common.study.plan import Cell, StudyConfig, configuration, make_plan
 from common.study.runner import Study
 from common.study.work import Outcome, Work, _Doing, do_cell
 
@@ -290,6 +291,18 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
         Study(parse(StudyConfig, ["--dataset", "x", *options_file(tmp_path, **options)]))
 
 
+def test_a_file_of_settings_does_not_say_how_many_sentences_a_cell_is_trained_on(tmp_path):
+    write_json(tmp_path / "settings.json", {"data": {"train_size": 5}, "train": {"seed": 9, "epochs": 4}})
+    options = options_file(tmp_path, glinerev=["--config", str(tmp_path / "settings.json")])
+    with pytest.raises(InputError, match=r"seed 42: options of glinerev: train_size 5 is for the study to say"):
+        Study(parse(StudyConfig, ["--dataset", "x", *options]))
+    few = Cell(
+        "glinerev", "bi", "demo-bi", "x", 1, train_size=50, options=("--config", str(tmp_path / "settings.json"))
+    )
+    config = configuration(few)
+    assert (config.data.train_size, config.train.seed, config.train.epochs) == (50, 1, 4)
+
+
 @pytest.mark.parametrize(("approach", "script"), [("glinerev", "train"), ("zeroshot_baseline", "test")])
 def test_a_wrong_option_is_explained_by_the_help_of_its_own_script(tmp_path, capsys, approach, script):
     with pytest.raises(InputError):
@@ -337,6 +350,35 @@ def test_an_estimate_counts_training_validation_and_test():
     assert Pace(test=0.1, train=0.5).seconds(sizes, 4) == pytest.approx(4 * (50 + 2) + 3)
     assert Pace(test=0.1, train=None).seconds(sizes, 4) is None
     assert [duration(seconds) for seconds in (3.2, 600, 5400, 12000)] == ["3 s", "10 min", "1 h 30 min", "3 h 20 min"]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda result: result["training"].pop("dataset"),
+        lambda result: result["speed"].update(sentences_per_second=0),
+        lambda result: result["provenance"].update(machine=None),
+    ],
+    ids=["lacks a field", "no pace", "no machine"],
+)
+def test_a_result_that_says_no_pace_gives_no_estimate(tmp_path, edit):
+    result = read_json(min((PROJECT_ROOT / "results").glob("bc5cdr_glinerev*.json")))
+    result["provenance"]["machine"]["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    write_json(tmp_path / "result.json", result)
+    assert len(paces(tmp_path)) == 1
+    edit(result)
+    write_json(tmp_path / "result.json", result)
+    assert paces(tmp_path) == {}
+
+
+def test_the_pace_of_a_training_that_ended_within_an_epoch_is_of_whole_ones(tmp_path):
+    result = read_json(min((PROJECT_ROOT / "results").glob("bc5cdr_glinerev*.json")))
+    result["provenance"]["machine"]["gpu"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    # --max-steps has ended it after a tenth of its first epoch.
+    result["training"] |= {"train_seconds": 7.0, "epochs": 1, "seconds_per_epoch": 70.0}
+    write_json(tmp_path / "result.json", result)
+    (pace,) = paces(tmp_path).values()
+    assert pace.train == pytest.approx(70 / result["training"]["dataset"]["train"])
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -448,6 +490,21 @@ def test_a_data_set_whose_folders_name_is_a_pattern(arguments, dataset_path, tmp
     assert _Doing(work).result().name.startswith("tiny [2]_")
 
 
+def test_the_time_of_cells_that_run_at_once_is_said_to_be_their_sum(done, arguments):
+    plan = [*arguments, "--seeds", "5", "6"]
+    for more, said_to_be in (([], r"about \d+ s; "), (["--workers", "2"], r"about \d+ s, one after the other; ")):
+        assert re.search(f"2 to do: {said_to_be}", Study(parse(StudyConfig, [*plan, *more])).outline())
+
+
+def test_a_run_that_failed_is_not_said_to_be_resumed(done, arguments, output):
+    """Nor is it resumed: it would fail alike."""
+    done.result_path(done.cells[0]).unlink()
+    (path,) = output.glob("softprompt_base/savings/*/run.json")
+    for status, said_to_be in {"running": "to resume", "interrupted": "to resume", "failed": "to do"}.items():
+        write_json(path, read_json(path) | {"status": status})
+        assert state(arguments) == said_to_be
+
+
 def test_a_result_without_all_its_files_is_none(done, arguments):
     companions(done.result_path(done.cells[0]))[0].unlink()
     assert state(arguments) == "to resume"
@@ -483,7 +540,7 @@ NEW_SETTINGS = (
 )
 
 
-def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, dataset_path):
+def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, dataset_path, caplog):
     write_dataset(tmp_path / "more" / "other")
     study = Study(parse(StudyConfig, [*arguments, "--dataset", str(tmp_path / "nowhere"), str(dataset_path)]))
     assert [*study.run().values()] == ["failed", "done before"]
@@ -493,7 +550,9 @@ def test_what_has_no_data_or_no_base_fails_alone(done, arguments, tmp_path, data
         "generate it before the study, with options: python -m dataset_generation.generate --dataset nowhere" in summary
     )
     study = Study(parse(StudyConfig, [*arguments, "--base-model", str(tmp_path)]))
+    write_text(study.folder / "logs" / f"{study.cells[0].id}.log", "an earlier error\n")
     assert [*study.run().values()] == ["failed"]
+    assert "an earlier error" not in caplog.text, "nothing was run this time"
     assert "no gliner_config.json" in study.summary({})
 
 
@@ -630,11 +689,24 @@ def test_a_result_of_other_settings_leaves_the_tables_though_no_new_one_comes(
 def elsewhere(arguments, monkeypatch):
     """A study whose cells are given to a function instead of :func:`do_cell`."""
 
-    def study_of(function):
+    def study_of(function, *more):
         monkeypatch.setattr(common.study.runner, "do_cell", function)
-        return Study(parse(StudyConfig, arguments))
+        return Study(parse(StudyConfig, [*arguments, *more]))
 
     return study_of
+
+
+def test_where_and_how_a_cell_computes_holds_for_its_test_too(elsewhere, tmp_path):
+    works = []
+
+    def refused(work):
+        works.append(work)
+        return Outcome(None, 0.0, "refused")
+
+    study = elsewhere(refused, *options_file(tmp_path, softprompt_base=["--eval-batch-size", "3"]))
+    study.run()
+    found = parse(TestConfig, ["--dataset", "tiny", *works[0].overrides]).runtime
+    assert (found.device, found.precision, found.eval_batch_size) == ("cpu", "fp32", 3)
 
 
 @pytest.mark.parametrize("missing", ["folder", "output", "log"])

@@ -449,6 +449,28 @@ def test_a_run_can_be_killed_again_and_again(trial):
     assert_same_run(made.resume(path)[1], whole)
 
 
+def test_a_run_resumes_in_its_precision(trial, monkeypatch):
+    """On another CPU, ``auto`` may mean another one."""
+    made = trial(SP, "bi-bert", runtime=replace(RUNTIME, precision="auto"))
+    monkeypatch.setattr("common.device.cpu_bf16_speedup", lambda: 0.5)
+    whole = made.train()[1]
+    path = killed_run(made, on_validation=kill_after(1))
+    monkeypatch.setattr("common.device.cpu_bf16_speedup", lambda: 2.0)
+    resumed = made.resume(path)[1]
+    assert resumed.record["precision"] == "fp32"
+    assert_same_run(resumed, whole)
+
+
+def test_a_run_resumes_with_as_many_processes(trial):
+    made = trial(SP, "bi-bert")
+    path = killed_run(made, on_validation=kill_after(1))
+    write_json(path / RUN_FILE, read_json(path / RUN_FILE) | {"processes": 2})
+    with pytest.raises(InputError, match=r"was started differently: processes: 2 != 1$"):
+        made.resume(path)
+    write_json(path / RUN_FILE, read_json(path / RUN_FILE) | {"processes": 1})
+    assert made.resume(path)[1].record["status"] == "finished"
+
+
 def test_patience_goes_on_after_a_resume(trial, scripted):
     made = trial(SP, "bi-bert", train={"epochs": 9, "patience": 2, "patience_steps": 0})
     scripted(0.5, 0.4, 0.3)
@@ -542,6 +564,12 @@ def test_accumulated_batches_equal_one_large_batch(trial, n):
     expected = load_tensors(large.path / WEIGHTS_FILE)
     for name, tensor in load_tensors(accumulated.path / WEIGHTS_FILE).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("max_steps", "epochs"), [(2, 2 / 5), (7, 7 / 5)])
+def test_the_pace_of_a_training_that_ends_within_an_epoch(trial, max_steps, epochs):
+    record = trial(SP, "bi-bert", train={"max_steps": max_steps}).train()[1].record
+    assert record["seconds_per_epoch"] == pytest.approx(record["train_seconds"] / epochs)
 
 
 def test_the_last_group_of_batches_may_be_short(trial):

@@ -44,11 +44,11 @@ def paces(folder: Path) -> dict[_Kind, Pace]:
     found: dict[_Kind, list[Pace]] = defaultdict(list)
     for path in sorted(folder.rglob("*.json")):
         # An estimate is not worth an end: results of other versions may lack a field.
-        with contextlib.suppress(InputError, KeyError, ZeroDivisionError):
+        with contextlib.suppress(InputError, KeyError, TypeError, ZeroDivisionError):
             result = read_result(path)
             if result["provenance"]["machine"]["gpu"] == gpu:
-                base = result["base_model"]
-                found[(result["approach"], base.get("kind") or base["encoder"], base["name"])].append(_pace(result))
+                base, pace = result["base_model"], _pace(result)
+                found[(result["approach"], base.get("kind") or base["encoder"], base["name"])].append(pace)
     return {
         kind: Pace(
             statistics.median(pace.test for pace in rows),
@@ -63,7 +63,7 @@ def _pace(result: Mapping[str, Any]) -> Pace:
     test = 1 / result["speed"]["sentences_per_second"]
     if not training:
         return Pace(test, None)
-    return Pace(test, training["train_seconds"] / (training["epochs"] * training["dataset"]["train"]))
+    return Pace(test, training["seconds_per_epoch"] / training["dataset"]["train"])
 
 
 def duration(seconds: float) -> str:

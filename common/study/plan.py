@@ -351,6 +351,11 @@ def configuration(cell: Cell) -> Any:
         ) from None
     except InputError as error:
         raise InputError(f"{cell.title}: {error}") from error
+    # A file of settings that an option names may say it.
+    require(
+        config.data.train_size == cell.train_size,
+        f"{cell.title}: options of {cell.approach}: train_size {config.data.train_size} is for the study to say",
+    )
     if getattr(config, "trainer", "common") != "common":
         raise InputError(
             f"{cell.title}: options of {cell.approach}: a study trains by --trainer common, which can resume"

@@ -221,6 +221,11 @@ class Study:
             self._estimate(left, known.get((left.cell.approach, left.cell.kind, left.cell.base_name))) for left in steps
         ]
 
+    def _time(self, estimates: Sequence[float | None]) -> str:
+        """The sum of what cells take; several workers need less, how much depends on what they share."""
+        several = self.config.workers > 1 or self.config.cluster is not None
+        return total_time(estimates) + (", one after the other" if several and len(estimates) > 1 else "")
+
     def _estimate(self, left: _Left, pace: Pace | None) -> float | None:
         if pace is None:
             return None
@@ -257,7 +262,7 @@ class Study:
         if missing := [dataset_dir(name).name for name in self._missing()]:
             lines.append(f"not there yet, to be generated first: {', '.join(missing)}")
         return "\n".join(
-            [*lines, f"{len(states)} cells, {len(left)} to do: {total_time(left)}; study folder {self.folder}"]
+            [*lines, f"{len(states)} cells, {len(left)} to do: {self._time(left)}; study folder {self.folder}"]
         )
 
     def _state(self, cell: Cell) -> tuple[_Left, str]:
@@ -268,8 +273,10 @@ class Study:
             left, others = self._left(cell, wanted)
             if others:
                 state = f"to do again: {'; '.join(others)}"
-            elif matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings):
-                state = "to resume"
+            else:
+                runs = matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings)
+                # Of one that failed the training begins anew.
+                state = "to resume" if any(status != "failed" for _, status in runs) else state
         transfer = f"transfer to {', '.join(dataset_dir(name).name for name in left.corpora)}" if left.corpora else ""
         if left.result:
             return left, f"{state}, then {transfer}" if transfer else state
@@ -286,7 +293,8 @@ class Study:
             try:
                 left = self._to_do(cell)
             except InputError as error:
-                ended[cell.id] = self._failed(_Left(cell, ()), str(error), cell.title)
+                # Without its log, which is of an earlier run.
+                ended[cell.id] = self._failed(cell, str(error), cell.title)
                 continue
             if left.result or left.corpora:
                 todo.append(left)
@@ -312,7 +320,7 @@ class Study:
     def _work(self, todo: Sequence[_Left]) -> dict[str, State]:
         """Has cells done, wherever their processes run."""
         config, ended = self.config, dict[str, State]()
-        logger.info("%d to do: %s", len(todo), total_time(self.estimates(todo)))
+        logger.info("%d to do: %s", len(todo), self._time(self.estimates(todo)))
         with (
             logging_redirect_tqdm(),
             tqdm(total=len(todo), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
@@ -332,7 +340,7 @@ class Study:
                     bar.update()
                     if waiting:
                         left = self.estimates(waiting.values())
-                        logger.info("cells left: %d, %s", len(left), total_time(left))
+                        logger.info("cells left: %d, %s", len(left), self._time(left))
                 bar.set_postfix_str(self._running(waiting.values()))
         return ended
 
@@ -344,7 +352,11 @@ class Study:
         for folder in (log.parent, output_root()):
             folder.mkdir(parents=True, exist_ok=True)  # a worker looks for them
         log.unlink(missing_ok=True)  # what is left of an earlier run says nothing of this one
-        work = Work(cell, wanted, config.overrides, log, output_root(), Path.cwd(), config.threads)
+        runtime = self.configurations[cell.id].runtime
+        # What an options file says of it holds for test.py too.
+        overrides = ["--device", runtime.device, "--precision", runtime.precision]
+        overrides += ["--eval-batch-size", str(runtime.eval_batch_size)]
+        work = Work(cell, wanted, tuple(overrides), log, output_root(), Path.cwd(), config.threads)
         if step.result:
             return pool.submit(do_cell, work)
         result, record = read_result(self.result_path(cell)), self.transfer_path(cell)
@@ -374,10 +386,10 @@ class Study:
             raise error
         if error is not None:
             text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            return self._failed(step, text, head), None
+            return self._failed(cell, text, head, self.log_path(step)), None
         outcome = future.result()
         if outcome.result is None:
-            return self._failed(step, outcome.error, head), None
+            return self._failed(cell, outcome.error, head, self.log_path(step)), None
         if not outcome.result.is_file():
             raise OtherFoldersError(f"{outcome.result}: was written by a worker and is not here; {SAME_FOLDERS}")
         if not step.result:
@@ -397,10 +409,9 @@ class Study:
         assert found is not None
         return found[0]
 
-    def _failed(self, left: _Left, error: str, head: str) -> State:
-        self.errors[left.cell.id] = error
-        log = self.log_path(left)
-        lines = [line[:200] for line in last_lines(log, SHOWN_LINES)]
+    def _failed(self, cell: Cell, error: str, head: str, log: Path | None = None) -> State:
+        self.errors[cell.id] = error
+        lines = [line[:200] for line in last_lines(log, SHOWN_LINES)] if log else []
         lines = [] if lines and lines[-1].endswith(error) else lines
         logger.error("%s: failed: %s", head, "\n    ".join([error, *lines, *([f"all of it: {log}"] if lines else [])]))
         return "failed"

@@ -18,7 +18,7 @@ from common.approach import Approach, Batch, declared_parameters, freeze_all_but
 from common.config import RuntimeConfig, TrainConfig, require
 from common.data.batching import training_batches
 from common.data.dataset import Dataset
-from common.device import make_accelerator, prefetch, provenance, seed_everything, trackers
+from common.device import as_trained, make_accelerator, prefetch, provenance, seed_everything, trackers
 from common.errors import InputError, TrainingError
 from common.models.attention import use_lean_attention
 from common.models.dropout import make_dropout_fast
@@ -357,6 +357,8 @@ def fit(
         TrainingError: If the loss is not finite.
         KeyboardInterrupt: As it came; the best checkpoint so far is kept, and the log says where.
     """
+    if run.resumed:
+        runtime = as_trained(runtime, run.record.get("precision", runtime.precision))
     with run.session():
         loop = _Loop(model, data, config, runtime, run, cache)
         if run.resumed:

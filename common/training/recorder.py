@@ -324,6 +324,7 @@ class Recorder:
         progress = self.progress
         best = _finite(progress.best_score)
         last = progress.history[-1] if progress.history else {"epoch": 0}
+        epochs = last.get("epochs", last["epoch"])
         return {
             "status": status,
             "best": {
@@ -342,7 +343,7 @@ class Recorder:
             "feature_seconds": self.feature_seconds,
             "processes": self.accelerator.num_processes,
             "updated": now(),
-            "seconds_per_epoch": progress.seconds / max(1.0, last.get("epochs", last["epoch"])),
+            "seconds_per_epoch": progress.seconds / epochs if epochs else 0.0,
             "peak_memory_mb": peak_memory_mb(),
             **({"kept": self.model.kept()} if isinstance(self.model, Keeping) else {}),
         }

@@ -133,6 +133,7 @@ class RunRecord(_Started, total=False):
     peak_memory_mb: dict[str, float]
     earlier_provenance: list[dict[str, Any]]
     supplements: list[dict[str, Any]]
+    processes: Count
 
 
 VALIDATED = (
