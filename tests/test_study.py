@@ -492,7 +492,7 @@ def test_a_data_set_whose_folders_name_is_a_pattern(arguments, dataset_path, tmp
 
 def test_the_time_of_cells_that_run_at_once_is_said_to_be_their_sum(done, arguments):
     plan = [*arguments, "--seeds", "5", "6"]
-    for more, said_to_be in (([], r"about \d+ s; "), (["--workers", "2"], r"about \d+ s, one after the other; ")):
+    for more, said_to_be in (([], r"about \d+ s; "), (["--workers", "2"], r"about \d+ s one after the other; ")):
         assert re.search(f"2 to do: {said_to_be}", Study(parse(StudyConfig, [*plan, *more])).outline())
 
 

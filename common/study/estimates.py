@@ -74,10 +74,16 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def total_time(estimates: Iterable[float | None]) -> str:
-    """The sum of what is known, and for how many cells nothing is."""
+def total_time(estimates: Iterable[float | None], *, several: bool = False) -> str:
+    """The sum of what is known, and for how many cells nothing is.
+
+    Args:
+        estimates: Seconds of each cell.
+        several: Whether several workers share the cells, and so need less; how much depends on what else they share.
+    """
     rows = list(estimates)
     known = [seconds for seconds in rows if seconds is not None]
-    parts = [f"about {duration(sum(known))}"] if known else []
+    how = " one after the other" if several and len(known) > 1 else ""
+    parts = [f"about {duration(sum(known))}{how}"] if known else []
     parts += [f"unknown time for {len(rows) - len(known)} of them"] if len(known) < len(rows) else []
     return " and ".join(parts) or "nothing left"

@@ -222,9 +222,7 @@ class Study:
         ]
 
     def _time(self, estimates: Sequence[float | None]) -> str:
-        """The sum of what cells take; several workers need less, how much depends on what they share."""
-        several = self.config.workers > 1 or self.config.cluster is not None
-        return total_time(estimates) + (", one after the other" if several and len(estimates) > 1 else "")
+        return total_time(estimates, several=self.config.workers > 1 or self.config.cluster is not None)
 
     def _estimate(self, left: _Left, pace: Pace | None) -> float | None:
         if pace is None:
