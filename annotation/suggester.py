@@ -14,7 +14,7 @@ from common.config import Device, Precision, RuntimeConfig
 from common.errors import InputError
 from common.files import content_hash
 from common.inference import Entity, Tagger
-from common.inference.tagger import weights_of
+from common.inference.tagger import adaptation_file, weights_of
 from common.training.records import RUN_FILE
 
 
@@ -112,7 +112,7 @@ def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime:
     """
     source, labels = record["model"], tuple(record.get("labels") or ())
     place = Path(source)
-    knows_labels = (place / RUN_FILE).is_file() or _adaptation(source) is not None
+    knows_labels = (place / RUN_FILE).is_file() or adaptation_file(source) is not None
     if not labels and not knows_labels and labelling is not None:
         labels = labelling.types()
     threshold, base_model = record.get("threshold"), record.get("base_model")
@@ -129,11 +129,3 @@ def load_suggester(record: dict[str, Any], labelling: Labelling | None, runtime:
 def fingerprint(source: str, tagger: Tagger) -> str:
     """Hash of all that a loaded model's suggestions depend on beside the text."""
     return content_hash([weights_of(source), tagger.labels, tagger.threshold, tagger.type_thresholds])
-
-
-def _adaptation(source: str) -> Path | None:
-    """What a GLiNER that was exported here says of its labels; None for any other."""
-    from common.bases import base_file
-    from common.checkpoint import ADAPTATION_FILE
-
-    return base_file(source, ADAPTATION_FILE)

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from common.approach import TrainedPart
+from common.config import on_screen
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import Span
@@ -182,7 +183,7 @@ def _pretrain(base: Base, settings: Pretraining) -> None:
     )
     schedule = get_linear_schedule_with_warmup(optimizer, settings.steps // 10, settings.steps)
     waiting: list[Sentence] = []
-    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.kind}", leave=False, disable=None):
+    for _ in tqdm(range(settings.steps), desc=f"pretraining demo-{base.kind}", leave=False, disable=not on_screen()):
         if len(waiting) < settings.batch_size * settings.joined:
             waiting = rng.sample(sentences, len(sentences))
         group = [_joined([waiting.pop() for _ in range(settings.joined)]) for _ in range(settings.batch_size)]

@@ -211,6 +211,12 @@ def preloaded(forked, monkeypatch):
     end_server()
 
 
+def test_libraries_are_quiet_before_the_server_imports_them():
+    code = f"import {common.engine.PRELOADED[0]}, logging; logging.getLogger('bitsandbytes.x').warning('install more')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT_ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @forks
 def test_a_server_that_cannot_start_is_done_without(preloaded):
     folder = preloaded("broken", "raise ValueError('of another version')")

@@ -179,11 +179,18 @@ def weights_of(source: str) -> list[Any]:
     if (place / RUN_FILE).is_file():
         run = read_json(place / RUN_FILE)
         return [sha256_file(place / WEIGHTS_FILE), run["base_model"]["revision"], run["approach"], run["variant"]]
-    from common.bases import base_file, base_revision
+    from common.bases import base_revision
+
+    adapted = adaptation_file(source)
+    return [base_revision(source), "" if adapted is None else sha256_file(adapted)]
+
+
+def adaptation_file(source: str) -> Path | None:
+    """What a GLiNER that was exported here says of its labels; None for any other."""
+    from common.bases import base_file
     from common.checkpoint import ADAPTATION_FILE
 
-    adapted = base_file(source, ADAPTATION_FILE)
-    return [base_revision(source), "" if adapted is None else sha256_file(adapted)]
+    return base_file(source, ADAPTATION_FILE)
 
 
 class _Adaptation(TypedDict):
@@ -196,11 +203,10 @@ class _Adaptation(TypedDict):
 
 def _gliner(source: str, labels: LabelSet | None, threshold: float | None) -> tuple[Predictor, str]:
     """A GLiNER as it is and its name; an export of ours says itself what to ask it for, and how."""
-    from common.bases import base_file, load_base
-    from common.checkpoint import ADAPTATION_FILE
+    from common.bases import load_base
     from common.models.span_model import SpanModel
 
-    file = base_file(source, ADAPTATION_FILE)
+    file = adaptation_file(source)
     known = {"labels": {}} if file is None else read_record(file, _Adaptation)
     texts = known["labels"]
     if labels is None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -27,7 +26,7 @@ from typing import Any, Literal, TypeVar
 from tqdm.auto import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from common.config import BEHAVIOUR_VERSION
+from common.config import BEHAVIOUR_VERSION, on_screen
 from common.data.dataset import LABEL2DESC_FILE, MANIFEST_FILE, dataset_dir, load_dataset
 from common.engine import executor, last_lines
 from common.errors import InputError
@@ -321,7 +320,7 @@ class Study:
         logger.info("%d to do: %s", len(todo), self._time(self.estimates(todo)))
         with (
             logging_redirect_tqdm(),
-            tqdm(total=len(todo), desc="cells", disable=None if sys.stderr.isatty() else True) as bar,
+            tqdm(total=len(todo), desc="cells", disable=not on_screen()) as bar,
             executor(config.workers, config.cluster) as pool,
         ):
             waiting = {self._submit(pool, step): step for step in todo}
