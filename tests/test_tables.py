@@ -435,21 +435,21 @@ def test_times_are_those_of_one_machine(tmp_path, caplog):
     assert row["machine"] == "CPU, 1 thread and H100 and CPU, 2 threads"
 
 
-def test_bases_of_one_kind_and_unknown_approaches_have_rows_of_their_own(tmp_path):
+def test_rows_name_the_bases_that_are_not_the_usual_one_of_their_kind(tmp_path):
     write(tmp_path / "a.json", scores=scored(0.5))
     other = {"name": "another/base", "revision": "1", "kind": "bi"}
     write(tmp_path / "b.json", base_model=other, scores=scored(0.6))
     write(tmp_path / "c.json", approach="mine", variant="v2", base_model=other, scores=scored(0.7))
     rows, _ = lines_of(documents.main_table, tmp_path)
     known = [(name, row["micro F1"]) for name, row in rows.items() if row["micro F1"] != "missing"]
-    assert known == [
-        ("SP-GLiNER (another/base)", "0.6000"), ("SP-GLiNER (owner/base)", "0.5000"), ("mine (another/base)", "0.7000"),
-    ]  # fmt: skip
-    assert list(rows)[-1] == "mine (another/base)"
+    assert known == [("SP-GLiNER", "0.6000"), ("SP-GLiNER (owner/base)", "0.5000"), ("mine", "0.7000")]
+    assert list(rows)[-1] == "mine"
+    table = documents.differences_table(benchmarks(read_results([tmp_path])))
+    assert "Base models: bi another/base, owner/base where named." in table.sections[0].notes
     mixed = {"variant": {"form": "v2", "data": "mine+x"}, "mixture": "mine+x"}
     write(tmp_path / "d.json", 3, approach="mine", base_model=other, scores=scored(0.9), seed=43, **mixed)
-    assert lines_of(documents.main_table, tmp_path)[0]["mine (another/base)"]["micro F1"] == "0.7000"
-    assert controls(tmp_path)[0]["mine (another/base)", "v2, mine+x"]["micro F1"] == "0.9000"
+    assert lines_of(documents.main_table, tmp_path)[0]["mine"]["micro F1"] == "0.7000"
+    assert controls(tmp_path)[0]["mine", "v2, mine+x"]["micro F1"] == "0.9000"
 
 
 # -------------------------------------------------------------------------------------------------------- other tables
@@ -615,6 +615,7 @@ def test_controls_stand_beside_their_default(tmp_path):
 
 def test_a_variant_on_a_base_without_the_default_has_a_row(tmp_path):
     write(tmp_path / "a.json")
+    write(tmp_path / "c.json", seed=43)
     other = {"name": "another/base", "revision": "1", "kind": "bi"}
     write(tmp_path / "b.json", base_model=other, variant={"prompt encoder": "post_norm"}, scores=scored(0.6))
     rows, _ = controls(tmp_path)

@@ -147,8 +147,12 @@ def _percent(value: float | None, total: float | None) -> float | None:
 
 def _notes(benchmark: Benchmark, shown: Iterable[tuple[Entry, Group]] = ()) -> list[str]:
     """On which bases a table rests, which rows are of a part of the sentences, and what differs unseen between rows."""
-    names = {kind: sorted({g.first.base for g in benchmark.groups if g.first.kind == kind}) for kind in benchmark.bases}
-    bases = "; ".join(f"{kind} {', '.join(found)}" for kind, found in sorted(names.items()) if found)
+    own = {(group.first.kind, group.first.base) for group in benchmark.groups}
+    names = {
+        kind: [name + " where named" * (name != found[0]) for name in found if (kind, name) in own]
+        for kind, found in sorted(benchmark.bases.items())
+    }
+    bases = "; ".join(f"{kind} {', '.join(found)}" for kind, found in names.items() if found)
     unlike = (f"Not alike in all rows, so compare with care: {text}." for text in _unlike(benchmark, shown))
     return [f"Base models: {bases}.", *_sampled(benchmark), *unlike]
 

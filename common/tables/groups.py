@@ -8,6 +8,7 @@ and a base, and the group that represents it. An entry without a group is missin
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -171,7 +172,7 @@ class Entry:
     look: tuple[int, bool, int]
     """Place of the approach, whether the base is a cross-encoder, and the base's place among those of its kind."""
     label: str
-    """The approach, with kind and base where they must be told."""
+    """The approach, with its kind if it has several, and its base if that is not the usual one of the kind."""
 
     @property
     def trains(self) -> bool:
@@ -191,7 +192,7 @@ class Benchmark:
     name: str
     groups: tuple[Group, ...]
     bases: Mapping[str, Sequence[str]]
-    """The base models by kind, on whatever data set."""
+    """The base models by kind, on whatever data set, the one with the most results first: rows name only the others."""
     resampled: Mapping[Path, Samples]
     transfers: Transfers = ()
     """Records of ``common.transfer`` of models trained on it, alone or in a mixture."""
@@ -350,7 +351,7 @@ class Benchmark:
                 for base in bases or [None] * expected:
                     shown = self.pick((g for g in groups if (g.first.kind, g.first.base) == (kind, base)), preferred)
                     told = [kind] if known and len(known.kinds) > 1 else []
-                    told += [base] if base is not None and len(of_kind) > 1 else []
+                    told += [base] if base is not None and base != of_kind[0] else []
                     label = (known.title if known else name) + (f" ({', '.join(told)})" if told else "")
                     while label in labels:
                         # A name in a file may be a title of ours.
@@ -380,11 +381,11 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
     The log says which results are of other splits, and what differs between results that stand side by side.
     """
     by_dataset: dict[str, dict[str, list[Result]]] = {}
-    bases: dict[str, set[str]] = {}
+    bases: dict[str, list[str]] = {}
     for result in results:
         if result.split == "test":
             by_dataset.setdefault(result.dataset, {}).setdefault(result.identity, []).append(result)
-            bases.setdefault(result.kind, set()).add(result.base)
+            bases.setdefault(result.kind, []).append(result.base)
         else:
             logger.info("%s: only in the list of runs, it is of the %s split", result.path, result.split)
     found = []
@@ -393,7 +394,7 @@ def benchmarks(results: Sequence[Result], transfers: Transfers = ()) -> list[Ben
         groups = _without_other_settings(Group(tuple(group)) for group in by_seed)
         for text in not_alike({f"{group.first.approach} ({group.variant})": group for group in groups}):
             logger.warning("%s: not alike in all results: %s", name, text)
-        of_kind = {kind: sorted(names) for kind, names in bases.items()}
+        of_kind = {kind: [name for name, _ in Counter(sorted(names)).most_common()] for kind, names in bases.items()}
         own = [item for item in transfers if name in trained_on(item)]
         found.append(Benchmark(name, tuple(groups), of_kind, _resample(groups), own))
     return found
