@@ -71,6 +71,14 @@ def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
             assert settings["train"]["epochs"] == int(said(cell, "--epochs"))
 
 
+def test_the_help_of_the_demo_shows_its_own_settings(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--help"])
+    said = capsys.readouterr().out
+    assert "required" not in said
+    assert all(name in said for name in ("demo-bi", "demo-cross", demo.OPTIONS.name))
+
+
 def test_the_example_for_two_cores_is_understood():
     path = PROJECT_ROOT / "examples" / "study_two_cores.json"
     cells = planned("--config", str(path), "--train-sizes", "50", "--controls")
