@@ -67,7 +67,7 @@ Next:
   python -m common.study --help                                          the same on JNLPBA and BC5CDR, three seeds
   python -m dataset_generation.generate --dataset mine --source FOLDER --descriptions names
                                                                          your own corpus: CoNLL, JSON, BRAT, ...
-  python -m glinerev.train --dataset mine --base-model demo-bi           one approach; without --base-model on a published base
+  python -m glinerev.train --dataset mine --base-model demo-bi           one approach, on a base that needs no hub
   python -m glinerev.test --dataset mine --checkpoint latest
 """
 
