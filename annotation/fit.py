@@ -54,7 +54,7 @@ class Config(ServerOptions, WorkOptions, MergeOptions):
     validation: float = 0.15
     """Share of the other documents, used to choose the best weights and the threshold."""
     descriptions: str = "names"
-    """Descriptions of the labels: names, own, or a JSON file, as in dataset_generation.generate."""
+    """Descriptions of the labels: names, own, hub or a JSON file, as in dataset_generation.generate."""
     test: Path | None = None
     """Further annotated tasks to score both models on, from annotation.tasks --with-gold or a JSON export;
     those annotated in the project are left out."""
@@ -86,7 +86,7 @@ def check_training(argv: Sequence[str] | None = None) -> tuple[Config, ApproachS
     require(approach.trains, f"--approach {approach.name}: nothing is trained")
     for option in ("--dataset", "--resume"):
         given = any(argument == option or argument.startswith(f"{option}=") for argument in rest)
-        require(not given, f"{option} is this script's to say")
+        require(not given, f"{option} is set by annotation.fit itself")
     rest += ["--device", config.device]
     parse_training(approach, [*rest, "--dataset", "annotated"])
     return config, approach, rest
@@ -334,8 +334,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     version, difference = fitted.record["version"], fitted.record["held_out"].get("difference")
     if difference is not None and difference[config.better_by]["low"] <= 0 <= difference[config.better_by]["high"]:
         logger.warning(
-            "the difference on the held-out tasks may be chance: its interval holds 0; annotate more, or hold out more "
-            "of what is annotated next (--held-out)"
+            "the difference on the held-out tasks may be chance: its interval contains 0; annotate more, or hold out "
+            "more of what is annotated next (--held-out)"
         )
     if fitted.promoted:
         logger.info("%s is in service now; without annotation.serve, send its suggestions: annotation.push", version)

@@ -37,5 +37,5 @@ def read_secret(variable: str, file: Path | None, what: str) -> str | None:
     if os.name == "posix" and mode & 0o077:
         raise InputError(f"{file}: others may read {what} in it (mode {mode & 0o777:o}): chmod 600 {file}")
     if not text:
-        raise InputError(f"{file}: is empty; {what} belongs into it")
+        raise InputError(f"{file}: is empty; {what} belongs in it")
     return text

@@ -42,9 +42,9 @@ class AddressOptions:
     """Where the service listens."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; one that other machines can reach requires --user."""
+    """Address that the service listens on; one that other machines can reach requires --user."""
     port: int = 9090
-    """Port to listen on; 0: any free one."""
+    """Port that the service listens on; 0: any free one."""
     user: str | None = None
     """User for basic authentication; the environment variable ANNOTATION_PASSWORD or a file has the password."""
     password_file: Path | None = None

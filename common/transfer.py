@@ -62,7 +62,7 @@ def transfer(config: Config) -> Path | None:
     folders = {folder.resolve(): folder.name for folder in map(existing_dataset_dir, config.dataset)}
     require(
         len(set(folders.values())) == len(folders),
-        f"--dataset: two data sets have one name, by which the record keeps them: {', '.join(config.dataset)}",
+        f"--dataset: two data sets have the same name, by which the record keeps them: {', '.join(config.dataset)}",
     )
     approach = approach_of(config.checkpoint)
     path = find_checkpoint(approach, str(config.checkpoint))

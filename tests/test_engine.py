@@ -320,3 +320,9 @@ def test_a_cluster_that_is_not_there_is_one_clear_error():
         executor(1, "nonsense://x"),
     ):
         pass
+
+
+def test_without_dask_the_message_says_which_extra_brings_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"pip install -e '\.\[cluster\]'"), executor(1, "tcp://host:8786"):
+        pass

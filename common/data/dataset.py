@@ -245,7 +245,8 @@ def existing_dataset_dir(name: str) -> Path:
     if not directory.is_dir():
         raise InputError(
             f"data set {name!r} does not exist ({directory}); make it with: "
-            f"python -m dataset_generation.generate --dataset {directory.name}"
+            f"python -m dataset_generation.generate --dataset {directory.name} "
+            "(with --source and --descriptions for a corpus of your own)"
         )
     return directory
 

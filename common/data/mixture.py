@@ -142,11 +142,11 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
         sampling: As in :class:`DataConfig`.
 
     Raises:
-        InputError: If two data sets have one name, a mapped type is in none of them, or a joint name is a type's in
-            another writing.
+        InputError: If two data sets have the same name, a mapped type is in none of them, or a joint name is a
+            type's in another writing.
     """
     own = [dataset.name for dataset in datasets]
-    require(len(set(own)) == len(own), f"--dataset: two data sets have one name: {', '.join(own)}")
+    require(len(set(own)) == len(own), f"--dataset: two data sets have the same name: {', '.join(own)}")
     known = {normalise_type(name) for dataset in datasets for name in dataset.labels.names}
     for name in names:
         require(name in known, f"--map: no data set has the type {name!r}; the types are {', '.join(sorted(known))}")

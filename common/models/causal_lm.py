@@ -302,7 +302,7 @@ def _quiet() -> Iterator[None]:
 
 def _require_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("--quantization nf4 needs the package bitsandbytes: pip install -e .[llm]")
+        raise InputError("--quantization nf4 needs the package bitsandbytes: pip install -e '.[llm]'")
 
 
 def _local_folder(source: str) -> Path | None:

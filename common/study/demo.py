@@ -54,6 +54,8 @@ def make_samples() -> None:
             )
 
 
+HELP = "Run every approach on samples of the demo corpora, from nothing to tables; the options are those of a study."
+
 EPILOGUE = """
 Made in {seconds:.0f} s: {n_results} models tested on two small made-up corpora. The scores show that everything runs:
 bases, sentences and epochs are far too few to tell which approach is better.
@@ -63,8 +65,9 @@ bases, sentences and epochs are far too few to tell which approach is better.
 
 Next:
   python -m common.study --help                                          the same on JNLPBA and BC5CDR, three seeds
-  python -m dataset_generation.generate --dataset mine --source FOLDER   your own corpus: CoNLL, JSON, BRAT, ...
-  python -m glinerev.train --dataset mine --base-model demo-bi           one approach; a published base without option
+  python -m dataset_generation.generate --dataset mine --source FOLDER --descriptions names
+                                                                         your own corpus: CoNLL, JSON, BRAT, ...
+  python -m glinerev.train --dataset mine --base-model demo-bi           one approach, on a base that needs no hub
   python -m glinerev.test --dataset mine --checkpoint latest
 """
 
@@ -80,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     start = time.perf_counter()
     given = take_output_root(sys.argv[1:] if argv is None else argv)
-    config = parse(StudyConfig, [*arguments(), *given])
+    # So that the help shows the demo's own settings, not those of a study.
+    config = parse(StudyConfig, given, default=parse(StudyConfig, arguments()), description=HELP)
 
     from common.study.runner import Study
 

@@ -127,7 +127,7 @@ class StudyConfig:
             require(kind in kinds, f"--other-base-models: {kind!r} is none of {kinds}")
         for option in ("dataset", "transfer"):
             folders = [dataset_dir(name).name for name in getattr(self, option)]
-            require(len(set(folders)) == len(folders), f"--{option}: two data sets have one name: {folders}")
+            require(len(set(folders)) == len(folders), f"--{option}: two data sets have the same name: {folders}")
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -246,7 +246,7 @@ def make_plan(config: StudyConfig) -> list[Cell]:
                     cell = Cell(approach, kind, base_model, dataset, seed, control, size, given)
                     require(len(cell.id) <= LONGEST_ID, f"{cell.title[:200]}: its name is too long for a file")
                     first = cells.setdefault(cell.id, cell)
-                    require(first == cell, f"{cell.title} and {first.title} are two cells of one name, {cell.id}")
+                    require(first == cell, f"{cell.title} and {first.title} are two cells of the same name, {cell.id}")
     require(bool(cells), f"--kinds {' '.join(config.kinds)}: no approach of the study runs on them")
     place, _, step = (config.part or "1/1").partition("/")
     return list(cells.values())[int(place) - 1 :: int(step)]
@@ -328,7 +328,7 @@ def _read_list(options: Any, where: str) -> tuple[str, ...]:
         raise InputError(f"{where}: expected a list of strings, got {options!r}")
     for option in options:
         if option.partition("=")[0].replace("_", "-") in OWN_OPTIONS:
-            raise InputError(f"{where}: {option} is for the study to say")
+            raise InputError(f"{where}: {option} is set by the study itself")
     return tuple(options)
 
 
@@ -354,7 +354,7 @@ def configuration(cell: Cell) -> Any:
     # A file of settings that an option names may say it.
     require(
         config.data.train_size == cell.train_size,
-        f"{cell.title}: options of {cell.approach}: train_size {config.data.train_size} is for the study to say",
+        f"{cell.title}: options of {cell.approach}: the study itself sets train_size, got {config.data.train_size}",
     )
     if getattr(config, "trainer", "common") != "common":
         raise InputError(

@@ -57,7 +57,7 @@ def run_tuning(spec: ApproachSpec[Any], spaces: Mapping[str, Space], argv: Seque
         raise InputError(f"--space {config.space}: {spec.title} has {', '.join(spaces)}")
     training, resume = parse_training(spec, rest)
     if resume:
-        raise InputError("--resume is of train.py; a sweep goes on by itself when its command is given again")
+        raise InputError("--resume is an option of train.py; a sweep goes on when its command is given again")
     for name in training.data.dataset:
         existing_dataset_dir(name)
 

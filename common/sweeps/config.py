@@ -16,9 +16,9 @@ class TuneConfig:
     """Run a sweep. All options of train.py are accepted too and hold for every trial, except the searched ones."""
 
     space: str = "training"
-    """What to search: training (learning rates and the loss) or architecture (the prompts)."""
+    """What to search: training (rates, loss and the like) or architecture (prompts or adapters); not all have both."""
     trials: int = 20
-    """Trials of the study in total, pruned and failed ones included; a small space is searched completely instead."""
+    """Trials of the study in total, pruned and failed ones included; a space of choices is searched completely."""
     timeout: float | None = None
     """Minutes after which no new trial starts."""
     objective: Metric = "macro_f1"

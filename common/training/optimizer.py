@@ -112,7 +112,7 @@ def stored_state(
     if found < with_gradient:
         raise InputError(
             f"{where}: lacks the optimizer's state of {with_gradient - found:,} of {with_gradient:,} weights, without "
-            "which training would go on otherwise"
+            "which training would not go on as it was"
         )
     if name == "adamw":
         for parameter, moments in state.items():

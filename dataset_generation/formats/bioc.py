@@ -70,7 +70,7 @@ def _mention(annotation: Any, text: str, offset: int) -> Mention:
         raise ValueError(f"field 'locations' of an annotation must be a list of objects, got {shown(locations)}")
     if len(locations) != 1:
         raise ValueError(
-            f"entity {shown(annotation.get('text'))} has {len(locations)} places; only one in a piece can be read"
+            f"entity {shown(annotation.get('text'))} has {len(locations)} places; only contiguous entities can be read"
         )
     start, length = locations[0].get("offset"), locations[0].get("length")
     if type(start) is not int or type(length) is not int:

@@ -52,7 +52,7 @@ def _mention(line: str, text: str) -> Mention:
     # BRAT cuts an entity at line ends, and where the annotator has left words out.
     if any(left[1] > right[0] or text[left[1] : right[0]].strip() for left, right in pairwise(pieces)):
         raise ValueError(
-            f"entity {fields[0]} is in {len(pieces)} pieces; only one in a piece can be read: {shown(line)}"
+            f"entity {fields[0]} is in {len(pieces)} pieces; only contiguous entities can be read: {shown(line)}"
         )
     start, end = pieces[0][0], pieces[-1][1]
     return make_mention(start, end, place["type"], text, fields[2] if len(fields) > 2 else None)
