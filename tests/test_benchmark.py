@@ -133,7 +133,7 @@ def test_a_run_that_is_stopped_keeps_its_rows_and_the_run_before(made_up, monkey
 
 def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
     for name, content, message in (
-        ("README.md", None, r"README\.md: cannot be read"),
+        ("README.md", None, r"README\.md: no such file"),
         ("README.md", "no markers", r"README\.md: needs the lines <!-- speed -->"),
     ):
         if content is not None:
