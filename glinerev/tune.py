@@ -4,7 +4,7 @@ from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
-from common.sweeps.space import Float, Switch
+from common.sweeps.space import SPAN_LOSS, Float
 from glinerev.spec import SPEC
 
 SPACES = {
@@ -13,9 +13,7 @@ SPACES = {
         Float("downstream_lr", 1e-6, 1e-3, log=True),
         Float("train.warmup_ratio", 0.0, 0.2),
         Float("word_dropout", 0.0, 0.5),
-        Switch("use_focal"),
-        Float("focal_gamma", 2.0, 5.0, when="use_focal"),
-        Float("focal_alpha", 0.25, 0.75, when="use_focal"),
+        *SPAN_LOSS,
     ),
 }
 

@@ -4,16 +4,14 @@ from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
-from common.sweeps.space import Choice, Float
+from common.sweeps.space import TOKEN_LOSS, Float
 from softprompt_base.spec import SPEC
 
 SPACES = {
     "training": (
         Float("table_lr", 1e-5, 1e-2, log=True),
         Float("projection_lr", 1e-5, 1e-2, log=True),
-        Float("token.temperature", 0.01, 0.5, log=True),
-        Float("focal.gamma", 0.0, 6.0),
-        Choice("focal.beta", (0.0, 0.999, 0.9999)),
+        *TOKEN_LOSS,
     ),
 }
 

@@ -46,6 +46,22 @@ Parameter = Float | Choice | Switch
 
 Space = Sequence[Parameter]
 
+# What several approaches search, as they share the settings.
+SPAN_LOSS: Space = (
+    Switch("use_focal"),
+    Float("focal_gamma", 2.0, 5.0, when="use_focal"),
+    Float("focal_alpha", 0.25, 0.75, when="use_focal"),
+)
+TOKEN_LOSS: Space = (
+    Float("token.temperature", 0.01, 0.5, log=True),
+    Float("focal.gamma", 0.0, 6.0),
+    Choice("focal.beta", (0.0, 0.999, 0.9999)),
+)
+PROMPTS: Space = (
+    Choice("prompts.pooling", ("adaptive_avg", "attention", "conv1d")),
+    Choice("prompts.prompt_length", (16, 32, 64)),
+)
+
 
 def name_of(parameter: Parameter) -> str:
     """The parameter's name in the study: the last part of its path."""
