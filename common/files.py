@@ -50,6 +50,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def built_once(folder: Path, proof: str, build: Callable[[Path], None]) -> Path:
+    """A folder, built first if it is not there; it appears whole or not at all.
+
+    Args:
+        folder: The folder.
+        proof: Name of a file that it has if it is there.
+        build: Writes the folder under the path that it is given.
+    """
+    if not (folder / proof).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            build(Path(temporary) / "built")
+            try:
+                os.replace(Path(temporary) / "built", folder)
+            except OSError:
+                # Another process was faster; what it built is as good.
+                if not (folder / proof).is_file():
+                    raise
+    return folder
+
+
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
