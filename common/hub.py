@@ -41,7 +41,7 @@ def split_revision(source: str) -> tuple[str, str | None]:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text has the form ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, and not that of a path elsewhere."""
+    """Whether a text has the form ``OWNER/NAME`` or ``OWNER/NAME@REVISION`` and does not begin like a path."""
     is_path = Path(source).is_absolute() or source.startswith((".", "~"))
     return not is_path and split_revision(source)[0].count("/") == 1
 

@@ -1,4 +1,4 @@
-"""Shared by the loading of all base models: configurations run no code, broken files raise known errors, in quiet."""
+"""Shared by the loading of all base models: settings that name code, errors of broken files, transformers' remarks."""
 
 from __future__ import annotations
 
