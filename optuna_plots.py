@@ -11,7 +11,6 @@ files with the trials in ``all_trials`` or ``trials``: see ``common.sweeps``.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from common.config import from_dict, parse, require, to_dict
+from common.config import from_dict, parse, require
 from common.errors import InputError
 from common.files import read_json
 from common.paths import check_name
@@ -141,17 +140,11 @@ def read_config(path: Path) -> list[FigureSet]:
 
 def _read_set(values: Mapping[str, Any], where: str, folder: Path) -> FigureSet:
     given = dict(values)
-    formats = given.pop("format", None)
     if isinstance(given.get("output_dir"), str):
         given["output_dir"] = folder / given["output_dir"]
     if isinstance(given.get("study"), str) and "://" not in given["study"]:
         given["study"] = str(folder / given["study"])
-    settings = from_dict(FigureSet, given, where)
-    if formats is None:
-        return settings
-    if not isinstance(formats, list) or not formats or not set(map(str, formats)) <= {"pdf", "png"}:
-        raise InputError(f'{where}: format must be a list of "pdf" and "png", got {formats!r}')
-    return dataclasses.replace(settings, format=tuple(formats))
+    return from_dict(FigureSet, given, where)
 
 
 def _target(settings: FigureSet, view: View) -> Path:
@@ -175,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     sets: list[FigureSet] = [asked]
     if asked.config is not None:
         require(asked.study is None, f"give a study or --config, not both: --config {asked.config}")
-        defaults = [Config(**to_dict(each), config=asked.config) for each in read_config(asked.config)]
+        defaults = [Config(**vars(each), config=asked.config) for each in read_config(asked.config)]
         sets = [parse(Config, argv, default=default) for default in defaults]
     for settings in sets:
         source = settings.study or ""

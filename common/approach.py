@@ -53,26 +53,9 @@ class Encoded(Protocol):
         """Words that the model sees, at least 1; fewer than the sentence's where it was cut."""
 
 
-class Batch(Protocol):
-    """Sentences padded to tensors; what else it holds is the approach's own."""
-
-    @property
-    def encoded(self) -> Sequence[Any]:
-        """The sentences, each an :class:`Encoded`."""
-
-    def pin(self) -> Self:
-        """The batch in memory from which a copy to the GPU does not wait."""
-
-    def to(self, device: torch.device) -> Self:
-        """The batch with its tensors on ``device``."""
-
-    def __len__(self) -> int:
-        """The number of sentences."""
-
-
 @dataclass(eq=False)
-class TensorBatch:
-    """A batch whose fields are tensors, dictionaries of tensors, or stay on the CPU as they are."""
+class Batch:
+    """Sentences padded to tensors; what an approach adds are tensors, dictionaries of them, or stays on the CPU."""
 
     encoded: Sequence[Any]
     """The sentences, each an :class:`Encoded`."""

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from common.config import require
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
-from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
+from common.hub import TEXT_FILES, commit_of, is_hub_id, snapshot, split_revision
 from common.models.base import NO_LIMIT, Base
 from common.models.published import DEFAULT_BASE, DEMO_BASES, DEMO_ENCODER, MINILM_ID, NEW_BASE, base_name
 from common.models.sources import OF_BROKEN_FILES, code_in, reason_of
@@ -142,11 +142,11 @@ def _locate(source: str, revision: str | None = None) -> _Place:
         if not (Path(source) / _CONFIGURATION_FILE).is_file():
             raise InputError(f"base model folder {source!r} has no {_CONFIGURATION_FILE}, so it holds no GLiNER model")
         return _Place(Path(source))
-    repository, named = split_revision(source)
-    if Path(source).is_absolute() or source.startswith((".", "~")) or repository.count("/") != 1:
+    if not is_hub_id(source):
         raise InputError(
             f"base model {source!r} is neither a folder nor a hub id (owner/name) nor one of {sorted(DEMO_BASES)}"
         )
+    repository, named = split_revision(source)
     return _Place(None, repository, named or revision)
 
 
@@ -195,11 +195,11 @@ def _encoder_place(source: str, revision: str | None = None) -> _Place:
             f"base model {source!r}: the folder holds a GLiNER, not an encoder; give it without {NEW_BASE}",
         )
         return _Place(Path(encoder))
-    repository, named = split_revision(encoder)
-    if Path(encoder).is_absolute() or encoder.startswith((".", "~")) or repository.count("/") != 1:
+    if not is_hub_id(encoder):
         raise InputError(
             f"base model {source!r}: the encoder is neither a folder nor a hub id (owner/name) nor {DEMO_ENCODER}"
         )
+    repository, named = split_revision(encoder)
     return _Place(None, repository, named or revision)
 
 

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import sys
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import tyro
 
 from common.errors import InputError
 from common.paths import OUTPUT_VARIABLE
+from common.schema import check_value
 
 BEHAVIOUR_VERSION = 2
 """Raised whenever the same settings, data and base model mean another computation than before: what a study has of the
@@ -255,37 +255,13 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str) -> C:
             full = merge(to_dict(default), value) if dataclasses.is_dataclass(default) else value
             arguments[name] = from_dict(typing.cast(type, kind), full, f"{where}: {name}")
             continue
-        if typing.get_origin(kind) is tuple and isinstance(value, list):
-            # JSON has no tuples.
-            value = tuple(value)
-        if not _fits(value, kind):
-            raise InputError(f"{where}: {name} must be {_kind_name(kind)}, got {value!r}")
-        arguments[name] = value
+        check_value(value, kind, where, name)
+        # JSON has no tuples.
+        arguments[name] = tuple(value) if isinstance(value, list) else value
     try:
         return cls(**arguments)
     except (InputError, TypeError) as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    origin = typing.get_origin(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in typing.get_args(kind))
-    if origin is Literal:
-        return value in typing.get_args(kind)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(kind)[0]) for item in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _kind_name(kind: Any) -> str:
-    if typing.get_origin(kind) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(kind)))
-    return getattr(kind, "__name__", str(kind))
 
 
 def on_screen() -> bool:

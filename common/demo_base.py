@@ -6,12 +6,11 @@ two benchmarks are as new to them as to a published GLiNER. Built once and cache
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
-import os
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.device import seed_everything
 from common.errors import InputError
-from common.files import sha256_file
+from common.files import built_once, sha256_file
 from common.hub import TEXT_FILES, snapshot
 from common.models import fresh
 from common.models.published import DEMO_BASES, MINILM_ID, packaged_minilm
@@ -97,19 +96,8 @@ def _encoder_from_hub() -> Path:
 
 def demo_base_dir(name: str) -> Path:
     """The folder of a demo base; builds and pretrains it at the first call."""
-    target = output_root() / "demo" / "bases" / f"{name}-{_fingerprint(name)}"
-    if not (target / "gliner_config.json").is_file():
-        logger.info("building %s: pretraining a small GLiNER on general types of names, once", name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            _build(DEMO_BASES[name], Path(folder) / "base")
-            try:
-                os.replace(Path(folder) / "base", target)
-            except OSError:
-                # Another process was faster; what it built is as good.
-                if not (target / "gliner_config.json").is_file():
-                    raise
-    return target
+    folder = output_root() / "demo" / "bases" / f"{name}-{_fingerprint(name)}"
+    return built_once(folder, "gliner_config.json", functools.partial(_build, DEMO_BASES[name]))
 
 
 def _fingerprint(name: str) -> str:
@@ -122,6 +110,7 @@ def _fingerprint(name: str) -> str:
 def _build(kind: str, target: Path) -> None:
     from common.models.base import Base
 
+    logger.info("building demo-%s: pretraining a small GLiNER on general types of names, once", kind)
     settings = Pretraining()
     seed_everything(settings.seed)
     gliner: Any = _untrained(kind)

@@ -91,6 +91,13 @@ class Training(Generic[C]):
         return fit(model, data, self.config.train, self.config.runtime, self.run(data)).path
 
 
+def run_training(spec: ApproachSpec[C], argv: Sequence[str] | None = None) -> Path:
+    """Trains what the command line says and returns the run folder; for the arguments see :class:`Training`."""
+    training = Training(spec, argv)
+    data = training.data()
+    return training.fit(training.model(data), data)
+
+
 class Tested(NamedTuple):
     """What is tested, where a test's options change how a checkpoint predicts."""
 

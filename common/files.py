@@ -50,6 +50,27 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def built_once(folder: Path, proof: str, build: Callable[[Path], None]) -> Path:
+    """A folder, built first if it is not there; it appears whole or not at all.
+
+    Args:
+        folder: The folder.
+        proof: Name of a file that it has if it is there.
+        build: Writes the folder under the path that it is given.
+    """
+    if not (folder / proof).is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            build(Path(temporary) / "built")
+            try:
+                os.replace(Path(temporary) / "built", folder)
+            except OSError:
+                # Another process was faster; what it built is as good.
+                if not (folder / proof).is_file():
+                    raise
+    return folder
+
+
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
@@ -110,6 +131,29 @@ def write_json_records(path: Path, records: Iterable[Any]) -> None:
         stream.write("\n]\n")
 
 
+@contextlib.contextmanager
+def errors_at(place: object) -> Iterator[None]:
+    """Puts a file, or a place in one, before what is wrong with it.
+
+    Raises:
+        InputError: In place of what the system or a reader's ``ValueError`` says; one of the block's own stays.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{place}: no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{place}: is a folder, a file is needed") from None
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place}: not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from error
+
+
 def parse_json(
     text: str,
     object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
@@ -145,18 +189,12 @@ def read_json(path: Path, object_pairs_hook: Callable[[list[tuple[str, Any]]], A
     Raises:
         InputError: If the file is missing, cannot be read, is not UTF-8 or is not whole JSON.
     """
-    try:
-        return parse_json(path.read_text(encoding="utf-8-sig"), object_pairs_hook)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder, a file is needed") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except ValueError as error:
-        raise InputError(f"{path}: {json_problem(error)}") from error
+    with errors_at(path):
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return parse_json(text, object_pairs_hook)
+        except ValueError as error:
+            raise ValueError(json_problem(error)) from error
 
 
 def is_encodable(text: str) -> bool:
@@ -206,12 +244,8 @@ def split_at_markers(path: Path, name: str) -> tuple[str, str]:
         InputError: If there is no such file, or it does not have the two markers, in order.
     """
     start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    try:
+    with errors_at(path):
         head, found, rest = path.read_text(encoding="utf-8").partition(start)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
     _, found_end, tail = rest.partition(end)
     if not (found and found_end):
         raise InputError(f"{path}: needs the lines {start} and {end}")

@@ -40,6 +40,12 @@ def split_revision(source: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a text has the form ``OWNER/NAME`` or ``OWNER/NAME@REVISION`` and does not begin like a path."""
+    is_path = Path(source).is_absolute() or source.startswith((".", "~"))
+    return not is_path and split_revision(source)[0].count("/") == 1
+
+
 def hub_problem() -> str | None:
     """Why the hub cannot be asked, None if it answers."""
     import httpx  # the HTTP client of huggingface_hub, whose errors reach the caller

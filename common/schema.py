@@ -61,8 +61,8 @@ def check(value: Any, kind: Any, where: str) -> None:
 
     Args:
         value: The value.
-        kind: A type hint: ``TypedDict``, ``list``, ``dict`` with text keys, ``Literal``, a union, ``Annotated`` with
-            rules, plain.
+        kind: A type hint: ``TypedDict``, ``list`` (or ``tuple[X, ...]``, which JSON has as a list), ``dict`` with text
+            keys, ``Literal``, a union, ``Annotated`` with rules, plain.
         where: What to call it in messages.
     """
     for place, found in _leaves(value, where):
@@ -70,7 +70,7 @@ def check(value: Any, kind: Any, where: str) -> None:
             raise InputError(f"{where}: {place} holds half of a surrogate pair: {reprlib.repr(found)}")
         if isinstance(found, float) and not math.isfinite(found):
             raise InputError(f"{where}: {place} must be a finite number, got {found}")
-    _check(value, kind, where, "")
+    check_value(value, kind, where, "")
 
 
 def _leaves(value: Any, where: str) -> typing.Iterator[tuple[str, Any]]:
@@ -89,10 +89,11 @@ def _leaves(value: Any, where: str) -> typing.Iterator[tuple[str, Any]]:
             yield place, found
 
 
-def _check(value: Any, kind: Any, where: str, place: str) -> None:
+def check_value(value: Any, kind: Any, where: str, place: str) -> None:
+    """As :func:`check`, of the value at a place of a record, whose texts and numbers have been looked at before."""
     origin, options = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        _check(value, options[0], where, place)
+        check_value(value, options[0], where, place)
         for rule in options[1:]:
             if not rule.holds(value):
                 raise _wrong(value, rule.text, where, place)
@@ -101,17 +102,17 @@ def _check(value: Any, kind: Any, where: str, place: str) -> None:
         alike = [option for option in options if _is_plain(value, option)]
         if not alike:
             raise _wrong(value, _name(kind), where, place)
-        _check(value, alike[0], where, place)
+        check_value(value, alike[0], where, place)
     elif typing.is_typeddict(kind):
         _check_fields(value, kind, where, place)
     elif not _is_plain(value, kind) or (origin is Literal and value not in options):
         raise _wrong(value, _name(kind), where, place)
-    elif origin is list:
+    elif origin in (list, tuple):
         for number, item in enumerate(value):
-            _check(item, options[0], where, f"{place}[{number}]")
+            check_value(item, options[0], where, f"{place}[{number}]")
     elif origin is dict:
         for key, item in value.items():
-            _check(item, options[1], where, _below(place, key))
+            check_value(item, options[1], where, _below(place, key))
     elif kind is float and isinstance(value, int) and abs(value) > 2**1000:
         raise _wrong(value, _name(kind), where, place)
 
@@ -128,7 +129,7 @@ def _check_fields(value: Any, kind: Any, where: str, place: str) -> None:
     for name, field in fields.items():
         if name in value:
             plain = typing.get_args(field)[0] if name in optional else field
-            _check(value[name], plain, where, _below(place, name))
+            check_value(value[name], plain, where, _below(place, name))
 
 
 def _is_plain(value: Any, kind: Any) -> bool:
@@ -145,7 +146,7 @@ def _plain(kind: Any) -> Any:
         return str
     if typing.is_typeddict(kind):
         return dict
-    return {float: (int, float), Any: object}.get(kind, origin or kind)
+    return {float: (int, float), tuple: (list, tuple), Any: object}.get(origin or kind, origin or kind)
 
 
 def _name(kind: Any) -> str:
@@ -158,11 +159,13 @@ def _name(kind: Any) -> str:
         return "one of " + ", ".join(map(repr, options))
     names: Mapping[Any, str] = {
         str: "a text",
+        Path: "a text",
         int: "a whole number",
         float: "a number",
         bool: "true or false",
         dict: "an object",
         list: "a list",
+        tuple: "a list",
         types.NoneType: "null",
     }
     return names[dict if typing.is_typeddict(kind) else origin or kind]

@@ -16,7 +16,7 @@ from common.data.dataset import LABEL2ID_FILE, dataset_dir
 from common.data.spans import OUTSIDE
 from common.errors import InputError
 from common.files import read_json, unique_keys
-from common.schema import check
+from common.schema import check, read_record
 from common.spec import ApproachSpec
 
 logger = logging.getLogger(__name__)
@@ -100,9 +100,7 @@ def dataset_defaults(spec: ApproachSpec[Any], dataset: str) -> dict[str, Any]:
     found_for = values.get(TYPES) if isinstance(values, dict) else None
     labels = dataset_dir(dataset) / LABEL2ID_FILE
     if found_for is not None and labels.is_file():
-        known = read_json(labels)
-        check(known, dict[str, int], str(labels))
-        types = sorted(set(known) - {OUTSIDE})
+        types = sorted(set(read_record(labels, dict[str, int])) - {OUTSIDE})
         if types != sorted(found_for):
             logger.warning("%s is not used: it is for the types %s, %s has %s", where, found_for, dataset, types)
             return {}

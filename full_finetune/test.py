@@ -1,19 +1,12 @@
 """Tests a fully fine-tuned checkpoint: ``python -m full_finetune.test --dataset bc5cdr --checkpoint latest``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.entry import run_test
 from common.script import run_script
 from full_finetune.spec import SPEC
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Tests and returns the path of the result file."""
-    return run_test(SPEC, argv)
-
+main = partial(run_test, SPEC)
 
 if __name__ == "__main__":
     run_script(main)

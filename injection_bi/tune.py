@@ -1,34 +1,22 @@
 """Searches SP-Bi's settings: ``python -m injection_bi.tune --dataset bc5cdr --trials 40``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
-from common.sweeps.space import Choice, Float
+from common.sweeps.space import PROMPTS, TOKEN_LOSS, Float
 from injection_bi.spec import SPEC
 
 SPACES = {
     "training": (
         Float("prompt_encoder_lr", 1e-4, 1e-2, log=True),
         Float("projection_lr", 1e-4, 1e-2, log=True),
-        Float("token.temperature", 0.01, 0.5, log=True),
-        Float("focal.gamma", 0.0, 6.0),
-        Choice("focal.beta", (0.0, 0.999, 0.9999)),
+        *TOKEN_LOSS,
     ),
-    "architecture": (
-        Choice("prompts.pooling", ("adaptive_avg", "attention", "conv1d")),
-        Choice("prompts.prompt_length", (16, 32, 64)),
-    ),
+    "architecture": PROMPTS,
 }
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or goes on with a sweep and returns the path of its best settings."""
-    return run_tuning(SPEC, SPACES, argv)
-
+main = partial(run_tuning, SPEC, SPACES)
 
 if __name__ == "__main__":
     run_script(main)

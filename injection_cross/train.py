@@ -1,22 +1,12 @@
 """Trains SP-Cross: ``python -m injection_cross.train --dataset bc5cdr``."""
 
-from __future__ import annotations
+from functools import partial
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from common.entry import Training
+from common.entry import run_training
 from common.script import run_script
 from injection_cross.spec import SPEC
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Trains and returns the run folder."""
-    training = Training(SPEC, argv)
-    data = training.data()
-    model = training.model(data)
-    return training.fit(model, data)
-
+main = partial(run_training, SPEC)
 
 if __name__ == "__main__":
     run_script(main)

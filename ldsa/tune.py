@@ -1,9 +1,6 @@
 """Searches LDSA's settings: ``python -m ldsa.tune --dataset bc5cdr --trials 25``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
@@ -21,11 +18,7 @@ SPACES = {
     ),
 }
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or goes on with a sweep and returns the path of its best settings."""
-    return run_tuning(SPEC, SPACES, argv)
-
+main = partial(run_tuning, SPEC, SPACES)
 
 if __name__ == "__main__":
     run_script(main)

@@ -1,19 +1,12 @@
 """Merges adapters into a plain GLiNER: ``python -m lora.export --checkpoint latest --output plain``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.entry import run_export
 from common.script import run_script
 from lora.spec import SPEC
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Exports and returns the folder."""
-    return run_export(SPEC, argv)
-
+main = partial(run_export, SPEC)
 
 if __name__ == "__main__":
     run_script(main)

@@ -1,13 +1,10 @@
 """Searches LoRA's settings: ``python -m lora.tune --dataset bc5cdr --trials 20``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
-from common.sweeps.space import Choice, Float, Switch
+from common.sweeps.space import SPAN_LOSS, Choice, Float
 from lora.spec import SPEC
 
 SPACES = {
@@ -16,9 +13,7 @@ SPACES = {
         Float("head_lr", 1e-5, 1e-3, log=True),
         Float("word_dropout", 0.0, 0.5),
         Choice("train.schedule", ("linear", "cosine", "constant")),
-        Switch("use_focal"),
-        Float("focal_gamma", 2.0, 5.0, when="use_focal"),
-        Float("focal_alpha", 0.25, 0.75, when="use_focal"),
+        *SPAN_LOSS,
     ),
     "architecture": (
         Choice("method", ("lora", "dora", "rslora")),
@@ -28,11 +23,7 @@ SPACES = {
     ),
 }
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or goes on with a sweep and returns the path of its best settings."""
-    return run_tuning(SPEC, SPACES, argv)
-
+main = partial(run_tuning, SPEC, SPACES)
 
 if __name__ == "__main__":
     run_script(main)

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from common.approach import Account, TensorBatch, set_mode
+from common.approach import Account, Batch, set_mode
 from common.data.dataset import Sentence, parse_span_record
 from common.data.labels import LabelSet, normalise_type
 from common.data.spans import ScoredSpan, Span, above, without_overlaps
@@ -167,9 +167,9 @@ class MarkedCopies(nn.Module):
         spans = [span for span in sentence.spans if span.end < n_words]
         return marked(sentence.words[:n_words], spans, marks)
 
-    def collate(self, encoded: Sequence[EncodedSentence]) -> TensorBatch:
+    def collate(self, encoded: Sequence[EncodedSentence]) -> Batch:
         """The batch, whose tensors are made when it is known what for: prompts to answer, or answered ones."""
-        return TensorBatch(encoded)
+        return Batch(encoded)
 
     def oracle(self, encoded: EncodedSentence) -> list[Span]:
         """What the right answers are read as, as far as they are generated."""
@@ -282,7 +282,7 @@ class MarkedCopies(nn.Module):
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
-    def forward(self, batch: TensorBatch) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """The mean cross-entropy of the tokens that the model is to learn, a scalar in float32."""
         rows = [self.training_row(item, number) for item in batch.encoded for number in item.answers]
         device = self.network.get_input_embeddings().weight.device
@@ -321,7 +321,7 @@ class MarkedCopies(nn.Module):
         return self.samples > 0 and not self._trains
 
     @torch.no_grad()
-    def predict(self, batch: TensorBatch) -> list[list[ScoredSpan]]:
+    def predict(self, batch: Batch) -> list[list[ScoredSpan]]:
         """Spans of each sentence.
 
         A span's score is its share of the valid samples or, of the greedy answer, the mean probability of the tokens

@@ -3,10 +3,7 @@
 On a corpus that it has not seen: ``--unseen --checkpoint RUN``, with ``--examples training``, ``own`` or ``none``.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.entry import run_test
 from common.script import run_script
@@ -14,11 +11,7 @@ from nerllama.answering import prepare
 from nerllama.config import Options
 from nerllama.spec import SPEC
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Tests and returns the path of the result file."""
-    return run_test(SPEC, argv, Options, prepare)
-
+main = partial(run_test, SPEC, options=Options, prepare=prepare)
 
 if __name__ == "__main__":
     run_script(main)

@@ -1,30 +1,21 @@
 """Searches SP-Base's settings: ``python -m softprompt_base.tune --dataset bc5cdr --trials 20``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
-from common.sweeps.space import Choice, Float
+from common.sweeps.space import TOKEN_LOSS, Float
 from softprompt_base.spec import SPEC
 
 SPACES = {
     "training": (
         Float("table_lr", 1e-5, 1e-2, log=True),
         Float("projection_lr", 1e-5, 1e-2, log=True),
-        Float("token.temperature", 0.01, 0.5, log=True),
-        Float("focal.gamma", 0.0, 6.0),
-        Choice("focal.beta", (0.0, 0.999, 0.9999)),
+        *TOKEN_LOSS,
     ),
 }
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or goes on with a sweep and returns the path of its best settings."""
-    return run_tuning(SPEC, SPACES, argv)
-
+main = partial(run_tuning, SPEC, SPACES)
 
 if __name__ == "__main__":
     run_script(main)

@@ -131,9 +131,16 @@ def test_a_run_that_is_stopped_keeps_its_rows_and_the_run_before(made_up, monkey
     assert len(read_json(made_up.with_suffix(".partial.json"))["rows"]) == 2
 
 
+def test_so_few_sentences_that_no_step_would_be_measured_are_refused():
+    few = 2 * 16 * (benchmark.WARM_UP_STEPS + 1)
+    assert Config(sentences=few, batch_size=16).sentences == few
+    with pytest.raises(InputError, match="sentences must be at least 6 batches, got 95"):
+        Config(sentences=few - 1, batch_size=16)
+
+
 def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
     for name, content, message in (
-        ("README.md", None, r"README\.md: cannot be read"),
+        ("README.md", None, r"README\.md: no such file"),
         ("README.md", "no markers", r"README\.md: needs the lines <!-- speed -->"),
     ):
         if content is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from types import SimpleNamespace
 
+import pytest
 import torch
 from gliner.modeling.layers import create_projection_layer
 from gliner.modeling.span_rep import SpanRepLayer
@@ -12,6 +13,7 @@ from gliner.modeling.span_rep import SpanRepLayer
 from common import demo_base
 from common.data.dataset import Sentence
 from common.data.spans import Span
+from common.files import built_once
 from common.models.span_head import factored_logits
 
 
@@ -48,3 +50,25 @@ def test_a_batch_is_asked_for_its_own_types_and_others_in_changing_order():
     assert len({types.index("type 3") for types in asked}) > 5
     crowded = [Sentence(tuple(names), tuple(Span(i, i, name) for i, name in enumerate(names)))]
     assert len(set(demo_base._types_to_ask(crowded, names, rng))) == demo_base.TYPES_ASKED
+
+
+def test_a_folder_is_built_once_and_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "bases" / "demo"
+
+    def build(path, text="ours", error=None):
+        path.mkdir()
+        (path / "proof").write_text(text)
+        if error is not None:
+            raise error
+
+    def slower(path):
+        build(folder, "of another process")
+        build(path)
+
+    with pytest.raises(RuntimeError):
+        built_once(folder, "proof", lambda path: build(path, error=RuntimeError("broken")))
+    assert not list(folder.parent.iterdir())
+    for _ in range(2):
+        assert built_once(folder, "proof", slower) == folder
+        assert (folder / "proof").read_text() == "of another process"
+    assert list(folder.parent.iterdir()) == [folder]

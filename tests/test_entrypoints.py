@@ -469,7 +469,11 @@ WRONG = [
         f"{ON_TINY} --config {{unknown_key}}",
         r"unknown_key\.json: train: unknown settings \['epoch'\]; known are",
     ),
-    (SP_TRAIN, f"{ON_TINY} --config {{wrong_type}}", r"wrong_type\.json: train: epochs must be int, got 'three'"),
+    (
+        SP_TRAIN,
+        f"{ON_TINY} --config {{wrong_type}}",
+        r"wrong_type\.json: train: epochs must be a whole number, got 'three'",
+    ),
     (
         SP_TRAIN,
         f"{ON_TINY} --config {{wrong_choice}}",

@@ -341,7 +341,7 @@ ODD_FIELDS = [
     (("variant",), ["residual"], "variant must be an object, got ['residual']"),
     (("config",), [], "config must be an object, got []"),
     (("config", "train"), 5, "train must be an object, got 5"),
-    (("config", "train", "epochs"), "3", "train: epochs must be int, got '3'"),
+    (("config", "train", "epochs"), "3", "train: epochs must be a whole number, got '3'"),
     (("config", "threshold"), -1, "threshold must be between 0 and 1, got -1"),
     (("seed",), 2**32, "seed must be between 0 and 2^32 - 1, got 4294967296"),
     (("seed",), HUGE, "seed must be between 0 and 2^32 - 1"),

@@ -294,6 +294,15 @@ def test_the_training_part_is_of_the_training_split_only(tiny_encoder, tmp_path)
     assert all(line.endswith("\ttraining") for line in lines)
 
 
+def test_a_training_split_without_entities_has_no_names(tmp_path):
+    folder = write_dataset(tmp_path / "tiny")
+    (folder / "manifest.json").unlink()
+    for path in folder.glob("dataset_span_*.json"):
+        path.write_text(json.dumps([{"tokenized_text": ["no", "entity"], "ner": []}]), "utf-8")
+    with pytest.raises(InputError, match=r"^tiny: its training split has no entity; give --names or --umls$"):
+        main(["--encoder", "nowhere", "--dataset", str(folder)])
+
+
 def test_a_killed_build_goes_on(tiny_encoder, dataset_path, tmp_path, monkeypatch, output):
     pytest.importorskip("faiss")
     monkeypatch.setattr("common.names.vectors._ROWS_AT_ONCE", 8)

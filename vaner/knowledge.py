@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if config.umls is not None:
         public += read_umls(config.umls)
     data = load_dataset(config.dataset)
+    own = names_in(data.train) if config.training_names else []
+    require(bool(public or own), f"{data.name}: its training split has no entity; give --names or --umls")
     pooling = config.pooling
     if pooling == "auto":
         pooling = "mean" if config.encoder == DEMO_ENCODER else "cls"
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         folder,
         data.train,
         public,
-        names_in(data.train) if config.training_names else [],
+        own,
         Embedder(encoder, knowledge_root() / "vectors", config.progress and on_screen()),
         nearest=config.nearest,
         longest_phrase=config.longest_phrase,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import TensorBatch, TrainedPart, set_mode
+from common.approach import Batch, TrainedPart, set_mode
 from common.data.dataset import Sentence, dataset_dir
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span, above, without_overlaps
@@ -65,7 +65,7 @@ class EncodedSentence:
 
 
 @dataclass(eq=False)
-class RowBatch(TensorBatch):
+class RowBatch(Batch):
     """Rows of some sentences, padded; lists of names behind them."""
 
     input_ids: Tensor

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, Span, check_flat, check_span
 from common.errors import InputError
 from common.files import is_encodable, read_json, sha256_file
 from common.paths import check_name, datasets_dir
+from common.schema import read_record
 
 Encoder = Literal["bi", "cross"]
 ENCODERS: tuple[Encoder, ...] = ("bi", "cross")
@@ -28,6 +29,16 @@ LABEL2DESC_FILE = "label2desc.json"
 MANIFEST_FILE = "manifest.json"
 
 _PREFIX: dict[Split, str] = {"train": "", "validation": "val_", "test": "test_"}
+
+
+class _File(TypedDict):
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """What of a data set's manifest is read here."""
+
+    files: dict[str, _File]
 
 
 def span_file(split: Split, encoder: str) -> str:
@@ -225,10 +236,8 @@ def read_labels(directory: Path) -> LabelSet:
     Raises:
         InputError: If a label file is missing or the two do not fit together.
     """
-    label2id, label2desc = read_json(directory / LABEL2ID_FILE), read_json(directory / LABEL2DESC_FILE)
-    for value, file, kind in ((label2id, LABEL2ID_FILE, int), (label2desc, LABEL2DESC_FILE, str)):
-        if not isinstance(value, dict) or not all(type(item) is kind for item in value.values()):
-            raise InputError(f"{directory / file}: expected an object with {kind.__name__} values")
+    label2id = read_record(directory / LABEL2ID_FILE, dict[str, int])
+    label2desc = read_record(directory / LABEL2DESC_FILE, dict[str, str])
     try:
         return LabelSet.from_mappings(label2id, label2desc)
     except ValueError as error:
@@ -301,14 +310,5 @@ def _check_hash(path: Path, expected: Mapping[str, str]) -> str:
 def _manifest_hashes(directory: Path) -> dict[str, str]:
     """The recorded SHA-256 of each data file; empty where there is no manifest (files made by other tools)."""
     path = directory / MANIFEST_FILE
-    if not path.exists():
-        return {}
-    manifest = read_json(path)
-    files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict):
-        raise InputError(f"{path}: has no 'files' object")
-    hashes = {name: entry.get("sha256") if isinstance(entry, dict) else None for name, entry in files.items()}
-    for name, value in hashes.items():
-        if not isinstance(value, str):
-            raise InputError(f"{path}: files.{name} has no sha256")
-    return {name: str(value) for name, value in hashes.items()}
+    files = read_record(path, _Manifest)["files"] if path.exists() else {}
+    return {name: entry["sha256"] for name, entry in files.items()}

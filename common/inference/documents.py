@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 import sys
@@ -16,6 +15,7 @@ from common.config import require
 from common.data.dataset import check_encodable, make_sentence
 from common.data.text import Word, first_words, sentences_of, words_of
 from common.errors import InputError
+from common.files import errors_at
 from dataset_generation.formats import SUFFIXES
 from dataset_generation.formats.base import check_no_pointer, record_place, shown, strict_json_line
 from dataset_generation.formats.conll import CONLL
@@ -122,24 +122,9 @@ def read_documents(source: str, options: InputOptions) -> Iterator[Document]:
         form in _READERS,
         f"--input {source}: its suffix is none of .txt, .jsonl, .parquet, .conll; name the format with --input-format",
     )
-    with _errors_at(source):
+    with errors_at(source):
         check_no_pointer(path)
     return _READERS[form](path, path.stem, options)
-
-
-@contextlib.contextmanager
-def _errors_at(place: str) -> Iterator[None]:
-    """Puts the place before what is wrong with it."""
-    try:
-        yield
-    except InputError:
-        raise
-    except UnicodeDecodeError as error:
-        raise InputError(f"{place}: not UTF-8 text (byte {error.start})") from error
-    except ValueError as error:
-        raise InputError(f"{place}: {error}") from error
-    except OSError as error:
-        raise InputError(f"{place}: cannot be read: {error.strerror or error}") from error
 
 
 def _opened(path: Path | None) -> IO[bytes]:
@@ -151,20 +136,20 @@ def _place(path: Path | None) -> str:
 
 
 def _read_text(path: Path | None, name: str, options: InputOptions) -> Iterator[Document]:  # noqa: ARG001 - as the other readers
-    with _errors_at(_place(path)), _opened(path) as stream:
+    with errors_at(_place(path)), _opened(path) as stream:
         # Line ends stay as they are: offsets count what the file holds. A byte order mark is no part of the text.
         document = Document(name, stream.read().decode("utf-8-sig"))
     yield document
 
 
 def _read_jsonl(path: Path | None, name: str, options: InputOptions) -> Iterator[Document]:
-    with _errors_at(_place(path)):
+    with errors_at(_place(path)):
         stream = _opened(path)
     with stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
-            with _errors_at(f"{_place(path)}: line {number}"):
+            with errors_at(f"{_place(path)}: line {number}"):
                 record = strict_json_line(line.decode("utf-8-sig"))
                 document = _from_record(record, f"{name}-{number}", options)
             yield document
@@ -180,7 +165,7 @@ def _read_parquet(path: Path, name: str, options: InputOptions) -> Iterator[Docu
             require(options.text_field in columns, f"{path}: {_no_field(options.text_field, file.schema_arrow.names)}")
             rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns))
             for number, row in enumerate(rows):
-                with _errors_at(f"{path}: {record_place(number)}"):
+                with errors_at(f"{path}: {record_place(number)}"):
                     document = _from_record(row, f"{name}-{number}", options)
                 yield document
     except (pyarrow.ArrowException, OSError) as error:
@@ -222,7 +207,7 @@ def _read_conll(path: Path, name: str, options: InputOptions) -> Iterator[Docume
             short = next((row for row in raw.rows if len(row) <= column), None)
             require(short is None, f"{place}: no column {column} (--word-column) in {shown(short)}")
             rows.append([row[column] for row in raw.rows])
-        with _errors_at(f"{path}: document {document or name}"):
+        with errors_at(f"{path}: document {document or name}"):
             made = document_of_words(document or name, rows)
         yield made
 

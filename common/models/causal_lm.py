@@ -6,10 +6,8 @@ quantised, without their output layer, or read in both directions.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from common.config import RuntimeConfig
 from common.errors import InputError
 from common.files import is_lfs_pointer, read_json, sha256_file
-from common.hub import TEXT_FILES, commit_of, snapshot, split_revision
+from common.hub import TEXT_FILES, commit_of, is_hub_id, snapshot, split_revision
 from common.models.config import Attention, Quantization
 from common.models.published import DEMO_LANGUAGE_MODEL, base_name
-from common.models.sources import OF_BROKEN_FILES, code_in, reason_of
+from common.models.sources import OF_BROKEN_FILES, code_in, quiet_transformers, reason_of
 from common.spec import BaseSource
 
 if TYPE_CHECKING:
@@ -116,7 +114,7 @@ class LanguageModel:
         self._fetch_weights()
         try:
             kind: Any = AutoModelForCausalLM if output_layer else AutoModel
-            with _quiet():
+            with quiet_transformers():
                 network, loaded = kind.from_pretrained(self.folder, **options)
         except OF_BROKEN_FILES as error:
             raise InputError(f"base model {self.source!r} could not be loaded: {reason_of(error)}") from error
@@ -284,22 +282,6 @@ def sees_what_follows(network: PreTrainedModel) -> bool:
     return not torch.allclose(states[0, 0], states[1, 0], rtol=1e-5, atol=0)
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its report on tensors, which :class:`LanguageModel` looks at itself."""
-    from transformers.utils import logging as of_transformers
-
-    bars, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
-    of_transformers.disable_progress_bar()
-    of_transformers.set_verbosity_error()
-    try:
-        yield
-    finally:
-        of_transformers.set_verbosity(level)
-        if bars:
-            of_transformers.enable_progress_bar()
-
-
 def _require_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise InputError("--quantization nf4 needs the package bitsandbytes: pip install -e '.[llm]'")
@@ -316,7 +298,7 @@ def _local_folder(source: str) -> Path | None:
         if not (path / "config.json").is_file():
             raise InputError(f"base model folder {source!r} has no config.json, so it holds no language model")
         return path
-    if path.is_absolute() or source.startswith((".", "~")) or split_revision(source)[0].count("/") != 1:
+    if not is_hub_id(source):
         raise InputError(
             f"base model {source!r} is neither a folder nor a hub id (owner/name) nor {DEMO_LANGUAGE_MODEL}"
         )

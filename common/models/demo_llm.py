@@ -6,14 +6,13 @@ to safetensors once and cached in ``demo/bases``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import sha256_file
+from common.files import built_once, sha256_file
 from common.models.published import DEMO_LANGUAGE_MODEL, SMOLLM_INSTALL, packaged_smollm
 from common.paths import output_root
 
@@ -31,25 +30,15 @@ def demo_llm_dir() -> Path:
         raise InputError(f"base model {DEMO_LANGUAGE_MODEL!r} comes in a package: {SMOLLM_INSTALL}")
     code = Path(__file__).read_bytes()
     digest = hashlib.sha256(f"{source.stat().st_size} {source.name}".encode() + code).hexdigest()
-    target = output_root() / "demo" / "bases" / f"{DEMO_LANGUAGE_MODEL}-{digest[:12]}"
-    if not (target / "config.json").is_file():
-        logger.info("converting %s to safetensors, once (sha256 %s)", source.name, sha256_file(source)[:12])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            _convert(source, Path(folder) / "base")
-            try:
-                os.replace(Path(folder) / "base", target)
-            except OSError:
-                # Another process was faster; what it made is as good.
-                if not (target / "config.json").is_file():
-                    raise
-    return target
+    folder = output_root() / "demo" / "bases" / f"{DEMO_LANGUAGE_MODEL}-{digest[:12]}"
+    return built_once(folder, "config.json", functools.partial(_convert, source))
 
 
 def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    logger.info("converting %s to safetensors, once (sha256 %s)", source.name, sha256_file(source)[:12])
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         # Half precision loses nothing that four bits have kept.

@@ -15,7 +15,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -115,56 +115,42 @@ class FeatureCache:
         if part is None or self.runtime.feature_cache == "off":
             return split
         start = time.perf_counter()
-        offsets = torch.tensor([0, *map(part.rows, split.encoded)]).cumsum(0).tolist()
-        dtype = _dtype(precision_name(accelerator))
-        megabytes = offsets[-1] * part.width * dtype.itemsize / 2**20
         key = _key(model, part, split.encoded, accelerator)
         if key in self._stores:
             split.store = self._stores[key]
             return split
-        on_disk = self.runtime.feature_cache == "disk" or megabytes > self.runtime.feature_memory_mb
-        path = self.folder / f"{key}.{str(dtype).removeprefix('torch.')}"
-        found = False
+        offsets = torch.tensor([0, *map(part.rows, split.encoded)]).cumsum(0).tolist()
+        shape, dtype = (offsets[-1], part.width), _dtype(precision_name(accelerator))
+        size = math.prod(shape) * dtype.itemsize
+
+        def fill(rows: Tensor | _RowFile) -> None:
+            self._compute(rows, model, split, part, offsets, accelerator, what)
+
+        on_disk = self.runtime.feature_cache == "disk" or size / 2**20 > self.runtime.feature_memory_mb
+        found, where = False, "in memory"
         if on_disk:
+            path = self.folder / f"{key}.{str(dtype).removeprefix('torch.')}"
+            where = f"in {path}"
             self.folder.mkdir(parents=True, exist_ok=True)
             # Processes that want the same features wait for the one that computes them.
             with _locked(path):
                 # A file that is cut, or that a power loss left with zeros, is as good as none.
-                found = path.is_file() and _is_whole(path, offsets[-1] * part.width * dtype.itemsize)
+                found = path.is_file() and _is_whole(path, size)
                 if not found:
                     self._remove_leftovers()
-                    self._write(path, model, split.encoded, part, offsets, accelerator, what)
-        shape = (offsets[-1], part.width)
-        if on_disk:
+                    _write(path, size, part.width, dtype, fill)
             rows = torch.from_file(str(path), shared=False, size=math.prod(shape), dtype=dtype).view(shape)
         else:
             rows = torch.empty(shape, dtype=dtype)
-            self._compute(rows, model, split.encoded, part, offsets, accelerator, what)
+            fill(rows)
         self._stores[key] = split.store = FeatureStore(rows, offsets)
         split.seconds = 0.0 if found else time.perf_counter() - start
-        where = f"in {path}" if on_disk else "in memory"
         logger.info(
             "%s: %s features of %d sentences %s, %.0f MiB, %s",
-            what, part.name, len(split.encoded), where, megabytes,
+            what, part.name, len(split.encoded), where, size / 2**20,
             "found" if found else f"computed in {split.seconds:.1f} s",
         )  # fmt: skip
         return split
-
-    def _write(
-        self, path: Path, model: Predictor, encoded: Sequence[Any], part: FrozenPart, offsets: Sequence[int],
-        accelerator: Accelerator, what: str,
-    ) -> None:  # fmt: skip
-        """Computes features straight into a file named by their type, which appears when it is whole."""
-        dtype = getattr(torch, path.suffix[1:])
-        size = offsets[-1] * part.width * dtype.itemsize
-        with atomic_path(path) as temporary, temporary.open("r+b") as stream:
-            if hasattr(os, "posix_fallocate"):
-                # A disk without room for it all says so now and not after an hour.
-                os.posix_fallocate(stream.fileno(), 0, size + _CHECKSUM_BYTES)
-            self._compute(_RowFile(stream, part.width, dtype), model, encoded, part, offsets, accelerator, what)
-            checksum = _checksum(stream, size)
-            stream.seek(size)
-            stream.write(checksum)
 
     def _remove_leftovers(self) -> None:
         """Removes what killed processes have left half written, as large as the features; who writes holds the lock."""
@@ -177,18 +163,16 @@ class FeatureCache:
         self,
         rows: Tensor | _RowFile,
         model: Predictor,
-        encoded: Sequence[Any],
+        split: EncodedSplit,
         part: FrozenPart,
         offsets: Sequence[int],
         accelerator: Accelerator,
         what: str,
     ) -> None:
         """Fills ``rows`` batch by batch, sentences of like length together."""
-        batches = evaluation_batches([item.length for item in encoded], self.runtime.eval_batch_size)
+        batches = evaluation_batches(split.lengths, self.runtime.eval_batch_size)
         progress = tqdm(batches, desc=f"{part.name}: {what}", disable=not self.runtime.bars, leave=False)
-        loaded = prefetch(
-            lambda chosen: model.collate([encoded[index] for index in chosen]), batches, accelerator.device
-        )
+        loaded = prefetch(lambda chosen: split.batch(model, chosen), batches, accelerator.device)
         for indices, batch in zip(progress, loaded, strict=True):
             with accelerator.autocast():
                 output = part.compute(batch)
@@ -198,7 +182,7 @@ class FeatureCache:
                 if not bool(values.isfinite().all()):
                     raise TrainingError(
                         f"{part.name}: its output for sentence {index} of {what} is not finite in {rows.dtype} "
-                        f"({' '.join(encoded[index].sentence.words[:8])} ...); use --precision fp32"
+                        f"({' '.join(split.encoded[index].sentence.words[:8])} ...); use --precision fp32"
                     )
                 rows[offsets[index] : offsets[index + 1]] = values
 
@@ -214,6 +198,18 @@ class _RowFile:
     def __setitem__(self, place: slice, values: Tensor) -> None:
         self.stream.seek(place.start * self.width * self.dtype.itemsize)
         self.stream.write(values.to(self.dtype).contiguous().numpy().tobytes())
+
+
+def _write(path: Path, size: int, width: int, dtype: torch.dtype, fill: Callable[[_RowFile], None]) -> None:
+    """Has features written straight into a file, of ``size`` bytes, that appears when it is whole."""
+    with atomic_path(path) as temporary, temporary.open("r+b") as stream:
+        if hasattr(os, "posix_fallocate"):
+            # A disk without room for it all says so now and not after an hour.
+            os.posix_fallocate(stream.fileno(), 0, size + _CHECKSUM_BYTES)
+        fill(_RowFile(stream, width, dtype))
+        checksum = _checksum(stream, size)
+        stream.seek(size)
+        stream.write(checksum)
 
 
 _CHECKSUM_BYTES = 4

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,9 @@ import torch
 from gliner.config import BiEncoderSpanConfig, UniEncoderSpanConfig
 from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from common.errors import InputError
+from common.models.sources import quiet_transformers
 
 MAX_WIDTH = 12
 """Words of the widest span, as in the published models."""
@@ -32,7 +30,7 @@ def fresh_gliner(kind: str, folder: Path, name: str, **settings: Any) -> BiEncod
         InputError: If the encoder's weights are not whole.
         OSError: Or whatever else transformers raises of files that are no encoder.
     """
-    with _quiet():
+    with quiet_transformers():
         gliner = _built(kind, folder, settings)
     # The encoders were loaded from a folder of this machine.
     gliner.config.model_name = gliner.config.encoder_config._name_or_path = name
@@ -56,20 +54,6 @@ def _built(kind: str, folder: Path, settings: dict[str, Any]) -> Any:
         tokenizer.add_tokens([gliner.config.ent_token, gliner.config.sep_token], special_tokens=True)
         gliner.resize_embeddings()
     return gliner
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' bars for each encoder and its remarks on the embeddings of new tokens."""
-    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _check_weights(folder: Path) -> None:

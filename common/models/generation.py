@@ -23,8 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from common.errors import InputError
-from common.files import content_hash, parse_json, write_json
+from common.files import content_hash, errors_at, parse_json, write_json
 from common.models.cache import bears_gap, for_rows
 from common.schema import Count, Seconds, Share, check
 
@@ -128,10 +127,8 @@ class AnswerStore:
         self._read(self.path)
 
     def _read(self, path: Path) -> None:
-        try:
+        with errors_at(path):
             lines = path.read_bytes().splitlines() if path.exists() else []
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         damaged = []
         for number, line in enumerate(lines, start=1):
             if not line:

@@ -1,8 +1,10 @@
-"""Shared by the loading of all base models: configurations that run no code, and the errors that broken files raise."""
+"""Shared by the loading of all base models: settings that name code, errors of broken files, transformers' remarks."""
 
 from __future__ import annotations
 
+import contextlib
 from _pickle import UnpicklingError
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -54,3 +56,19 @@ def reason_of(error: Exception) -> str:
     """An error's message in one line; one of ours is whole."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, InputError) else text[:300]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' progress bars and its remarks on tensors, which are looked at here."""
+    from transformers.utils import logging as of_transformers
+
+    bars, level = of_transformers.is_progress_bar_enabled(), of_transformers.get_verbosity()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()
+    try:
+        yield
+    finally:
+        of_transformers.set_verbosity(level)
+        if bars:
+            of_transformers.enable_progress_bar()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import FrozenPart, TensorBatch, TrainedPart, set_mode
+from common.approach import Batch, FrozenPart, TrainedPart, set_mode
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
@@ -54,7 +54,7 @@ class EncodedWords:
 
 
 @dataclass(eq=False)
-class WordBatch(TensorBatch):
+class WordBatch(Batch):
     """Padded sentences; B of them, S sub-words, W words."""
 
     inputs: dict[str, Tensor]

@@ -37,14 +37,14 @@ from common.models.text_model import EncodedWords, TextModel, WordBatch, encode_
 
 logger = logging.getLogger(__name__)
 
-Weighting = Literal["none", "inverse_frequency", "class_balanced"]
+Weighting = Literal["inverse_frequency", "class_balanced"]
 
 
 @dataclass(frozen=True)
 class ClassLoss:
     """A loss over classes whose weights come from the training data."""
 
-    weighting: Weighting = "none"
+    weighting: Weighting
     gamma: float | None = None
     """Focal loss with this exponent; None is cross-entropy, divided by the sum of the weights."""
     beta: float = 0.0
@@ -59,9 +59,7 @@ class ClassLoss:
         """Weight of each class from its occurrences, both of shape ``(K,)``."""
         if self.weighting == "inverse_frequency":
             return inverse_frequency_weights(counts)
-        if self.weighting == "class_balanced":
-            return class_balanced_weights(counts, self.beta)
-        return torch.ones(len(counts))
+        return class_balanced_weights(counts, self.beta)
 
     def __call__(self, logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """The loss of logits ``(N, K)`` and targets ``(N,)``, a scalar."""

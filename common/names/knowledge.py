@@ -18,7 +18,7 @@ import numpy as np
 
 from common.data.dataset import Sentence, iter_records
 from common.errors import InputError
-from common.files import atomic_text, sha256_file, write_json, write_json_records
+from common.files import atomic_text, errors_at, sha256_file, write_json, write_json_records
 from common.names import MANIFEST_FILE
 from common.names.phrases import phrases_of
 from common.names.reading import Name
@@ -163,10 +163,8 @@ def joined(parts: Sequence[Knowledge]) -> Knowledge:
 
 def _read_names(path: Path) -> tuple[list[Name], np.ndarray]:
     names, is_public = [], []
-    try:
+    with errors_at(path):
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
     for number, line in enumerate(lines, start=1):
         fields = line.split("\t")
         if len(fields) != 3 or fields[2] not in (PUBLIC, TRAINING):

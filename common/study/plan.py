@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +13,7 @@ from typing import Any
 from common.config import Device, Precision, parse, require
 from common.data.dataset import dataset_dir
 from common.errors import InputError
-from common.files import read_json, unique_keys
+from common.files import content_hash, read_json, unique_keys
 from common.models.published import DEFAULT_BASE, base_name
 from common.paths import check_name
 from common.registry import cheapest_first, has_zero_shot, spec, trained
@@ -193,8 +191,7 @@ class Cell:
         parts += [self.control.replace(" ", "-")] * bool(self.control)
         parts += [f"n{self.train_size}"] * (self.train_size is not None)
         parts += [f"s{self.seed}"] * (self.seed is not None)
-        digest = hashlib.sha256(json.dumps([*parts, self.base_name]).encode())
-        return f"{'_'.join(parts)}_{digest.hexdigest()[:6]}"
+        return f"{'_'.join(parts)}_{content_hash([*parts, self.base_name])[:6]}"
 
     @property
     def base_name(self) -> str:

@@ -50,8 +50,8 @@ SHOWN_LINES = 4
 
 
 @dataclass(frozen=True)
-class _Left:
-    """What is to do of a cell."""
+class _Step:
+    """What is to do of a cell: train and test, or measure what is kept."""
 
     cell: Cell
     corpora: Sequence[str]
@@ -106,9 +106,9 @@ class Study:
         """Where the record of what the cell's model keeps is."""
         return self.results / TRANSFER_FOLDER / f"{cell.id}.json"
 
-    def log_path(self, left: _Left) -> Path:
+    def log_path(self, step: _Step) -> Path:
         """Where what the process of a cell's next step prints goes."""
-        return self.folder / "logs" / f"{left.cell.id}{'' if left.result else '_transfer'}.log"
+        return self.folder / "logs" / f"{step.cell.id}{'' if step.result else '_transfer'}.log"
 
     # -- data, and what a result depends on ---------------------------------------------------------------------------
 
@@ -204,31 +204,31 @@ class Study:
         found = model["checkpoint"], model["interpolate"], record["provenance"].get("behaviour", 1)
         return record if found == (_checkpoint_name(result), 1, BEHAVIOUR_VERSION) else None
 
-    def _left(self, cell: Cell, wanted: Identity) -> tuple[_Left, list[str]]:
+    def _next_step(self, cell: Cell, wanted: Identity) -> tuple[_Step, list[str]]:
         """What is to do of a cell, and what its result depends on that is not wanted, if it has one."""
         found = stored_result(self.result_path(cell))
         if found is None or (others := changes(found[1], wanted)):
-            return _Left(cell, self.config.transfer_sets(cell)), others if found else []
-        return _Left(cell, self.to_transfer(cell, found[0]), result=False), []
+            return _Step(cell, self.config.transfer_sets(cell)), others if found else []
+        return _Step(cell, self.to_transfer(cell, found[0]), result=False), []
 
     # -- the plan as text ---------------------------------------------------------------------------------------------
 
-    def estimates(self, steps: Iterable[_Left]) -> list[float | None]:
+    def estimates(self, steps: Iterable[_Step]) -> list[float | None]:
         """Seconds that cells take at most, by results of the same approach and base; None where nothing is known."""
         known = paces(output_root() / "results") | paces(self.results)
         return [
-            self._estimate(left, known.get((left.cell.approach, left.cell.kind, left.cell.base_name))) for left in steps
+            self._estimate(step, known.get((step.cell.approach, step.cell.kind, step.cell.base_name))) for step in steps
         ]
 
     def _time(self, estimates: Sequence[float | None]) -> str:
         return total_time(estimates, several=self.config.workers > 1 or self.config.cluster is not None)
 
-    def _estimate(self, left: _Left, pace: Pace | None) -> float | None:
+    def _estimate(self, step: _Step, pace: Pace | None) -> float | None:
         if pace is None:
             return None
         try:
-            seconds = self._seconds_to_result(left.cell, pace) if left.result else 0.0
-            sizes = [self.content(name).sizes for name in left.corpora]
+            seconds = self._seconds_to_result(step.cell, pace) if step.result else 0.0
+            sizes = [self.content(name).sizes for name in step.corpora]
         except InputError:
             return None
         # Base and adapted model, for the types of the data set and for those trained on.
@@ -262,22 +262,22 @@ class Study:
             [*lines, f"{len(states)} cells, {len(left)} to do: {self._time(left)}; study folder {self.folder}"]
         )
 
-    def _state(self, cell: Cell) -> tuple[_Left, str]:
+    def _state(self, cell: Cell) -> tuple[_Step, str]:
         """What is to do of a cell, its base model taken to be what it was, and the same in words."""
-        left, state = _Left(cell, self.config.transfer_sets(cell)), "to do"
+        step, state = _Step(cell, self.config.transfer_sets(cell)), "to do"
         with contextlib.suppress(InputError):  # its data set is still to be generated
             wanted = self.wanted(cell)
-            left, others = self._left(cell, wanted)
+            step, others = self._next_step(cell, wanted)
             if others:
                 state = f"to do again: {'; '.join(others)}"
             else:
                 runs = matching_runs(cell.approach, dataset_dir(cell.dataset).name, wanted, spec(cell.approach).savings)
                 # Of one that failed the training begins anew.
                 state = "to resume" if any(status != "failed" for _, status in runs) else state
-        transfer = f"transfer to {', '.join(dataset_dir(name).name for name in left.corpora)}" if left.corpora else ""
-        if left.result:
-            return left, f"{state}, then {transfer}" if transfer else state
-        return left, f"to do: {transfer}" if transfer else "done"
+        transfer = f"transfer to {', '.join(dataset_dir(name).name for name in step.corpora)}" if step.corpora else ""
+        if step.result:
+            return step, f"{state}, then {transfer}" if transfer else state
+        return step, f"to do: {transfer}" if transfer else "done"
 
     # -- running ------------------------------------------------------------------------------------------------------
 
@@ -285,36 +285,36 @@ class Study:
         """Does every cell that is not done; returns how each ended, by its id."""
         self.generate_missing()
         ended: dict[str, State] = {}
-        todo = list[_Left]()
+        todo = list[_Step]()
         for cell in self.cells:
             try:
-                left = self._to_do(cell)
+                step = self._to_do(cell)
             except InputError as error:
                 # Without its log, which is of an earlier run.
                 ended[cell.id] = self._failed(cell, str(error), cell.title)
                 continue
-            if left.result or left.corpora:
-                todo.append(left)
+            if step.result or step.corpora:
+                todo.append(step)
             else:
                 ended[cell.id] = "done before"
         logger.info("%d of %d cells are done", len(ended) - len(self.errors), len(self.cells))
         return ended | self._work(todo) if todo else ended
 
-    def _to_do(self, cell: Cell) -> _Left:
+    def _to_do(self, cell: Cell) -> _Step:
         """What is to do of a cell; a result of other settings is moved away.
 
         Raises:
             InputError: If the data set or the base model is missing.
         """
         self.content(cell.dataset)  # a missing data set is said before a base model is looked for
-        left, others = self._left(cell, self.wanted(cell, self.revision(cell)))
+        step, others = self._next_step(cell, self.wanted(cell, self.revision(cell)))
         if others:
             logger.info("%s: to do again: %s", cell.title, "; ".join(others))
             self._supersede(self.result_path(cell))
             self._supersede(self.transfer_path(cell))
-        return left
+        return step
 
-    def _work(self, todo: Sequence[_Left]) -> dict[str, State]:
+    def _work(self, todo: Sequence[_Step]) -> dict[str, State]:
         """Has cells done, wherever their processes run."""
         config, ended = self.config, dict[str, State]()
         logger.info("%d to do: %s", len(todo), self._time(self.estimates(todo)))
@@ -341,7 +341,7 @@ class Study:
                 bar.set_postfix_str(self._running(waiting.values()))
         return ended
 
-    def _submit(self, pool: Executor, step: _Left) -> Future[Outcome]:
+    def _submit(self, pool: Executor, step: _Step) -> Future[Outcome]:
         """Has the next step of a cell done: training and test, or then the transfer."""
         cell, config = step.cell, self.config
         wanted = self.wanted(cell, self.revision(cell))
@@ -362,13 +362,13 @@ class Study:
         checkpoint = spec(cell.approach).savings / _checkpoint_name(result)
         return pool.submit(do_transfer, work, checkpoint, step.corpora, record)
 
-    def _running(self, steps: Iterable[_Left]) -> str:
+    def _running(self, steps: Iterable[_Step]) -> str:
         """What runs where: the first lines of the logs that there are."""
         logs = [path for path in map(self.log_path, steps) if path.is_file()]
         first = [path.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for path in logs]
         return "; ".join(first[:3]) + (f"; and {len(first) - 3} more" if len(first) > 3 else "")
 
-    def _collected(self, step: _Left, future: Future[Outcome], head: str) -> tuple[State, _Left | None]:
+    def _collected(self, step: _Step, future: Future[Outcome], head: str) -> tuple[State, _Step | None]:
         """How a step of a cell ended, and what is to do then.
 
         Raises:
@@ -395,7 +395,7 @@ class Study:
         result = self._copied(cell, outcome.result)
         logger.info("%s: micro F1 %.4f, %s", head, result["scores"]["micro"]["f1"], duration(outcome.seconds))
         corpora = self.to_transfer(cell, result)
-        return "done", _Left(cell, corpora, result=False) if corpora else None
+        return "done", _Step(cell, corpora, result=False) if corpora else None
 
     def _copied(self, cell: Cell, result: Path) -> dict[str, Any]:
         """Copies the result of a cell into the study's folder, the JSON file last: what has one is whole."""

@@ -33,20 +33,34 @@ class Choice:
 
     path: str
     options: tuple[Any, ...]
-    when: str | None = None
 
 
 @dataclass(frozen=True)
 class Switch:
-    """No setting itself: says whether those with ``when`` take part."""
+    """No setting itself: says whether those with ``when`` take part, which they do not by default."""
 
     name: str
-    on_by_default: bool = False
 
 
 Parameter = Float | Choice | Switch
 
 Space = Sequence[Parameter]
+
+# What several approaches search, as they share the settings.
+SPAN_LOSS: Space = (
+    Switch("use_focal"),
+    Float("focal_gamma", 2.0, 5.0, when="use_focal"),
+    Float("focal_alpha", 0.25, 0.75, when="use_focal"),
+)
+TOKEN_LOSS: Space = (
+    Float("token.temperature", 0.01, 0.5, log=True),
+    Float("focal.gamma", 0.0, 6.0),
+    Choice("focal.beta", (0.0, 0.999, 0.9999)),
+)
+PROMPTS: Space = (
+    Choice("prompts.pooling", ("adaptive_avg", "attention", "conv1d")),
+    Choice("prompts.prompt_length", (16, 32, 64)),
+)
 
 
 def name_of(parameter: Parameter) -> str:
@@ -63,12 +77,12 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
         if isinstance(parameter, Switch):
             switches[name] = bool(trial.suggest_categorical(name, [True, False]))
             continue
-        if parameter.when is not None and not switches[parameter.when]:
-            continue
-        if isinstance(parameter, Float):
-            value: Any = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
+        if isinstance(parameter, Choice):
+            value: Any = trial.suggest_categorical(name, list(parameter.options))
+        elif parameter.when is None or switches[parameter.when]:
+            value = trial.suggest_float(name, parameter.low, parameter.high, log=parameter.log)
         else:
-            value = trial.suggest_categorical(name, list(parameter.options))
+            continue
         settings = merge(settings, nested(parameter.path, value))
     return settings
 
@@ -79,24 +93,22 @@ def default_parameters(space: Space, config: Any) -> dict[str, Any]:
     Raises:
         InputError: If a setting is none of those that the space tries.
     """
-    switched = {parameter.name: parameter.on_by_default for parameter in space if isinstance(parameter, Switch)}
     values: dict[str, Any] = {}
     for parameter in space:
         if isinstance(parameter, Switch):
-            values[parameter.name] = parameter.on_by_default
-        elif parameter.when is None or switched[parameter.when]:
+            values[parameter.name] = False
+        elif isinstance(parameter, Choice):
             value = values[name_of(parameter)] = attrgetter(parameter.path)(config)
-            require(
-                not isinstance(parameter, Choice) or value in parameter.options,
-                f"{parameter.path} is {value!r}, which is none of what the sweep tries: "
-                f"{list(getattr(parameter, 'options', ()))}",
-            )
+            tried = list(parameter.options)
+            require(value in tried, f"{parameter.path} is {value!r}, which is none of what the sweep tries: {tried}")
+        elif parameter.when is None:
+            values[name_of(parameter)] = attrgetter(parameter.path)(config)
     return values
 
 
 def combinations(space: Space) -> int | None:
-    """How many combinations there are if every parameter has a few values and none depends on another; else None."""
-    choices = [parameter for parameter in space if isinstance(parameter, Choice) and parameter.when is None]
+    """How many combinations there are if every parameter has a few values; else None."""
+    choices = [parameter for parameter in space if isinstance(parameter, Choice)]
     return math.prod(len(parameter.options) for parameter in choices) if len(choices) == len(space) else None
 
 

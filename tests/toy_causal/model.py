@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.approach import TensorBatch, TrainedPart, set_mode
+from common.approach import Batch, TrainedPart, set_mode
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
@@ -47,7 +47,7 @@ class EncodedTokens:
 
 
 @dataclass(eq=False)
-class TokenBatch(TensorBatch):
+class TokenBatch(Batch):
     """Padded ids, the last token of each word, and the words' classes (-100 behind a sentence's end)."""
 
     ids: Tensor

@@ -1,9 +1,6 @@
 """Searches the causal tagger's settings: ``python -m toy_causal.tune --dataset bc5cdr --trials 5``."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
 from common.script import run_script
 from common.sweeps.command import run_tuning
@@ -12,11 +9,7 @@ from toy_causal.spec import SPEC
 
 SPACES = {"training": (Float("learning_rate", 1e-3, 1e-1, log=True),)}
 
-
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Runs or continues a sweep and returns what it wrote."""
-    return run_tuning(SPEC, SPACES, argv)
-
+main = partial(run_tuning, SPEC, SPACES)
 
 if __name__ == "__main__":
     run_script(main)
