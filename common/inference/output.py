@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from common.config import differences, require
 from common.data.spans import Span, spans_to_tags
 from common.errors import InputError
-from common.files import atomic_text, write_text
+from common.files import atomic_text, remove_lock, write_text
 from common.inference.documents import Document
 from common.inference.tagger import Tagged
 
@@ -85,7 +85,7 @@ def write_tagged(
             counts = [len(record["entities"]) for record in _records(partial)]
             _WRITERS[form](_records(partial), output, str(settings["model"]))
             partial.unlink()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            remove_lock(Path(lock.lock_file))
     except Timeout:
         raise InputError(f"--output {output}: is being written by another process") from None
     except OSError as error:
