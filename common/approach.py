@@ -87,7 +87,8 @@ class TensorBatch:
 
     def to(self, device: torch.device) -> Self:
         """The batch with its tensors on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        # For Apple's GPU the copy has to be waited for: it may read memory that is free already (pytorch issue 189690).
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changed: dict[str, Any] = {}

@@ -270,9 +270,10 @@ class Tagger(nn.Module):
         """
         if self.training:
             raise RuntimeError("predict needs evaluation mode: call eval() first")
-        probabilities = self.logits(batch).double().softmax(-1)
+        # On the CPU: Apple's GPU knows no double precision.
+        probabilities = self.logits(batch).cpu().double().softmax(-1)
         # A word without a sub-word is outside.
-        probabilities[batch.first == NO_SUBWORD] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).to(probabilities)
+        probabilities[batch.first.cpu() == NO_SUBWORD] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
         found: list[list[ScoredSpan]] = [[] for _ in batch.encoded]
         lowest = min([self.threshold, *self.type_thresholds.values()])
         for row, start, end, score in span_probabilities(probabilities, lowest):

@@ -274,11 +274,12 @@ class TokenModel(TextModel):
                 -1,
             )
         best = logits.argmax(dim=-1)
-        word_index = batch.inputs["words_mask"]
+        of_type = probabilities.gather(-1, (best % (n_types + 1)).unsqueeze(-1)).squeeze(-1)
+        # The rest is little, and Apple's GPU knows no double precision.
+        best, of_type, word_index = best.cpu(), of_type.cpu(), batch.inputs["words_mask"].cpu()
         first, n_words = first_subwords(word_index), int(batch.n_words.max())
         classes = self._word_classes(best, word_index, first, n_words)
-        of_type = probabilities.gather(-1, (best % (n_types + 1)).unsqueeze(-1)).squeeze(-1)
-        scores = torch.zeros(classes.shape, dtype=torch.float64, device=classes.device)
+        scores = torch.zeros(classes.shape, dtype=torch.float64)
         scores[torch.where(first)[0], word_index[first] - 1] = of_type[first].double()
         return self._spans(classes, scores)
 
