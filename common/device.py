@@ -304,8 +304,10 @@ def _git() -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ("git", "-C", str(PROJECT_ROOT), *arguments), capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+            ("git", "-C", str(PROJECT_ROOT), *arguments),
+            # A process of common.engine reads its input all the time, and on Windows who gets it too waits for it.
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
