@@ -262,7 +262,10 @@ class Generator:
             ),
         )
         answers = output[:, ids.shape[1] :].tolist()
-        probabilities = torch.stack(choice.probabilities, dim=1).tolist()
+        of_tokens = torch.stack(choice.probabilities, dim=1)
+        if bool(of_tokens.isnan().any()):
+            raise InputError("probabilities of generated tokens are no numbers; use --precision fp32")
+        probabilities = of_tokens.tolist()
         seconds = (time.perf_counter() - start) / len(prompts)
         lines = []
         for key, prompt, answer, likely in zip(keys, prompts, answers, probabilities, strict=True):
