@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 64 * 2**20
 """Bytes of a request, at most."""
+_LARGEST_UNKNOWN = 2**16
+"""Bytes that are read, at most, of a request that does not bring the password."""
+_UNKNOWN = Answer(401, {"error": "wrong or no user and password"})
 _IDLE = 75.0
 """Seconds after which a connection that sends nothing is closed."""
 
@@ -93,8 +96,10 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        if self._allowed():
+        if self._knows_password():
             self._answer("GET", None)
+        else:
+            self._send(_UNKNOWN)
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -102,22 +107,25 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(Answer(411, {"error": "a request needs its Content-Length"}))
         if int(length) > LARGEST:
             return self._refuse(Answer(413, {"error": f"a request has at most {LARGEST} bytes; use push"}))
+        known = self._knows_password()
+        if not known and int(length) > _LARGEST_UNKNOWN:
+            return self._refuse(_UNKNOWN)
         data = self.rfile.read(int(length))
-        if not self._allowed():
-            return None
+        if not known:
+            return self._send(_UNKNOWN)
+        if "Origin" in self.headers:
+            # Without a password any page that is open in a browser on this machine could start trainings.
+            return self._send(Answer(403, {"error": "requests of web pages are refused"}))
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
             return self._send(Answer(400, {"error": "the request is no JSON"}))
         return self._answer("POST", body)
 
-    def _allowed(self) -> bool:
-        """Whether the request brings user and password, if any are asked for; one that does not is answered."""
+    def _knows_password(self) -> bool:
+        """Whether the request brings user and password, if any are asked for."""
         given, expected = self.headers.get("Authorization", ""), self.server.expected
-        allowed = expected is None or hmac.compare_digest(given.encode(), expected.encode())
-        if not allowed:
-            self._send(Answer(401, {"error": "wrong or no user and password"}))
-        return allowed
+        return expected is None or hmac.compare_digest(given.encode(), expected.encode())
 
     def _answer(self, method: str, body: Any) -> None:
         start = time.perf_counter()

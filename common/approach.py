@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
+from common.errors import InputError
 
 
 class BaseModel(Protocol):
@@ -70,7 +71,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The batch with its tensors on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        # For Apple's GPU the copy has to be waited for: it may read memory that is free already (pytorch issue 189690).
+        return self._map(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         changed: dict[str, Any] = {}
@@ -205,6 +207,16 @@ class Accounting(Protocol):
 
     def account(self, encoded: Sequence[Any]) -> Account:
         """The account of the predictions of sentences; with several processes, of all of theirs."""
+
+
+def refuse_nan(scores: Tensor, encoded: Sequence[Any]) -> None:
+    """Raises ``InputError`` if scores of a batch's sentences are no numbers.
+
+    Every comparison with one is false: a model that overflows in half precision would find nothing, without a word.
+    """
+    if bool(scores.isnan().any()):
+        shown = "; ".join(" ".join(item.sentence.words[:8]) for item in list(encoded)[:4])
+        raise InputError(f"scores of {len(encoded)} sentences are no numbers ({shown} ...); use --precision fp32")
 
 
 def declared_parameters(model: nn.Module, parts: Sequence[TrainedPart]) -> dict[str, dict[str, nn.Parameter]]:

@@ -116,10 +116,13 @@ def resolve_precision(precision: Precision, device: str) -> str:
 def as_trained(runtime: RuntimeConfig, precision: Precision) -> RuntimeConfig:
     """The runtime with ``auto`` replaced by the precision that a run resolved it to.
 
-    On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that this machine lacks is
+    On a CPU ``auto`` is a measurement, and a busy machine may measure otherwise; a precision that the device lacks is
     left to ``auto``.
+
+    Raises:
+        InputError: If the device asked for is not available.
     """
-    if runtime.precision != "auto" or (precision == "fp16" and not torch.cuda.is_available()):
+    if runtime.precision != "auto" or (precision == "fp16" and resolve_device(runtime.device) == "cpu"):
         return runtime
     return replace(runtime, precision=precision)
 
@@ -144,13 +147,17 @@ def make_accelerator(runtime: RuntimeConfig, track: Sequence[Tracker] = (), fold
     AcceleratorState._reset_state(reset_partial_state=False)
     # Some trained parts hold parameters that no forward pass reads, such as a BERT encoder's pooler.
     distributed = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision="no" if precision == "fp32" else precision,
-        kwargs_handlers=[distributed],
-        log_with=list(track) or None,
-        project_config=None if folder is None else ProjectConfiguration(str(folder), str(folder)),
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision="no" if precision == "fp32" else precision,
+            kwargs_handlers=[distributed],
+            log_with=list(track) or None,
+            project_config=None if folder is None else ProjectConfiguration(str(folder), str(folder)),
+        )
+    except ValueError as error:
+        # Such as bf16 on a Mac with a system before version 14.
+        raise InputError(f"precision {precision} on {device}: {error}") from error
     if accelerator.device.type != device:
         raise InputError(
             f"device {runtime.device}: this process computes on {accelerator.device} already; use a process of its own"
@@ -297,8 +304,10 @@ def _git() -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str:
         return subprocess.run(
-            ("git", "-C", str(PROJECT_ROOT), *arguments), capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+            ("git", "-C", str(PROJECT_ROOT), *arguments),
+            # A process of common.engine reads its input all the time, and on Windows who gets it too waits for it.
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=10,
+        ).stdout.strip()  # fmt: skip
 
     try:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

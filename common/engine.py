@@ -56,6 +56,9 @@ PRELOADED = [
 ]
 """What the fork server imports; gliner would start threads, by onnxruntime."""
 
+_GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Where Linux has NVIDIA's driver, AMD's, and under WSL that of Windows."""
+
 _COMMAND = (sys.executable, "-m", "common.engine")
 # Two threads must not read one process's exit status, which multiprocessing does for all when it starts one.
 _lock = threading.Lock()
@@ -220,7 +223,9 @@ def run_module(
     path = os.pathsep.join([str(PROJECT_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with contextlib.ExitStack() as stack:
         output = None if log is None else stack.enter_context(log.open("ab"))
-        variables = {**os.environ, "PYTHONPATH": path, **where.environment, **(environment or {})}
+        # last_lines() reads logs as UTF-8; what is printed into a file is otherwise in the system's own encoding.
+        encoding = {} if log is None else {"PYTHONIOENCODING": "utf-8"}
+        variables = {**os.environ, "PYTHONPATH": path, **encoding, **where.environment, **(environment or {})}
         process: _Forked | subprocess.Popen[bytes] | None = None
         if can_fork(variables):
             # A server that cannot start is done without.
@@ -300,7 +305,7 @@ def can_fork(variables: Mapping[str, str]) -> bool:
     main_module = sys.modules["__main__"]
     script = main_module.__spec__ is None and hasattr(main_module, "__file__")
     daemon = multiprocessing.current_process().daemon
-    suits = sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+    suits = sys.platform == "linux" and not any(map(os.path.exists, _GPUS))
     return suits and variables.get(SWITCH) != "off" and not script and not daemon
 
 
@@ -362,7 +367,11 @@ def _end_with_starter() -> None:
     # Not through sys.stdin, whose lock a thread must not hold when the interpreter ends.
     while os.read(0, 1024):
         pass
-    os.kill(os.getpid(), signal.SIGINT)
+    if os.name == "nt":
+        # There os.kill() would end the process at once.
+        signal.raise_signal(signal.SIGINT)
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE / 2)
     os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@]*:)?)[^/\s@]+(?=@)")
+# A password may hold an "@" itself.
+_CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@]*:)?)[^/\s]+(?=@)")
 
 
 class InputError(ValueError):

@@ -9,11 +9,16 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError
+
+WINDOWS = os.name == "nt"
+_PATIENCE = 2.0
+"""Seconds that Windows has to let go of a file."""
 
 
 @contextlib.contextmanager
@@ -37,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         sync(temporary)
-        os.replace(temporary, path)
+        _replace(temporary, path)
         sync(path.parent)
     except OSError as error:
         # Nobody knows the temporary name, and a failed write names no file at all.
@@ -63,12 +68,33 @@ def built_once(folder: Path, proof: str, build: Callable[[Path], None]) -> Path:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             build(Path(temporary) / "built")
             try:
-                os.replace(Path(temporary) / "built", folder)
+                _replace(Path(temporary) / "built", folder)
             except OSError:
                 # Another process was faster; what it built is as good.
                 if not (folder / proof).is_file():
                     raise
     return folder
+
+
+def _replace(source: Path, target: Path) -> None:
+    """As :func:`os.replace`. On Windows it fails while anybody reads the target, so there it waits a moment."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if not WINDOWS or time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+
+
+def remove_lock(path: Path) -> None:
+    """Removes the file of a lock that this process holds; filelock looks whether what it has locked is still there.
+
+    Windows refuses to remove an open file: there filelock removes it when it lets go.
+    """
+    with contextlib.suppress(PermissionError):
+        path.unlink(missing_ok=True)
 
 
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
@@ -87,7 +113,7 @@ def leftovers(folder: Path, names: str) -> list[Path]:
 
 def sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk: a power loss after that takes nothing."""
-    if path.is_dir() and os.name == "nt":
+    if path.is_dir() and WINDOWS:
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:

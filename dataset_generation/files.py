@@ -115,7 +115,7 @@ def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[
         (ignored if split is None else found.setdefault(split, [])).append(path)
     for split, paths in found.items():
         _check_parts(folder, split, paths)
-    for child in sorted(folder.iterdir()):
+    for child in _inside(folder):
         split = split_named(child.name) if child.is_dir() else None
         if split is None:
             continue
@@ -134,6 +134,11 @@ def _split_folder(folder: Path, options: ReadOptions) -> tuple[dict[Split, list[
     return found, ignored
 
 
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, in the same order on all systems: paths of Windows sort without regard to case."""
+    return sorted(folder.iterdir(), key=lambda path: path.name)
+
+
 def _readable(folder: Path, options: ReadOptions) -> list[Path]:
     """The files of known kinds in a folder, sorted; a text with an ``.ann`` file is part of that."""
     known = _files(folder, options)
@@ -143,7 +148,7 @@ def _readable(folder: Path, options: ReadOptions) -> list[Path]:
 
 def _files(folder: Path, options: ReadOptions, *, known: bool = True) -> list[Path]:
     """The files of known kinds in a folder or the others, sorted; also links to what is not there, not to miss any."""
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() or (path.is_symlink() and not path.exists())]
+    files = [path for path in _inside(folder) if path.is_file() or (path.is_symlink() and not path.exists())]
     visible = (path for path in files if not path.name.startswith("."))
     return [path for path in visible if (options.format != "auto" or path.suffix.lower() in SUFFIXES) == known]
 

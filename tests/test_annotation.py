@@ -608,6 +608,8 @@ def test_no_secret_is_in_a_message(monkeypatch):
         answering(down, token).call("GET", "/api/version")
     assert redact("http://u:pw@host/x password=abc") == "http://u:***@host/x password=***"
     assert redact("http://tokenalone@host/x") == "http://***@host/x"
+    assert redact("http://u:p@ss@host/x") == "http://u:***@host/x"
+    assert redact("http://u:a@b@one http://c:d@two/e@f") == "http://u:***@one http://c:***@two/e@f"
 
 
 def test_an_address_that_is_none_is_told(monkeypatch):

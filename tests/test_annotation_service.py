@@ -526,6 +526,28 @@ def test_a_body_has_a_limit(run):
     assert connection.getresponse().status == 413
 
 
+def test_who_has_no_password_is_not_read_for_long(run):
+    service = run(credentials=("ann", "x"))
+    for length, kept in ((2, True), (LARGEST, False)):
+        connection = service.connect()
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(length))
+        connection.endheaders(b"{}" if kept else None)
+        answer = connection.getresponse()
+        # The longer one is not waited for.
+        assert (answer.status, answer.getheader("Connection")) == (401, None if kept else "close")
+
+
+def test_a_page_in_a_browser_starts_no_training(run):
+    """It may send whatever it likes to this machine, and the browser says of whom it is."""
+    jobs = Jobs()
+    service = run(Backend(Words(WORDS), jobs))
+    headers = {"Origin": "https://example.org", "Content-Type": "text/plain"}
+    assert service.ask("POST", "/webhook", {"action": "START_TRAINING"}, headers)[0] == 403
+    assert jobs.asked == 0
+    assert service.ask("POST", "/webhook", {"action": "START_TRAINING"})[0] == 201
+
+
 def test_nothing_secret_is_logged(run, caplog):
     caplog.set_level(logging.DEBUG)
     service = run()

@@ -39,6 +39,7 @@ from common.approach import (
     freeze_all_but,
 )
 from common.data.dataset import make_sentence
+from common.errors import InputError
 from common.models.config import LoraConfig
 from common.models.prompts import PromptConfig
 from common.models.token_model import FocalConfig, TokenConfig
@@ -434,6 +435,17 @@ def test_padding_changes_no_prediction(predictor, data):
     assert spans_of(alone) == spans_of(padded)
     for first, second in zip(alone, padded, strict=True):
         assert sorted(item.score for item in first) == pytest.approx(sorted(item.score for item in second), abs=1e-4)
+
+
+def test_scores_that_are_no_numbers_are_refused(predictor, data, monkeypatch):
+    """As of a model that overflows in half precision: it would find nothing, or anything."""
+    if hasattr(predictor, "generator"):
+        pytest.skip("answers are given here; see test_generation.py")
+    batch, logits = predictor.collate(predictor.encode(data.test[:3])), predictor.logits
+    monkeypatch.setattr(predictor, "logits", lambda batch: logits(batch) * float("nan"))
+    predictor.eval()
+    with pytest.raises(InputError, match=r"scores of 3 sentences are no numbers \(the severe .*use --precision fp32"):
+        predictor.predict(batch)
 
 
 def test_predict_in_training_mode_is_an_error(predictor, data):

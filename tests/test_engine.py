@@ -122,6 +122,24 @@ def test_a_process_ends_as_it_likes_and_the_log_says_how(modules, how, status, w
     assert how != "abort" or "Fatal Python error: Aborted" in lines
 
 
+def test_a_log_is_utf_8_whatever_a_console_would_be(code, tmp_path, monkeypatch):
+    """As on Windows, whose consoles are not."""
+    (code / "greek.py").write_text("print('\u03b1-actin')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    monkeypatch.setenv("PYTHONIOENCODING", "cp1252")
+    monkeypatch.setenv(SWITCH, "off")
+    with executor(1) as pool:
+        assert pool.submit(run_module, "greek", [], tmp_path / "log").result() == 0
+    assert last_lines(tmp_path / "log", 1) == ["\u03b1-actin"]
+
+
+@forks
+def test_nothing_is_forked_beside_a_gpu_of_any_kind(tmp_path, monkeypatch):
+    for name in common.engine._GPUS:
+        monkeypatch.setattr(common.engine.os.path, "exists", lambda path, name=name: path == name)
+        assert not can_fork({})
+
+
 def test_one_that_is_killed_may_have_lacked_memory():
     assert ending(-signal.SIGKILL) == "ended by SIGKILL, perhaps for want of memory"
 

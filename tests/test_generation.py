@@ -86,6 +86,16 @@ def test_greedy_answers_are_those_without_cache_batch_and_padding(make, language
     assert {answer.complete for answer in answers} == {True, False}
 
 
+def test_tokens_of_no_probability_are_refused_and_not_kept(language_model, prompts, tmp_path):
+    network, tokenizer = copy.deepcopy(language_model[0]), language_model[1]
+    torch.nn.init.constant_(network.lm_head.weight, float("nan"))
+    generator = Generator(network, tokenizer, (1,), rows=2)
+    generator.store = AnswerStore(tmp_path, {})
+    with pytest.raises(InputError, match="no numbers; use --precision fp32"):
+        generator.answers([(prompts[0], GREEDY)], SAMPLING)
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
 @pytest.mark.parametrize(
     "config",
     [MistralConfig(sliding_window=8, **SHAPE), Lfm2Config(layer_types=["conv", "full_attention"], **SHAPE)],

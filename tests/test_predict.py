@@ -21,6 +21,7 @@ from common.entry import ExportConfig, export
 from common.errors import InputError
 from common.files import read_json, write_json
 from common.inference import Document, Entity, Tagged, Tagger
+from common.inference import output as output_module
 from common.inference.documents import InputOptions, read_documents
 from common.inference.output import write_tagged
 from common.inference.windows import OVERLAP, Window, join, windows_of
@@ -332,6 +333,25 @@ def test_no_id_leaves_the_folder_of_brat(tagger, tmp_path, name):
 def test_two_documents_of_one_id_are_no_folder_of_brat(tagger, tmp_path):
     with pytest.raises(InputError, match="two documents have this id"):
         write(tagger, tmp_path / "out", "brat", [Document("d", "Fever."), Document("d", "Gout.")])
+
+
+def test_other_systems_have_other_names_of_files(monkeypatch):
+    """On Windows ``C:d`` lies outside the folder, and ``a:b`` is no file that anybody sees."""
+
+    def names(*ids):
+        return [document.id for document in output_module._named_for_brat(Document(name, "Fever.") for name in ids)]
+
+    monkeypatch.setattr(output_module, "WINDOWS", True)
+    for name in ("C:d", "PMID:1", "a/b?", "a|b", "d.", "d /e", "NUL", "con.d", "x/Lpt1"):
+        with pytest.raises(InputError, match="cannot be a file's name"):
+            names(name)
+    assert names("a/b+c", "console", "d.e") == ["a/b+c", "console", "d.e"]
+    monkeypatch.setattr(output_module, "WINDOWS", False)
+    monkeypatch.setattr(output_module, "_FOLDS_CASE", False)
+    assert names("PMID:1", "d", "D") == ["PMID:1", "d", "D"]
+    monkeypatch.setattr(output_module, "_FOLDS_CASE", True)
+    with pytest.raises(InputError, match="'D': two documents have this id"):
+        names("d", "D")
 
 
 def test_an_id_that_brat_cannot_have_costs_no_tagging(tagger, tmp_path):

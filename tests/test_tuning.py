@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
+import common.sweeps.storage
 import common.sweeps.trials
 from common.config import from_dict, merge, to_dict
 from common.errors import InputError, TrainingError
@@ -24,7 +26,7 @@ from common.registry import spec, trained
 from common.settings import parse_training
 from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
 from common.sweeps.space import Choice, Float, Switch, combinations, default_parameters, name_of, suggest
-from common.sweeps.storage import MAX_RETRY, open_storage
+from common.sweeps.storage import MAX_RETRY, open_storage, read_study
 from common.sweeps.sweep import STARTUP_TRIALS, Sweep
 from common.sweeps.trials import Worker
 
@@ -384,6 +386,19 @@ def test_a_sweep_is_where_its_output_is_whatever_the_folders_name(sweep, tmp_pat
     assert list(tmp_path.glob("*/injection_bi/optuna/tiny_training.db"))
 
 
+def test_a_journal_needs_no_symbolic_links(sweep, monkeypatch):
+    """Few users of Windows may make one."""
+
+    def refuse(*_):
+        raise OSError(22, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    made = sweep(workers=2)
+    made.begin()
+    assert len(made.study.get_trials()) == 1
+    assert not list(made.folder.glob("*.lock"))
+
+
 def test_several_workers_share_a_journal_and_a_sweep_stays_in_its_file(sweep):
     assert sweep(workers=2).opened.file.name == "tiny_training.journal"
     assert sweep(workers=1).opened.file.name == "tiny_training.journal"
@@ -418,6 +433,19 @@ def test_a_storage_out_of_reach_is_one_clear_error(sweep, monkeypatch):
     with pytest.raises(InputError, match=r"--storage postgresql://me:\*\*\*@127\.0\.0\.1:1/x: ") as caught:
         open_storage("postgresql://me@127.0.0.1:1/x")
     assert "secret" not in str(caught.value)
+
+
+def test_a_driver_that_repeats_the_password(monkeypatch):
+    def refuse(url, **_):
+        raise RuntimeError(f"no driver for {url}; me, s@cr:et: wrong")
+
+    monkeypatch.setattr(common.sweeps.storage, "RDBStorage", refuse)
+    monkeypatch.setenv(PASSWORD_VARIABLE, "s@cr:et")
+    shown = "postgresql://me:***@host/x"
+    for read in (open_storage, read_study):
+        with pytest.raises(InputError) as caught:
+            read("postgresql://me@host/x")
+        assert str(caught.value).endswith(f"no driver for {shown}; me, ***: wrong")
 
 
 def test_a_storage_that_is_lost_in_a_sweep_is_one_clear_error(sweep, scored, monkeypatch):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import Batch, TrainedPart, set_mode
+from common.approach import Batch, TrainedPart, refuse_nan, set_mode
 from common.data.dataset import Sentence, dataset_dir
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span, above, without_overlaps
@@ -270,9 +270,11 @@ class Tagger(nn.Module):
         """
         if self.training:
             raise RuntimeError("predict needs evaluation mode: call eval() first")
-        probabilities = self.logits(batch).double().softmax(-1)
+        # On the CPU: Apple's GPU knows no double precision.
+        probabilities = self.logits(batch).cpu().double().softmax(-1)
         # A word without a sub-word is outside.
-        probabilities[batch.first == NO_SUBWORD] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64).to(probabilities)
+        probabilities[batch.first.cpu() == NO_SUBWORD] = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        refuse_nan(probabilities, batch.encoded)
         found: list[list[ScoredSpan]] = [[] for _ in batch.encoded]
         lowest = min([self.threshold, *self.type_thresholds.values()])
         for row, start, end, score in span_probabilities(probabilities, lowest):

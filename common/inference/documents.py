@@ -104,7 +104,8 @@ def read_documents(source: str, options: InputOptions) -> Iterator[Document]:
         return _READERS["text" if form == "auto" else form](None, "stdin", options)
     if path.is_dir():
         require(form in {"auto", "text"}, f"--input {source}: a folder is one of text files; give a file for {form}")
-        everything = sorted(file for file in path.rglob("*") if not file.is_dir())
+        # By letters: paths of Windows sort without regard to case.
+        everything = sorted((file for file in path.rglob("*") if not file.is_dir()), key=lambda file: file.parts)
         files = [file for file in everything if file.suffix.lower() == ".txt"]
         require(bool(files), f"--input {source}: the folder holds no .txt file")
         others = [file for file in everything if file.suffix.lower() != ".txt" and not file.name.startswith(".")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 from common.config import differences, require
 from common.data.spans import Span, spans_to_tags
 from common.errors import InputError
-from common.files import atomic_text, write_text
+from common.files import WINDOWS, atomic_text, remove_lock, write_text
 from common.inference.documents import Document
 from common.inference.tagger import Tagged
 
@@ -26,6 +27,10 @@ OutputFormat = Literal["jsonl", "conll", "brat"]
 SUFFIXES: Mapping[str, OutputFormat] = {".jsonl": "jsonl", ".conll": "conll", "": "brat"}
 """Format by the output's suffix; a folder has none."""
 
+_NOT_ON_WINDOWS = re.compile(r'.*[<>:"|?*].*|.*[ .]|(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?', re.IGNORECASE)
+"""A name that Windows refuses, or takes for another place than a file of the folder: a drive, a stream, a device."""
+_FOLDS_CASE = sys.platform in ("win32", "darwin")
+"""Whether two names that differ in the case of letters alone are one file's."""
 _LONGEST_NAME = 255 - len("..txt.12345678.tmp")
 """Bytes of a document's name: a file system takes 255, and the file is written under a longer temporary one."""
 
@@ -85,7 +90,7 @@ def write_tagged(
             counts = [len(record["entities"]) for record in _records(partial)]
             _WRITERS[form](_records(partial), output, str(settings["model"]))
             partial.unlink()
-            Path(lock.lock_file).unlink(missing_ok=True)
+            remove_lock(Path(lock.lock_file))
     except Timeout:
         raise InputError(f"--output {output}: is being written by another process") from None
     except OSError as error:
@@ -179,11 +184,13 @@ def _named_for_brat(documents: Iterable[Document]) -> Iterator[Document]:
             and ".." not in name.parts
             and bool(name.parts)
             and "\\" not in document.id
+            and not (WINDOWS and any(map(_NOT_ON_WINDOWS.fullmatch, name.parts)))
             and max(len(part.encode()) for part in name.parts) <= _LONGEST_NAME,
             f"document {document.id!r}: its id cannot be a file's name in a folder of BRAT",
         )
-        require(name not in names, f"document {document.id!r}: two documents have this id, and BRAT one file for each")
-        names.add(name)
+        file = str(name).casefold() if _FOLDS_CASE else str(name)
+        require(file not in names, f"document {document.id!r}: two documents have this id, and BRAT one file for each")
+        names.add(file)
         yield document
 
 

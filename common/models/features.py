@@ -33,7 +33,7 @@ from common.data.batching import evaluation_batches
 from common.data.dataset import Sentence
 from common.device import precision_name, prefetch
 from common.errors import TrainingError
-from common.files import atomic_path, leftovers
+from common.files import atomic_path, leftovers, remove_lock
 from common.paths import output_root
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def _locked(path: Path, patience: float = -1) -> Iterator[None]:
         try:
             yield
         finally:
-            Path(f"{path}.lock").unlink(missing_ok=True)
+            remove_lock(Path(f"{path}.lock"))
 
 
 def _key(model: object, part: FrozenPart, encoded: Sequence[Any], accelerator: Accelerator) -> str:

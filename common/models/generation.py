@@ -23,6 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from common.errors import InputError
 from common.files import content_hash, errors_at, parse_json, write_json
 from common.models.cache import bears_gap, for_rows
 from common.schema import Count, Seconds, Share, check
@@ -259,7 +260,10 @@ class Generator:
             ),
         )
         answers = output[:, ids.shape[1] :].tolist()
-        probabilities = torch.stack(choice.probabilities, dim=1).tolist()
+        of_tokens = torch.stack(choice.probabilities, dim=1)
+        if bool(of_tokens.isnan().any()):
+            raise InputError("probabilities of generated tokens are no numbers; use --precision fp32")
+        probabilities = of_tokens.tolist()
         seconds = (time.perf_counter() - start) / len(prompts)
         lines = []
         for key, prompt, answer, likely in zip(keys, prompts, answers, probabilities, strict=True):

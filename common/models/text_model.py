@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import Batch, FrozenPart, TrainedPart, set_mode
+from common.approach import Batch, FrozenPart, TrainedPart, refuse_nan, set_mode
 from common.data.dataset import Sentence
 from common.data.labels import LabelSet
 from common.data.spans import ScoredSpan, Span
@@ -269,12 +269,17 @@ class SpanScorer(TextModel):
             batch: The sentences.
             logits: Scores before the sigmoid, shape ``(B, W, K, C)``; spans outside a sentence are masked here.
             threshold: Minimum probability, exclusive.
+
+        Raises:
+            InputError: If a score is no number.
         """
         mask = span_mask(batch.n_words, logits.shape[1], logits.shape[2])
+        scores = logits.float().masked_fill(~mask.unsqueeze(-1), float("-inf"))
+        refuse_nan(scores, batch.encoded)
         decoded = self.base.gliner.decoder.decode(
             [item.sentence.words[: item.n_words] for item in batch.encoded],
             dict(enumerate(self.labels.names, start=1)),
-            logits.float().masked_fill(~mask.unsqueeze(-1), float("-inf")),
+            scores,
             flat_ner=True,
             threshold=threshold,
         )

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from common.approach import FrozenPart, TrainedPart
+from common.approach import FrozenPart, TrainedPart, refuse_nan
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, ScoredSpan, Span
 from common.errors import InputError
@@ -272,11 +272,13 @@ class TokenModel(TextModel):
                 -1,
             )
         best = logits.argmax(dim=-1)
-        word_index = batch.inputs["words_mask"]
-        first, n_words = first_subwords(word_index), int(batch.n_words.max())
-        classes = self._word_classes(best, word_index, first, n_words)
         of_type = probabilities.gather(-1, (best % (n_types + 1)).unsqueeze(-1)).squeeze(-1)
-        scores = torch.zeros(classes.shape, dtype=torch.float64, device=classes.device)
+        # The rest is little, and Apple's GPU knows no double precision.
+        best, of_type, word_index = best.cpu(), of_type.cpu(), batch.inputs["words_mask"].cpu()
+        first, n_words = first_subwords(word_index), int(batch.n_words.max())
+        refuse_nan(of_type[first], batch.encoded)
+        classes = self._word_classes(best, word_index, first, n_words)
+        scores = torch.zeros(classes.shape, dtype=torch.float64)
         scores[torch.where(first)[0], word_index[first] - 1] = of_type[first].double()
         return self._spans(classes, scores)
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from common.config import Precision
 from common.device import resolve_device, resolve_precision
 from common.errors import InputError
-from common.files import sync
+from common.files import remove_lock, sync
 from common.hub import TEXT_FILES, snapshot, split_revision
 from common.models.published import DEMO_ENCODER, packaged_minilm
 from common.models.sources import OF_BROKEN_FILES, reason_of
@@ -67,7 +67,8 @@ def filled_rows(
                 stream.flush()
                 sync(path)
                 bar.update(last - first)
-    Path(f"{path}.lock").unlink(missing_ok=True)
+        # While it is held: another process may have it right after.
+        remove_lock(Path(f"{path}.lock"))
     if n_rows == 0:
         return np.empty((0, width), dtype)
     return np.memmap(path, dtype, mode="r", shape=(n_rows, width))

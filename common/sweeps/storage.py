@@ -11,10 +11,10 @@ from urllib.parse import quote
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import Study
 
-from common.errors import InputError
+from common.errors import InputError, hide_credentials
 from common.files import read_json
 from common.sweeps.config import PASSWORD_VARIABLE
 from common.sweeps.json_studies import Direction, study_from_json
@@ -98,6 +98,14 @@ def shown_url(url: sqlalchemy.URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
+def _without_password(text: str, url: sqlalchemy.URL) -> str:
+    """What a driver says, which may repeat what it was given: the URL, or the password alone."""
+    text = hide_credentials(text)
+    for secret in filter(None, (url.password, url.query.get("password"))):
+        text = text.replace(str(secret), "***")
+    return text
+
+
 def _from_url(url: str, study_name: str | None) -> tuple[Study, str]:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite" and parsed.database and not parsed.query:
@@ -131,12 +139,8 @@ def _from_database(url: sqlalchemy.URL, where: str, study_name: str | None) -> t
     except InputError:
         raise
     except STORAGE_ERRORS as error:
-        # A driver may repeat what it was given.
-        secrets = (url.password, url.query.get("password"))
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        for secret in filter(None, secrets):
-            line = line.replace(str(secret), "***")
-        raise InputError(f"{where}: cannot be read: {line}") from error
+        raise InputError(f"{where}: cannot be read: {_without_password(line, url)}") from error
 
 
 def _from_journal(path: Path, study_name: str | None) -> tuple[Study, str]:
@@ -189,7 +193,9 @@ def open_storage(place: str) -> Opened:
         file = Path(place).absolute()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            return Opened(JournalStorage(JournalFileBackend(str(file))), place, file, False)
+            # Optuna's own lock is a symbolic link, which few users of Windows may make.
+            backend = JournalFileBackend(str(file), JournalFileOpenLock(str(file)))
+            return Opened(JournalStorage(backend), place, file, False)
         except STORAGE_ERRORS as error:
             raise InputError(f"--storage {place}: no journal of Optuna: {type(error).__name__} {error}") from error
     url = parse_url(place, "--storage ")
@@ -207,6 +213,6 @@ def open_storage(place: str) -> Opened:
     try:
         storage = RDBStorage(url.render_as_string(hide_password=False), **options)
     except STORAGE_ERRORS as error:
-        text = " ".join(str(error).split())[:300]
-        raise InputError(f"--storage {shown}: {text.replace(url.password or shown, '***')}") from error
+        text = " ".join(_without_password(str(error), url).split())[:300]
+        raise InputError(f"--storage {shown}: {text}") from error
     return Opened(storage, shown, Path(str(url.database)).absolute() if sqlite else None, sqlite)

@@ -104,9 +104,7 @@ class _Loop:
 
     def save_state(self) -> None:
         """Stores everything that training needs to resume here, and ends with the weights of an uninterrupted one."""
-        tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            tensors["rng.cuda"] = torch.cuda.get_rng_state()
+        tensors = {name: get() for name, (get, _) in _generators().items()}
         names = {id(parameter): name for name, parameter in self.trained.items()}
         numbers: dict[str, float] = {}
         for parameter, state in self.optimizer.state.items():
@@ -164,9 +162,10 @@ class _Loop:
                 }
             )
         try:
-            torch.set_rng_state(tensors["rng"])
-            if "rng.cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["rng.cuda"])
+            for name, (_, put) in _generators().items():
+                # A run may go on on a machine with another GPU.
+                if name in tensors or name == "rng":
+                    put(tensors[name])
         except (KeyError, RuntimeError, TypeError) as error:
             raise InputError(f"{where}: the state of the random numbers is missing or none: {error}") from error
         if values["scaler"] and self.accelerator.scaler is not None:
@@ -307,6 +306,16 @@ class _Loop:
                 self.accelerator.log({"loss/train": entry["train_loss"], **scores}, step=self.progress.step)
                 if on_validation is not None:
                     on_validation(entry)
+
+
+def _generators() -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+    """What gives and what sets the state of torch's random numbers, by the states' names: of the CPU and of the GPU."""
+    found: dict[str, Any] = {"rng": (torch.get_rng_state, torch.set_rng_state)}
+    if torch.cuda.is_available():
+        found["rng.cuda"] = torch.cuda.get_rng_state, torch.cuda.set_rng_state
+    if torch.backends.mps.is_available():
+        found["rng.mps"] = torch.mps.get_rng_state, torch.mps.set_rng_state
+    return found
 
 
 def checkpoint_gradients(model: nn.Module) -> None:

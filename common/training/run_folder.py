@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.files import atomic_path, is_lfs_pointer, leftovers, read_json, sync, write_json
+from common.files import atomic_path, is_lfs_pointer, leftovers, read_json, remove_lock, sync, write_json
 from common.schema import read_record
 from common.training.records import RUN_FILE, WEIGHTS_FILE, StateRecord, lock_path
 
@@ -105,9 +105,9 @@ class Run:
             self.release()
 
     def release(self) -> None:
-        """Lets other processes have the run. Its lock's file goes first: filelock looks whether it is still there."""
+        """Lets other processes have the run; no file of its lock stays behind."""
         if self.lock.is_locked:
-            Path(self.lock.lock_file).unlink(missing_ok=True)
+            remove_lock(Path(self.lock.lock_file))
         self.lock.release()
 
     def discard(self) -> None:
@@ -269,7 +269,8 @@ def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[s
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {_new_name(name, renamed or {}): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # Copies: a tensor as it is read is a map of the file, which Windows then neither replaces nor removes.
+            return {_new_name(name, renamed or {}): file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except SafetensorError as error:
