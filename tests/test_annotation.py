@@ -249,7 +249,7 @@ def test_tasks_of_raw_text_keep_it(tmp_path):
     assert [task["data"][TEXT] for task in tasks] == ["IL-2\u200b binds  T-cells\r\nin Ωmice.", "Next 😷one."]
     assert {task["data"][DOCUMENT] for task in tasks} == {"d7"}
     surfaces = [r["value"]["text"] for t in tasks for r in t["annotations"][0]["result"]]
-    assert surfaces == ["IL-2", "😷one"] or surfaces == ["IL-2", "😷", "one"]
+    assert surfaces == ["IL-2", "😷one"]
     whole = read_json(write_tasks([*arguments, "--sentences", "whole"]))
     assert [task["data"][TEXT] for task in whole] == [text]
 

@@ -1,17 +1,17 @@
 """The live backend over HTTP: the recorded requests of a real server, its limits of time, and what must not happen."""
 
+import functools
 import http.client
 import json
 import logging
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_annotation import JSON, LABELLING, MEDICAL, STRANGE, Words, task
-from tiny import REAL
+from tiny import REAL, wait_until
 
 from annotation import backend as backend_module
 from annotation import jobs as jobs_module
@@ -58,6 +58,14 @@ class Running:
         connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
+
+    def begin(self, body):
+        """Asks for predictions over another connection; the thread that does it, and where the answer comes."""
+        done, connection = [], self.connect()
+        ask = functools.partial(self.ask, "POST", "/predict", body, connection=connection)
+        thread = threading.Thread(target=lambda: done.append(ask()[1]))
+        thread.start()
+        return thread, done
 
     def close(self):
         self.service.shutdown()
@@ -190,12 +198,7 @@ class Slow(Words):
 def test_a_prediction_that_computes_delays_nothing_else(run):
     model = Slow()
     service = run(Backend(model, Jobs()))
-    done = []
-    other = service.connect()
-    thread = threading.Thread(
-        target=lambda: done.append(service.ask("POST", "/predict", predict([task(1, "fever")]), connection=other))
-    )
-    thread.start()
+    thread, done = service.begin(predict([task(1, "fever")]))
     assert model.began.wait(10)
     requests = [("GET", "/health", None), ("POST", "/setup", {"schema": CONFIG}), ("POST", "/webhook", {"action": "X"})]
     try:
@@ -205,7 +208,7 @@ def test_a_prediction_that_computes_delays_nothing_else(run):
     finally:
         model.enough.set()
         thread.join()
-    assert done[0][1]["results"][0]["result"], "and it is answered in the end"
+    assert done[0]["results"][0]["result"], "and it is answered in the end"
 
 
 class Steps(Words):
@@ -267,17 +270,13 @@ def test_another_model_is_used_from_the_next_request_on(run):
     model = Slow()
     backend = Backend(model)
     service = run(backend)
-    done, other = [], service.connect()
-    thread = threading.Thread(
-        target=lambda: done.append(service.ask("POST", "/predict", predict([task(1, "fever")]), connection=other))
-    )
-    thread.start()
+    thread, done = service.begin(predict([task(1, "fever")]))
     assert model.began.wait(10)
     backend.use(Words({}, "second"))
     assert service.ask("POST", "/setup", {"schema": CONFIG})[1]["model_version"] == "second-5"
     model.enough.set()
     thread.join()
-    assert done[0][1]["results"][0]["model_version"] == "words-5"
+    assert done[0]["results"][0]["model_version"] == "words-5"
     assert service.ask("POST", "/predict", predict([task(1, "fever")]))[1]["results"][0]["model_version"] == "second-5"
 
 
@@ -301,10 +300,7 @@ def test_one_training_runs_and_one_waits_however_they_end(tmp_path, monkeypatch)
         trainer = jobs_module.Trainer(tmp_path, ["--approach", "x"], pool, lambda: ended.append(len(started)))
 
         def until(status, number):
-            deadline = time.monotonic() + 30
-            while trainer.jobs()[number - 1]["status"] != status:
-                assert time.monotonic() < deadline, trainer.jobs()
-                time.sleep(0.01)
+            wait_until(lambda: trainer.jobs()[number - 1]["status"] == status)
 
         assert trainer.start() == ("1", True)
         until("running", 1)
@@ -444,19 +440,13 @@ def test_an_event_makes_it_look_soon_and_many_make_it_look_once(monkeypatch):
     one = Counting()
     backend = Backend(Words(WORDS), annotated=one.every.event)
 
-    def until(counts):
-        deadline = time.monotonic() + 30
-        while one.counts < counts:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
     with one.every.looking():
-        until(1)
+        wait_until(lambda: one.counts >= 1)
         one.annotations = 10
         for _ in range(200):
             backend.handle("POST", "/webhook", {"action": "ANNOTATION_CREATED"})
         backend.handle("POST", "/webhook", {"action": "PROJECT_UPDATED"})
-        until(2)
+        wait_until(lambda: one.counts >= 2)
         assert one.counts < 100
         assert one.trainer.started == 1
     assert one.counts < 100
@@ -478,10 +468,7 @@ def test_an_open_address_needs_a_password():
     for host in ("0.0.0.0", "::", ""):
         with pytest.raises(InputError, match="can be reached from other machines"):
             Service(Backend(Words({})), host, 0)
-    with (
-        Service(Backend(Words({})), "0.0.0.0", 0, ("ann", "x")) as service,
-        pytest.raises(InputError, match="in use"),
-    ):
+    with Service(Backend(Words({})), "0.0.0.0", 0, ("ann", "x")) as service, pytest.raises(InputError, match="in use"):
         Service(Backend(Words({})), "127.0.0.1", service.server_address[1])
 
 

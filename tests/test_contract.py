@@ -31,13 +31,7 @@ import vaner.model
 import vaner.spec
 import zeroshot_baseline.config
 import zeroshot_baseline.model
-from common.approach import (
-    Approach,
-    TrainedPart,
-    count_parameters,
-    declared_parameters,
-    freeze_all_but,
-)
+from common.approach import Approach, TrainedPart, count_parameters, declared_parameters, freeze_all_but
 from common.data.dataset import make_sentence
 from common.errors import InputError
 from common.models.config import LoraConfig
@@ -112,14 +106,10 @@ def sp_bi_row(base: str, pooling: str, **more: Any) -> Row:
     )
 
 
-def sp_cross_row(base: str, pooling: str, **settings: Any) -> Row:
+def sp_cross_row(base: str, pooling: str, train_embedding_table: bool = False, **settings: Any) -> Row:
     pattern = "|".join([r"^comparison\.prompts\.", *([BEGIN] if "token" in settings else [])])
-    return Row(
-        SP_CROSS,
-        base,
-        {"prompt encoder": (pattern, 4e-3)},
-        {"learning_rate": 4e-3, **prompts(pooling), **settings},
-    )
+    own = prompts(pooling, train_embedding_table=train_embedding_table)
+    return Row(SP_CROSS, base, {"prompt encoder": (pattern, 4e-3)}, {"learning_rate": 4e-3, **own, **settings})
 
 
 def lora_row(base: str, method: str, adapters: str = "", **settings: Any) -> Row:
@@ -173,7 +163,9 @@ ROWS = {
         {**SP_RATES, "prompt_form": "post_norm", "labels": "descriptions"},
     ),
     "SP-GLiNER head only": Row(SP, "bi-bert", {"downstream": (HEAD, 3e-4)}, {**SP_RATES, "prompt_encoder": False}),
-    "SP-GLiNER prompt only": Row(SP, "bi-bert", {"prompt encoder": (PROMPT, 2e-3)}, {**SP_RATES, "head": False}),
+    "SP-GLiNER prompt only": Row(
+        SP, "bi-bert", {"prompt encoder": (PROMPT, 2e-3)}, {**SP_RATES, "head": False, "prompt_layers": 2}
+    ),
     "SP-GLiNER all": Row(
         SP,
         "bi-bert",
@@ -222,7 +214,7 @@ ROWS = {
     "SP-Bi own table": sp_bi_row("bi-bert", "adaptive_max", train_embedding_table=True),
     "SP-Cross token, BERT": sp_cross_row("cross-bert", "conv1d"),
     "SP-Cross token, DeBERTa": sp_cross_row("cross-deberta", "conv1d_strided"),
-    "SP-Cross token, bio": sp_cross_row("cross-bert", "adaptive_avg", **BIO),
+    "SP-Cross token, bio, own table": sp_cross_row("cross-bert", "adaptive_avg", train_embedding_table=True, **BIO),
     "SP-Cross span, BERT": sp_cross_row("cross-bert", "conv1d", level="span"),
     "SP-Cross span, DeBERTa": sp_cross_row("cross-deberta", "attention", level="span"),
     "VANER": vaner_row(),
@@ -273,7 +265,8 @@ def test_declared_parts_are_the_documented_ones(row, model):
     }
 
 
-def test_a_path_that_does_not_exist_is_an_error(model):
+def test_a_path_that_does_not_exist_is_an_error(trial):
+    model = trial(SP, "bi-bert").model()
     for path in ("core.nothing", "core.span_rep", f"{model.parts[0].modules[0]}."):
         with pytest.raises(ValueError, match=f"'extra': {re.escape(repr(path))} matches no parameter"):
             freeze_all_but(model, [*model.parts, TrainedPart("extra", (path,), 1e-3)])
@@ -284,6 +277,7 @@ def test_a_path_that_does_not_exist_is_an_error(model):
 
 def test_exactly_the_declared_parameters_get_a_gradient_and_change(row, made):
     model = made.model()
+    assert not any(module.training for module in model.modules()), "a new model is in evaluation mode"
     trained = freeze_all_but(model, model.parts)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = torch.optim.AdamW(optimizer_groups(model, model.parts, 0.01))

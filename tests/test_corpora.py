@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tiny import REAL_DATA, needs_real_data
+from tiny import REAL_DATA, message_of, needs_real_data
 
 from common.data.dataset import count_types
 from common.data.spans import Span
@@ -20,6 +20,7 @@ from dataset_generation.sources import read_local
 
 EXAMPLES = PROJECT_ROOT / "examples" / "corpora"
 EXAMPLE_FILES = sorted(path for path in EXAMPLES.iterdir() if path.name != "README.md")
+WITHOUT_DOCUMENTS = ("bmes.tsv", "multiconer.conll", "one_type.tsv", "words.csv")
 EXAMPLE = [
     "[Colchicine](chemical) shortens attacks of [gout](disease)",
     "Twelve men with [gout](disease) took [colchicine](chemical) at a dose of 0 . 5 mg .",
@@ -47,10 +48,7 @@ def sentences(corpus: Corpus) -> list[str]:
 
 
 def error(tmp_path: Path, name: str, text: str | bytes, **options) -> str:
-    with pytest.raises(InputError) as caught:
-        read(tmp_path, name, text, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value).removeprefix(f"{tmp_path / name}: ")
+    return message_of(read, tmp_path, name, text, **options).removeprefix(f"{tmp_path / name}: ")
 
 
 def lines(*sentences: str, separator: str = "\t") -> str:
@@ -68,7 +66,9 @@ def test_every_example_holds_the_same_corpus(path):
     expected = [re.sub(r"\[([^]]*)\]\((?!disease)\w+\)", r"\1", line) for line in EXAMPLE] if one_type else EXAMPLE
     assert sentences(corpus) == expected
     documents = [sentence.document for sentence in corpus.splits["train"]]
-    if documents[0] is not None:
+    if path.name in WITHOUT_DOCUMENTS:
+        assert set(documents) == {None}
+    else:
         assert [len(set(documents[first : first + 4])) for first in (0, 4, 8)] == [1, 1, 1]
         assert len(set(documents)) == 3
 

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tiny import predictions
+from tiny import QUICK, predictions
 
 import common.device
 import common.study.__main__
@@ -38,7 +38,6 @@ BASES = {
     "injection_bi": ("bi-bert", {}),
     "injection_cross": ("cross-bert", {}),
 }
-QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 FIT = ["--epochs", "4", "--batch-size", "2", "--patience", "0", "--table-lr", "0.01", "--projection-lr", "0.01"]
 
 
@@ -145,27 +144,18 @@ def test_a_study_differs_in_the_version_of_behaviour_alone(restore, gliner_folde
     monkeypatch.setattr(common.study.identity.identity, "__defaults__", (1,))
     folder = restore("study", output / "study")
     results = {path: path.read_bytes() for path in (folder / "results").iterdir()}
-    options = [
-        "--approaches",
-        "softprompt_base",
-        "--seeds",
-        "1",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-    ]
+    options = ["--approaches", "softprompt_base", "--seeds", "1", "--epochs", "1", "--output", str(folder), *QUICK[:-1]]
     base = ["--base-model", str(gliner_folder("bi-bert"))]
-    assert common.study.__main__.main(["--dataset", str(dataset_path), *options, *base, "--output", str(folder)]) == 0
+    assert common.study.__main__.main(["--dataset", str(dataset_path), *options, *base]) == 0
     assert not list(output.glob("*/savings")), "nothing was trained"
     assert {path: path.read_bytes() for path in (folder / "results").iterdir()} == results
 
 
 def test_the_settings_of_all_committed_results_are_read():
     """A setting that gets another name is told by its approach: an unreadable result is a repetition of none."""
-    for path in sorted((PROJECT_ROOT / "results").glob("*_counts.npz")):
+    paths = sorted((PROJECT_ROOT / "results").glob("*_counts.npz"))
+    assert paths
+    for path in paths:
         result = path.with_name(f"{path.name.removesuffix('_counts.npz')}.json")
         stored = read_json(result)
         spec(stored["approach"]).stored_config(stored["config"], str(result))

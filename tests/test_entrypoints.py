@@ -1,71 +1,43 @@
 """Every entry script as a user runs it: its files, its result, its help, and a table of wrong input."""
 
+import importlib
 import json
 import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import pytest
-from tiny import LABELS, SIZES, write_dataset
+from tiny import LABELS, QUICK, SIZES, generated_split, python, write_dataset
 from torch.multiprocessing import start_processes
 
 import common.settings
 import common.training.loop
-import full_finetune.export
-import full_finetune.test
-import full_finetune.train
-import glinerev.export
-import glinerev.test
-import glinerev.train
-import injection_bi.test
-import injection_bi.train
-import injection_cross.test
-import injection_cross.train
-import ldsa.test
-import ldsa.train
-import softprompt_base.test
-import softprompt_base.train
-import zeroshot_baseline.test
 from common.config import DataConfig
-from common.data.dataset import read_span_file
+from common.data.dataset import SPLITS
 from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.errors import InputError
 from common.evaluation.metrics import bootstrap_intervals, count_spans, span_scores
 from common.evaluation.results import REQUIRED, companions, read_counts, read_result
 from common.files import read_json, write_json
-from common.paths import OUTPUT_VARIABLE, PROJECT_ROOT
+from common.paths import PROJECT_ROOT
 from common.script import run_script
 from common.settings import parse_training
 from common.training.records import RUN_FILE, WEIGHTS_FILE
 from glinerev.config import Config
 from glinerev.spec import SPEC
 
-QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 FIT = [*QUICK, "--epochs", "1", "--batch-size", "8"]
-SCRIPTS = {
-    "zeroshot_baseline.test": zeroshot_baseline.test.main,
-    "glinerev.train": glinerev.train.main,
-    "glinerev.test": glinerev.test.main,
-    "glinerev.export": glinerev.export.main,
-    "full_finetune.export": full_finetune.export.main,
-    "full_finetune.train": full_finetune.train.main,
-    "full_finetune.test": full_finetune.test.main,
-    "ldsa.train": ldsa.train.main,
-    "ldsa.test": ldsa.test.main,
-    "softprompt_base.train": softprompt_base.train.main,
-    "softprompt_base.test": softprompt_base.test.main,
-    "injection_bi.train": injection_bi.train.main,
-    "injection_bi.test": injection_bi.test.main,
-    "injection_cross.train": injection_cross.train.main,
-    "injection_cross.test": injection_cross.test.main,
-}
+
+
+def main(script: str, arguments: list[str]):
+    """Calls a script by its module's name."""
+    return importlib.import_module(script).main(arguments)
 
 
 def check_result(path: Path, folder: Path, split: str = "test") -> dict:
@@ -79,7 +51,10 @@ def check_result(path: Path, folder: Path, split: str = "test") -> dict:
     rows = [json.loads(line) for line in (folder / f"{stem}_predictions.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == SIZES[split]
     assert {tuple(row) for row in rows} == {("tokenized_text", "ner", "predicted")}
+    sentences = generated_split(SIZES[split], seed=SPLITS.index(split))
+    assert [tuple(row["tokenized_text"]) for row in rows] == [sentence.words for sentence in sentences]
     gold = [[Span(*span) for span in row["ner"]] for row in rows]
+    assert gold == [list(sentence.spans) for sentence in sentences]
     found = [[Span(*span[:3]) for span in row["predicted"]] for row in rows]
     counts = count_spans(gold, found, LABELS.names)
     kept = read_counts(path)
@@ -106,22 +81,12 @@ def check_result(path: Path, folder: Path, split: str = "test") -> dict:
     return result
 
 
-def test_the_data_sets_sentences_are_in_the_predictions(dataset_path, gliner_folder, output):
-    path = zeroshot_baseline.test.main(
-        ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
-    )
-    rows = [
-        json.loads(line) for line in path.with_name(f"{path.stem}_predictions.jsonl").read_text("utf-8").splitlines()
-    ]
-    sentences = read_span_file(dataset_path / "test_dataset_span_bi.json", LABELS)
-    assert [tuple(row["tokenized_text"]) for row in rows] == [sentence.words for sentence in sentences]
-
-
 @pytest.mark.parametrize("base", ["bi-bert", "cross-bert"])
 @pytest.mark.parametrize("labels", ["names", "descriptions"])
 def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
     encoder = base.split("-")[0]
-    path = zeroshot_baseline.test.main(
+    path = main(
+        "zeroshot_baseline.test",
         ["--dataset", str(dataset_path), "--encoder", encoder, "--base-model", str(gliner_folder(base)),
          "--labels", labels, "--threshold", "0.45", *QUICK]
     )  # fmt: skip
@@ -138,23 +103,23 @@ def test_zero_shot(dataset_path, gliner_folder, output, capsys, base, labels):
 def test_two_results_in_one_second_are_two(dataset_path, gliner_folder, output, monkeypatch):
     monkeypatch.setattr("common.evaluation.results.timestamp", lambda: "20260102_030405")
     arguments = ["--dataset", str(dataset_path), "--base-model", str(gliner_folder("bi-bert")), *QUICK]
-    paths = [zeroshot_baseline.test.main(arguments) for _ in range(2)]
+    paths = [main("zeroshot_baseline.test", arguments) for _ in range(2)]
     assert [path.name for path in paths] == ["tiny_20260102_030405.json", "tiny_20260102_030405-2.json"]
     assert len(list(paths[0].parent.iterdir())) == 8
 
 
 CASES = {
-    "glinerev": ("glinerev", "bi-bert", []),
     "glinerev post_norm": ("glinerev", "bi-deberta", ["--prompt-form", "post_norm", "--threshold", "0.6"]),
-    "glinerev head only": ("glinerev", "bi-bert", ["--no-prompt-encoder"]),
-    "full_finetune bi": ("full_finetune", "bi-bert", []),
     "full_finetune cross": ("full_finetune", "cross-deberta", ["--encoder", "cross", "--labels", "descriptions"]),
     "full_finetune gliner": ("full_finetune", "bi-bert", ["--trainer", "gliner"]),
     "ldsa": ("ldsa", "bi-deberta", ["--scheme", "bio", "--temperature", "0.2"]),
     "softprompt_base": ("softprompt_base", "bi-bert", ["--variant", "focal", "--gamma", "2"]),
     "injection_bi": ("injection_bi", "bi-bert", ["--pooling", "conv1d_strided", "--prompt-length", "5"]),
-    "injection_cross token": ("injection_cross", "cross-deberta", ["--prompt-length", "4", "--train-embedding-table"]),
-    "injection_cross span": ("injection_cross", "cross-bert", ["--prompt-length", "4", "--level", "span"]),
+    "injection_cross span": (
+        "injection_cross",
+        "cross-bert",
+        ["--level", "span", "--prompt-length", "4", "--train-embedding-table"],
+    ),
 }
 WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross")
 """They take the best class."""
@@ -165,12 +130,12 @@ WITHOUT_THRESHOLD = ("ldsa", "softprompt_base", "injection_bi", "injection_cross
 def test_train_then_test(dataset_path, gliner_folder, output, case):
     approach, base, options = CASES[case]
     arguments = ["--dataset", str(dataset_path), *QUICK]
-    run = SCRIPTS[f"{approach}.train"]([*arguments, *FIT, "--base-model", str(gliner_folder(base)), *options])
+    run = main(f"{approach}.train", [*arguments, *FIT, "--base-model", str(gliner_folder(base)), *options])
     assert run.parent == output / approach / "savings"
     assert {path.name for path in run.iterdir()} == {RUN_FILE, WEIGHTS_FILE}
     record = read_json(run / RUN_FILE)
 
-    tested = SCRIPTS[f"{approach}.test"](arguments)
+    tested = main(f"{approach}.test", arguments)
     folder = output / approach / "test_results"
     result = check_result(tested, folder)
     for key in ("approach", "variant", "seed", "parameters"):
@@ -183,7 +148,7 @@ def test_train_then_test(dataset_path, gliner_folder, output, case):
 
     threshold = None if approach in WITHOUT_THRESHOLD else 0.02
     chosen = [] if threshold is None else ["--threshold", str(threshold)]
-    other = SCRIPTS[f"{approach}.test"]([*arguments, "--checkpoint", str(run), "--split", "validation", *chosen])
+    other = main(f"{approach}.test", [*arguments, "--checkpoint", str(run), "--split", "validation", *chosen])
     result = check_result(other, folder, "validation")
     assert (result["threshold"], result.get("given_threshold")) == (threshold, threshold)
     # The test leaves the checkpoint as it was.
@@ -193,37 +158,13 @@ def test_train_then_test(dataset_path, gliner_folder, output, case):
 def test_sizes_limit_training_and_validation_but_not_the_test(dataset_path, gliner_folder):
     arguments = ["--dataset", str(dataset_path), *QUICK]
     limits = ["--train-size", "9", "--validation-size", "5"]
-    run = glinerev.train.main([*arguments, *FIT, *limits, "--base-model", str(gliner_folder("bi-bert"))])
+    run = main("glinerev.train", [*arguments, *FIT, *limits, "--base-model", str(gliner_folder("bi-bert"))])
     stored = read_json(run / RUN_FILE)["dataset"]
     assert (stored["train"], stored["validation"], stored["test"]) == (9, 5, SIZES["test"])
-    assert read_result(glinerev.test.main(arguments))["speed"]["sentences"] == SIZES["test"]
-
-
-def test_a_run_resumed_by_command_line_ends_as_an_uninterrupted_one(dataset_path, gliner_folder, interrupted):
-    base = str(gliner_folder("bi-bert"))
-    arguments = ["--dataset", str(dataset_path), *QUICK, "--epochs", "2", "--batch-size", "8", "--base-model", base]
-    whole = glinerev.train.main(arguments)
-    interrupted(glinerev.train.main, arguments)
-    run = glinerev.train.main([*arguments, "--resume", "latest"])
-    assert run != whole
-    assert (run / WEIGHTS_FILE).read_bytes() == (whole / WEIGHTS_FILE).read_bytes()
-    losses = [[entry["train_loss"] for entry in read_json(path / RUN_FILE)["history"]] for path in (run, whole)]
-    assert losses[0] == losses[1]
+    assert read_result(main("glinerev.test", arguments))["speed"]["sentences"] == SIZES["test"]
 
 
 # -- as processes -----------------------------------------------------------------------------------------------------
-
-
-def process(arguments: list[str], folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=os.environ | {OUTPUT_VARIABLE: str(output)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 @pytest.mark.processes
@@ -233,7 +174,7 @@ def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder
     # Relative paths are relative to where the user is.
     link = tmp_path / "base"
     shutil.copytree(base, link)
-    done = process([script, "--dataset", str(dataset_path), "--base-model", "./base", *FIT], tmp_path, output)
+    done = python(script, "--dataset", dataset_path, "--base-model", "./base", *FIT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     # Beside it lies the file that is locked while it trains.
@@ -245,7 +186,7 @@ def test_a_script_runs_as_a_file_from_another_folder(dataset_path, gliner_folder
 
 @pytest.mark.slow
 def test_a_module_says_what_is_wrong_in_one_line(output, tmp_path):
-    done = process(["-m", "full_finetune.train", "--dataset", "no-such-set"], PROJECT_ROOT, output)
+    done = python("-m", "full_finetune.train", "--dataset", "no-such-set")
     assert done.returncode == 2
     assert done.stdout == ""
     assert re.fullmatch(
@@ -270,7 +211,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
 
     def train_and_test(rank):
         os.environ.update(place, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
-        run_script(lambda: (glinerev.train.main(train), glinerev.test.main(test)))
+        run_script(lambda: (main("glinerev.train", train), main("glinerev.test", test)))
 
     start_processes(train_and_test, nprocs=2, start_method="fork")
     # Beside it lies the file that is locked while it trains.
@@ -284,7 +225,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
     result = check_result(path, folder)
     assert result["speed"]["processes"] == 2
     # Split over processes or not, every sentence has its own predictions.
-    alone = glinerev.test.main(test)
+    alone = main("glinerev.test", test)
     assert read_result(alone)["scores"] == result["scores"]
 
 
@@ -295,26 +236,11 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
     ("script", "options"),
     [
         ("zeroshot_baseline.test", {"--dataset", "--encoder", "--base-model", "--labels", "--split", "--threshold"}),
-        (
-            "glinerev.train",
-            {
-                "--dataset",
-                "--train-size",
-                "--epochs",
-                "--prompt-form",
-                "--no-head",
-                "--rest-lr",
-                "--resume",
-                "--config",
-            },
-        ),
+        ("glinerev.train", {"--dataset", "--train-size", "--prompt-form", "--no-head", "--rest-lr", "--resume"}),
         ("glinerev.test", {"--dataset", "--checkpoint", "--split", "--threshold", "--eval-batch-size"}),
         ("glinerev.export", {"--output", "--checkpoint", "--dataset", "--onnx", "--push-to-hub", "--data-license"}),
         ("full_finetune.export", {"--output", "--checkpoint", "--dataset"}),
-        (
-            "full_finetune.train",
-            {"--encoder", "--trainer", "--encoder-lr", "--others-lr", "--select-by", "--precision"},
-        ),
+        ("full_finetune.train", {"--encoder", "--trainer", "--encoder-lr", "--epochs", "--precision", "--config"}),
         ("full_finetune.test", {"--dataset", "--checkpoint", "--split", "--threshold"}),
         ("ldsa.train", {"--learning-rate", "--temperature", "--scheme", "--base-model"}),
         ("softprompt_base.train", {"--variant", "--table-lr", "--projection-lr", "--gamma", "--beta", "--scheme"}),
@@ -324,7 +250,7 @@ def test_two_processes_make_one_run_and_one_result(dataset_path, gliner_folder, 
 )
 def test_help(script, options, capsys):
     with pytest.raises(SystemExit) as stop:
-        SCRIPTS[script](["--help"])
+        main(script, ["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert {option for option in options if not re.search(rf"(?<![\w-]){option}(?![\w-])", text)} == set()
@@ -337,93 +263,46 @@ def test_help(script, options, capsys):
 def places(dataset_path, gliner_folder, tmp_path):
     """What command lines of the table refer to as {name}; most are made only when asked for."""
 
-    def changed() -> Path:
-        folder = write_dataset(tmp_path / "changed")
-        path = folder / "dataset_span_bi.json"
-        path.write_text(path.read_text("utf-8").replace("IL-2", "IL-3"), "utf-8")
-        return folder
-
     def other_types() -> Path:
         names = ("protein", "cell type", "disease", "drug")
         return write_dataset(tmp_path / "tiny", LabelSet(names, names, "other"))
-
-    def base_copy(name: str, change=lambda folder: None) -> Path:
-        folder = tmp_path / name
-        shutil.copytree(gliner_folder("bi-bert"), folder)
-        change(folder)
-        return folder
-
-    def truncated(folder: Path) -> None:
-        path = folder / "model.safetensors"
-        path.write_bytes(path.read_bytes()[:5000])
 
     def settings(name: str, text: str) -> Path:
         path = tmp_path / f"{name}.json"
         path.write_text(text)
         return path
 
-    def trained(base: str = "bi-bert") -> Path:
-        arguments = [
-            "--dataset",
-            str(dataset_path),
-            *FIT,
-            "--base-model",
-            str(gliner_folder(base)),
-            "--no-prompt-encoder",
-        ]
-        return glinerev.train.main(arguments)
-
-    def trained_ldsa() -> Path:
-        return ldsa.train.main(["--dataset", str(dataset_path), *FIT, "--base-model", str(gliner_folder("bi-bert"))])
-
-    def full() -> Path:
-        folder = tmp_path / "full"
-        folder.mkdir()
-        (folder / "file").touch()
-        return folder
+    def trained(script: str) -> Path:
+        return main(script, ["--dataset", str(dataset_path), *FIT, "--base-model", str(gliner_folder("bi-bert"))])
 
     return {
         "tiny": lambda: dataset_path,
         "bi": lambda: gliner_folder("bi-bert"),
         "cross": lambda: gliner_folder("cross-bert"),
-        "changed": changed,
         "other_types": other_types,
         "empty": lambda: (tmp_path / "empty").mkdir() or tmp_path / "empty",
-        "full": full,
-        "no_weights": lambda: base_copy("no_weights", lambda folder: (folder / "model.safetensors").unlink()),
-        "bad_config": lambda: base_copy("bad_config", lambda folder: (folder / "gliner_config.json").write_text("{")),
-        "truncated": lambda: base_copy("truncated", truncated),
         "unknown_key": lambda: settings("unknown_key", '{"train": {"epoch": 3}}'),
         "wrong_type": lambda: settings("wrong_type", '{"train": {"epochs": "three"}}'),
-        "wrong_choice": lambda: settings("wrong_choice", '{"prompt_form": "inverse"}'),
-        "no_json": lambda: settings("no_json", "epochs = 3"),
-        "json_list": lambda: settings("json_list", "[]"),
         "data_text": lambda: settings("data_text", '{"data": "bc5cdr"}'),
         "group_text": lambda: settings("group_text", '{"train": 3}'),
         "out_of_range": lambda: settings("out_of_range", '{"train": {"epochs": 0}}'),
-        "trained": trained,
-        "trained_ldsa": trained_ldsa,
+        "trained": lambda: trained("glinerev.train"),
+        "trained_ldsa": lambda: trained("ldsa.train"),
     }  # fmt: skip
 
 
-SP_TRAIN, SP_TEST, FT_TRAIN, FT_TEST = "glinerev.train", "glinerev.test", "full_finetune.train", "full_finetune.test"
+SP_TRAIN, SP_TEST, FT_TRAIN = "glinerev.train", "glinerev.test", "full_finetune.train"
 ZERO, EXPORT = "zeroshot_baseline.test", "glinerev.export"
 ON_TINY = "--dataset {tiny} --base-model {bi}"
 WRONG = [
     # data
     (SP_TRAIN, "--dataset nope", r"data set 'nope' does not exist .*--dataset nope"),
-    (ZERO, "--dataset nope", r"data set 'nope' does not exist"),
-    (SP_TRAIN, "--dataset {tiny}/nope", r"data set '.*nope' does not exist"),
     (SP_TRAIN, "--dataset .hidden", r"data set name must be letters, digits.*got '\.hidden'"),
-    (SP_TEST, "--dataset a$b", r"data set name must be letters, digits.*got 'a\$b'"),
-    (SP_TRAIN, "--dataset {changed}", r"dataset_span_bi\.json: differs from manifest\.json"),
-    (SP_TRAIN, "--dataset {empty}", r"label2id\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --train-size 41", r"train size must be between 1 and 40, got 41"),
     (SP_TRAIN, f"{ON_TINY} --validation-size 99", r"validation size must be between 1 and 16, got 99"),
     # base models
     (SP_TRAIN, "--dataset {tiny} --base-model {empty}", r"has no gliner_config\.json, so it holds no GLiNER model"),
     (SP_TRAIN, "--dataset {tiny} --base-model {tiny}/nope", r"neither a folder nor a hub id \(owner/name\) nor one of"),
-    (SP_TRAIN, "--dataset {tiny} --base-model nope", r"neither a folder nor a hub id"),
     (
         SP_TRAIN,
         "--dataset {tiny} --base-model no/such",
@@ -435,32 +314,6 @@ WRONG = [
         "--dataset {tiny} --encoder cross --base-model {bi}",
         r"BiEncoderSpanGLiNER; the cross-encoder approaches need",
     ),
-    (SP_TRAIN, "--dataset {tiny} --base-model {no_weights}", r"'.*no_weights'"),
-    (SP_TRAIN, "--dataset {tiny} --base-model {bad_config}", r"'.*bad_config' could not be loaded"),
-    (SP_TRAIN, "--dataset {tiny} --base-model {truncated}", r"'.*truncated' could not be loaded"),
-    (
-        "ldsa.train",
-        "--dataset {tiny} --base-model {cross}",
-        r"UniEncoderSpanGLiNER; the bi-encoder approaches need a Bi",
-    ),
-    (
-        "injection_cross.train",
-        "--dataset {tiny} --base-model {bi}",
-        r"BiEncoderSpanGLiNER; the cross-encoder approaches",
-    ),
-    # prompts
-    (
-        "injection_bi.train",
-        f"{ON_TINY} --prompt-length 64",
-        r"--prompt-length 64 and two special tokens need 66 positions",
-    ),
-    (
-        "injection_cross.train",
-        "--dataset {tiny} --base-model {cross} --prompt-length 64",
-        r"take 256 of the 96 positions",
-    ),
-    # device
-    (SP_TRAIN, f"{ON_TINY} --device cpu --precision fp16", r"precision fp16 needs a GPU"),
     # configuration files
     (SP_TRAIN, f"{ON_TINY} --config {{empty}}/nope.json", r"nope\.json: no such file"),
     (SP_TRAIN, f"{ON_TINY} --config {{empty}}", r"is a folder, a file is needed"),
@@ -474,51 +327,31 @@ WRONG = [
         f"{ON_TINY} --config {{wrong_type}}",
         r"wrong_type\.json: train: epochs must be a whole number, got 'three'",
     ),
-    (
-        SP_TRAIN,
-        f"{ON_TINY} --config {{wrong_choice}}",
-        r"prompt_form must be one of 'post_norm', 'residual', got 'inverse'",
-    ),
-    (SP_TRAIN, f"{ON_TINY} --config={{no_json}}", r"no_json\.json: not whole JSON, line 1"),
-    (SP_TRAIN, f"{ON_TINY} --config {{json_list}}", r"json_list\.json: expected an object of settings, got list"),
-    (SP_TRAIN, "--config {data_text}", r"data_text\.json: data must be an object, got 'bc5cdr'"),
     (SP_TRAIN, f"{ON_TINY} --config {{data_text}}", r"data_text\.json: data must be an object, got 'bc5cdr'"),
     (SP_TRAIN, f"{ON_TINY} --config {{group_text}}", r"group_text\.json: train must be an object, got 3"),
     (SP_TRAIN, f"{ON_TINY} --config {{out_of_range}}", r"epochs must be at least 1, got 0"),
-    (SP_TRAIN, "--config {wrong_choice}", r"--dataset is missing"),
+    (SP_TRAIN, "--config {wrong_type}", r"--dataset is missing"),
     # checkpoints
     (
         SP_TEST,
         "--dataset {tiny}",
         r"no finished run of glinerev on tiny in .*; train one with: python -m glinerev\.train",
     ),
-    (SP_TEST, "--dataset {tiny} --checkpoint {empty}/nope", r"nope: no such run folder"),
-    (SP_TEST, "--dataset {tiny} --checkpoint {empty}", r"run\.json: no such file"),
-    (FT_TEST, "--dataset {tiny} --checkpoint {trained}", r"is a run of 'glinerev', not of 'full_finetune'"),
     (
         SP_TEST,
         "--dataset {other_types} --checkpoint {trained}",
         r"was trained on the types \['protein', 'cell type', 'disease'\]",
     ),
     (SP_TEST, "--dataset nope --checkpoint {trained}", r"data set 'nope' does not exist"),
-    (SP_TRAIN, f"{ON_TINY} --resume latest", r"--resume latest: no unfinished run of glinerev on tiny"),
     (SP_TRAIN, f"{ON_TINY} --resume {{empty}}", r"run\.json: no such file"),
-    (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --resume {{trained}}", r"run .* is finished"),
     (
         "ldsa.test",
         "--dataset {tiny} --checkpoint {trained_ldsa} --threshold 0.5",
         r"--threshold: LDSA takes the best class",
     ),
-    (EXPORT, "--output {empty}/new", r"no finished run of glinerev in"),
-    (EXPORT, "--checkpoint {trained} --output {full}", r"full: exists and is no empty folder"),
-    (EXPORT, "--checkpoint {trained} --output {empty}/new --push-to-hub a/b/c", r"--push-to-hub 'a/b/c': .*a/b/c"),
     (EXPORT, "--checkpoint {trained} --output {empty}/new --result nowhere.json", r"nowhere.json: no such file"),
     # thresholds
-    (
-        "ldsa.train",
-        f"{ON_TINY} --thresholds per-type",
-        r"--thresholds: LDSA takes the best class and has no threshold",
-    ),
+    ("ldsa.train", f"{ON_TINY} --thresholds per-type", r"--thresholds: LDSA takes the best class and has no threshold"),
     (
         SP_TRAIN,
         f"{ON_TINY} --thresholds per-type --threshold 0.3",
@@ -540,7 +373,7 @@ def test_wrong_input_is_one_line_and_status_2(script, line, message, places, cap
     before = set(output.rglob("*"))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        run_script(partial(SCRIPTS[script], arguments))
+        run_script(partial(main, script, arguments))
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -559,33 +392,22 @@ def test_wrong_input_is_one_line_and_status_2(script, line, message, places, cap
         (SP_TRAIN, f"{ON_TINY} --colour red", "--colour"),
         (SP_TRAIN, f"{ON_TINY} --epochs ten", "ten"),
         (SP_TRAIN, f"{ON_TINY} --prompt-form inverse", "inverse"),
-        (FT_TRAIN, f"{ON_TINY} --encoder mono", "mono"),
-        (ZERO, f"{ON_TINY} --labels both", "both"),
         (ZERO, f"{ON_TINY} --split train", "train"),
         (SP_TRAIN, f"{ON_TINY} --precision", "--precision"),
-        (SP_TRAIN, f"{ON_TINY} --resume", "--resume"),
         (EXPORT, "--checkpoint latest", "--output"),
         (SP_TRAIN, f"{ON_TINY} --train-size 0", "train_size must be at least 1, got 0"),
         (SP_TRAIN, f"{ON_TINY} --epochs 0", "epochs must be at least 1, got 0"),
-        (SP_TRAIN, f"{ON_TINY} --threshold 2", "threshold must be between 0 and 1, got 2.0"),
         (ZERO, f"{ON_TINY} --threshold -0.1", "threshold must be between 0 and 1, got -0.1"),
         (SP_TEST, "--dataset {tiny} --threshold nan", "threshold must be between 0 and 1, got nan"),
         (FT_TRAIN, f"{ON_TINY} --encoder-lr 0", "encoder_lr must be positive, got 0.0"),
-        (SP_TRAIN, f"{ON_TINY} --warmup-ratio 2", "warmup_ratio must be between 0 and 1"),
         (ZERO, f"{ON_TINY} --eval-batch-size 0", "eval_batch_size must be at least 1, got 0"),
-        ("injection_cross.train", f"{ON_TINY} --level span --scheme bio", "--scheme bio needs --level token"),
-        ("injection_cross.train", f"{ON_TINY} --pooling mean", "mean"),
-        ("injection_bi.train", f"{ON_TINY} --prompt-length 0", "prompt_length must be at least 1, got 0"),
-        ("softprompt_base.train", f"{ON_TINY} --beta 1", "beta must be at least 0 and less than 1, got 1.0"),
-        ("ldsa.train", f"{ON_TINY} --temperature 0", "temperature must be positive, got 0.0"),
-        (SP_TRAIN, f"{ON_TINY} --no-prompt-encoder --no-head", "nothing to train: --no-prompt-encoder and --no-head"),
     ],
 )
 def test_a_wrong_command_line_names_the_option(script, line, message, places, capsys, monkeypatch, output):
     """tyro frames these; with a wide terminal a message stays on its line."""
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit) as stop:
-        run_script(partial(SCRIPTS[script], fill(line, places)))
+        run_script(partial(main, script, fill(line, places)))
     assert stop.value.code == 2
     printed = capsys.readouterr()
     assert message in printed.err

@@ -74,11 +74,7 @@ FORMAT_1 = Path(__file__).parent / "data" / "format_1" / "results" / "glinerev.j
         (
             [Span(0, 3, A), Span(4, 5, B)],
             [Span(0, 2, A), Span(3, 5, A)],
-            [
-                ("boundary", 0, 0, True, True),
-                ("boundary_and_type", 1, 1, True, False),
-                ("boundary", 0, 1, False, True),
-            ],
+            [("boundary", 0, 0, True, True), ("boundary_and_type", 1, 1, True, False), ("boundary", 0, 1, False, True)],
         ),
     ],
 )
@@ -217,7 +213,7 @@ def test_figures_by_hand(result):
 
 def test_a_result_of_format_1_has_its_page(tmp_path):
     page = tmp_path / "page.html"
-    assert main([str(FORMAT_1), "--output", str(page)]) is None
+    main([str(FORMAT_1), "--output", str(page)])
     stored = json.loads(FORMAT_1.read_text("utf-8"))
     kinds = {kind["name"]: kind for kind in embedded(page)["kinds"]}
     assert {name: stored["errors"][name] for name in ("type", "boundary", "boundary_and_type", "missed")} == {

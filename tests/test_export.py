@@ -10,13 +10,12 @@ from gliner import GLiNER
 from huggingface_hub import HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import load_file
-from tiny import LABELS, RUNTIME, predictions, set_threshold
+from tiny import LABELS, QUICK, RUNTIME, set_threshold
 
 import full_finetune.spec
 import glinerev.export
 import glinerev.spec
 from common.checkpoint import load_checkpoint
-from common.data.dataset import make_sentence
 from common.entry import ExportConfig, export, run_test
 from common.errors import InputError
 from common.evaluation.results import read_result
@@ -28,7 +27,6 @@ pytestmark = pytest.mark.slow
 
 SP, FT = glinerev.spec.SPEC, full_finetune.spec.SPEC
 TOKEN = "hf_thisisasecret"
-CPU = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 
 
 @pytest.fixture
@@ -49,7 +47,7 @@ def exported(path, folder, **options):
 
 
 def test_the_card_says_what_the_model_is(run, tmp_path, dataset_path):
-    result = read_result(run_test(FT, ["--dataset", str(dataset_path), *CPU]))
+    result = read_result(run_test(FT, ["--dataset", str(dataset_path), *QUICK]))
     exported(run, tmp_path / "plain", data_license="CC BY | 3.0")
     card = ModelCard.load(tmp_path / "plain" / "README.md")
     assert (card.data.library_name, card.data.pipeline_tag) == ("gliner", "token-classification")
@@ -110,7 +108,7 @@ def test_figures_are_of_this_model_alone(run, tmp_path, dataset_path):
     exported(run, tmp_path / "untested")
     assert "exported before it was tested" in (tmp_path / "untested" / "README.md").read_text("utf-8")
     # Other thresholds than those that are exported, then another split.
-    options = ["--dataset", str(dataset_path), *CPU]
+    options = ["--dataset", str(dataset_path), *QUICK]
     other = run_test(FT, [*options, "--threshold", "0.1"])
     run_test(FT, [*options, "--split", "validation"])
     exported(run, tmp_path / "still")
@@ -300,6 +298,3 @@ def test_exported_weights_are_those_of_the_run(run, tmp_path):
     weights = load_file(folder / "model.safetensors")
     for name, tensor in load_file(run / "trainable.safetensors").items():
         torch.testing.assert_close(weights[name.removeprefix("core.")], tensor)
-    sentence = make_sentence(["IL-2", "in", "fever"], [])
-    model = load_checkpoint(FT, run).model
-    assert predictions(model, [sentence])[0] is not None

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data, predictions, spans_of
+from tiny import REAL_BASES, REAL_DATA, RUNTIME, needs_real_bases, needs_real_data
 
 import glinerev.model
 import glinerev.spec
-import injection_bi.model
-import injection_bi.spec
 import ldsa.model
 import ldsa.spec
 import softprompt_base.model
@@ -22,52 +20,31 @@ from common.device import make_accelerator
 from common.evaluation.metrics import count_spans, span_scores
 from common.evaluation.predict_split import flat, predict_split
 from common.models.features import EncodedSplit, FeatureCache
-from common.models.prompts import PromptConfig
 from dataset_generation.sources import BENCHMARKS, read_local
 
 pytestmark = pytest.mark.slow
 
-PROMPTS = {"prompts": PromptConfig(prompt_length=4)}
-CACHED = {
-    "LDSA": (ldsa.spec.SPEC, {}),
-    "SP-Base": (softprompt_base.spec.SPEC, {}),
-    "SP-Bi": (injection_bi.spec.SPEC, PROMPTS),
-    "SP-GLiNER": (glinerev.spec.SPEC, {}),
-}
 DISK = replace(RUNTIME, feature_cache="disk")
+
+
+# One reads rows of sub-words, the other rows of words.
+SUBWORDS, WORDS = (softprompt_base.spec.SPEC, "bi-bert"), (glinerev.spec.SPEC, "bi-bert")
 
 
 @pytest.fixture
 def model(trial):
-    return trial(*_row("SP-Base")).model()
-
-
-def _row(name):
-    return CACHED[name][0], "bi-bert"
+    return trial(*SUBWORDS).model()
 
 
 def stored(cache, model, sentences):
     return cache.encode(model, sentences, make_accelerator(cache.runtime), "x")
 
 
-@pytest.mark.parametrize("name", CACHED)
-@pytest.mark.parametrize("runtime", [RUNTIME, DISK], ids=["memory", "disk"])
-def test_stored_features_give_the_predictions_of_the_whole_model(trial, name, runtime):
-    spec, settings = CACHED[name]
-    made = trial(spec, "bi-bert", **settings)
-    model, _ = made.train()
-    split = stored(FeatureCache(runtime), model, made.data.test)
-    assert split.store is not None
-    found = flat(predict_split(model, split, runtime, make_accelerator(runtime)))
-    assert [sorted(spans) for spans in found] == spans_of(predictions(model, made.data.test))
-
-
-@pytest.mark.parametrize("name", CACHED)
-def test_training_on_disk_and_in_memory_is_the_same(trial, name):
-    spec, settings = CACHED[name]
+@pytest.mark.parametrize("read", [SUBWORDS, WORDS], ids=["sub-words", "words"])
+def test_training_on_disk_and_in_memory_is_the_same(trial, read):
     histories = []
     for runtime in (RUNTIME, DISK, replace(RUNTIME, feature_memory_mb=0)):
-        _, run = trial(spec, "bi-bert", runtime=runtime, **settings).train()
+        _, run = trial(*read, runtime=runtime).train()
         histories.append([(entry["train_loss"], entry["validation"]["macro_f1"]) for entry in run.record["history"]])
     assert histories[0] == histories[1] == histories[2]
 
@@ -86,10 +63,10 @@ def test_rows_are_the_frozen_parts_output(model, data):
 
 def test_one_cache_computes_equal_splits_once(trial, data, monkeypatch):
     cache = FeatureCache(RUNTIME)
-    first = stored(cache, trial(*_row("SP-Base")).model(), data.test)
+    first = stored(cache, trial(*SUBWORDS).model(), data.test)
     monkeypatch.setattr(cache, "_compute", lambda *_: pytest.fail("computed again"))
     # Another approach that reads the same rows of the same text.
-    second = stored(cache, trial(*_row("LDSA")).model(), data.test)
+    second = stored(cache, trial(ldsa.spec.SPEC, "bi-bert").model(), data.test)
     assert second.store is first.store
     assert (first.seconds > 0, second.seconds) == (True, 0.0)
 
@@ -127,15 +104,15 @@ def keys(cache, model, sentences):
 
 
 def test_the_key_changes_with_all_that_the_features_depend_on(trial, data):
-    made = trial(*_row("SP-Base"))
+    made = trial(*SUBWORDS)
     plain = keys(FeatureCache(RUNTIME), made.model(), data.test)
     assert keys(FeatureCache(RUNTIME), made.model(), data.test) == plain
     other_text = [*data.test[:-1], make_sentence(["fever", "was", "seen"], [])]
     weights = made.model()
     with torch.no_grad():
         next(weights.core.token_rep_layer.bert_layer.parameters()).flatten()[0] += 1e-3
-    words = trial(glinerev.spec.SPEC, "bi-bert").model()
-    first = trial(glinerev.spec.SPEC, "bi-bert", subword_pooling="first").model()
+    words = trial(*WORDS).model()
+    first = trial(*WORDS, subword_pooling="first").model()
     found = [
         plain,
         keys(FeatureCache(RUNTIME), made.model(), data.test[:-1]),
@@ -149,7 +126,7 @@ def test_the_key_changes_with_all_that_the_features_depend_on(trial, data):
 
 
 def test_what_is_trained_is_not_in_the_key(trial, data):
-    made = trial(*_row("LDSA"))
+    made = trial(ldsa.spec.SPEC, "bi-bert")
     trained, _ = made.train()
     assert keys(FeatureCache(RUNTIME), trained, data.test) == keys(FeatureCache(RUNTIME), made.model(), data.test)
 

@@ -9,16 +9,12 @@ import torch
 from tiny import LABELS, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from common.bases import load_base
-from common.entry import ExportConfig, export
 from common.errors import InputError, TrainingError
 from common.files import read_json
 from common.models.base import PARTS
-from common.models.span_model import SpanModel
 from common.spec import variant_text
 from common.training.recorder import Recorder
 from common.training.records import RUN_FILE, WEIGHTS_FILE
-from common.training.run_folder import load_tensors
 from full_finetune.gliner_trainer import fit_with_gliner
 from full_finetune.spec import SPEC, variant
 from full_finetune.train import main
@@ -46,16 +42,6 @@ def by_gliner(request, trial):
         return trial(SPEC, request.param, encoder=encoder, trainer="gliner", **settings)
 
     return make
-
-
-@pytest.mark.parametrize(("base", "bilstm"), [("bi-bert", False), ("cross-bert", True)])
-def test_everything_in_the_forward_pass_is_trained(trial, base, bilstm):
-    made = trial(SPEC, base, encoder=base.split("-")[0])
-    model, run = made.train()
-    trained = set(load_tensors(run.path / WEIGHTS_FILE))
-    every = {name for name, _ in model.named_parameters()}
-    assert every - trained == {name for name in every if name.startswith("core.rnn.") and not bilstm}
-    assert any(name.startswith("core.rnn.") for name in every)
 
 
 def test_a_base_without_a_bilstm_and_with_a_cross_fuser(trial):
@@ -211,13 +197,13 @@ def test_its_record_has_the_keys_of_ours(trial):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_its_best_checkpoint(trial, monkeypatch, caplog):
-    made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 3})
-    validate, calls = Recorder.validate, []
+    made = trial(SPEC, "bi-bert", trainer="gliner", train={"epochs": 3, "select_by": "loss"})
+    validate, after = Recorder.validate, []
 
     def stop(recorder):
-        calls.append(1)
-        if len(calls) == 3:  # of the untrained model, of epoch 1
+        if len(after) == 2:  # of the untrained model, of epoch 1
             raise KeyboardInterrupt
+        after.append(digest(recorder.model))
         return validate(recorder)
 
     monkeypatch.setattr(Recorder, "validate", stop)
@@ -226,7 +212,7 @@ def test_ctrl_c_keeps_its_best_checkpoint(trial, monkeypatch, caplog):
         fit_with_gliner(made.model(), made.data, made.config, run)
     assert f"interrupted; best checkpoint so far (epoch 1): {run.path}" in caplog.text
     assert read_json(run.path / RUN_FILE)["status"] == "interrupted"
-    assert predictions(made.load(run), made.data.test) is not None
+    assert digest(made.load(run)) == after[1] != after[0]
 
 
 def test_it_cannot_resume(trial, gliner_folder, dataset_path):
@@ -237,23 +223,3 @@ def test_it_cannot_resume(trial, gliner_folder, dataset_path):
     options += "--epochs 1 --batch-size 8 --seed 1 --precision fp32 --device cpu --patience 0".split()  # noqa: SIM905
     with pytest.raises(InputError, match="gliner's trainer cannot resume; use --trainer common"):
         main([*options, "--eval-batch-size", "8", "--resume", str(run.path)])
-
-
-# -- export -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("base", ["bi-bert", "cross-deberta"])
-def test_an_export_is_a_plain_gliner_with_equal_scores(trial, base, tmp_path):
-    encoder = base.split("-")[0]
-    made = trial(SPEC, base, train={"epochs": 1}, encoder=encoder, encoder_lr=1e-3, others_lr=1e-2)
-    model, run = made.train()
-    export(SPEC, ExportConfig(tmp_path / "plain", str(run.path)))
-    plain = SpanModel(load_base(str(tmp_path / "plain"), encoder), LABELS, LABELS.names)
-    untrained = SpanModel(made.base(), LABELS, LABELS.names)
-    batch = model.collate(model.encode(made.data.test))
-    with torch.no_grad():
-        ours, theirs, before = (side.logits(batch) for side in (model, plain, untrained))
-    inside = ours.isfinite()
-    torch.testing.assert_close(theirs[inside], ours[inside], rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(before[inside], ours[inside], atol=1e-2)
-    assert read_json(tmp_path / "plain" / "adaptation.json")["threshold"] == run.record["threshold"]

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.models.cache import for_rows
 from common.models.causal_lm import load_language_model
 from common.models.chat import Chat
-from common.models.generation import GREEDY, AnswerStore, Generator, Prompt, Sampling, answer_key, draw_tokens
+from common.models.generation import GREEDY, Answer, AnswerStore, Generator, Prompt, Sampling, answer_key, draw_tokens
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 500, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -166,16 +166,12 @@ def test_temperature_sharpens():
     assert draw_tokens(torch.tensor([[5.0, 0.0, -100.0]]), nearly_one, Sampling(1.0, 0.9, 0)).tolist() == [0]
 
 
-def test_an_answers_text_has_a_probability(make, prompts):
-    answer = make(ends=(1,)).answers([(prompts[2], GREEDY)], SAMPLING)[0]
-    assert answer.ends[-1] == len(answer.text)
-    assert list(answer.ends) == sorted(answer.ends)
-    assert answer.probability(0, len(answer.text)) == pytest.approx(np.mean(answer.probabilities))
-    first = next(end for end in answer.ends if end)
-    assert answer.probability(0, first) == pytest.approx(
-        np.mean([p for p, end in zip(answer.probabilities, answer.ends, strict=True) if end <= first and end]), abs=1
-    )
-    assert answer.probability(5, 5) == 0.0
+def test_the_probability_of_a_part_of_an_answer_is_the_mean_of_its_tokens():
+    texts = ["", "a", "ab ", "ab c", "ab cd"]
+    answer = Answer("ab cd", True, (0.1, 0.2, 0.4, 0.8), 5, 0.0, False, texts.__getitem__)
+    assert answer.ends == (1, 3, 4, 5)
+    parts = {(0, 5): 0.375, (0, 1): 0.1, (1, 2): 0.2, (2, 4): 0.3, (3, 5): 0.6, (5, 5): 0.0}
+    assert {part: answer.probability(*part) for part in parts} == pytest.approx(parts)
 
 
 # -- store ------------------------------------------------------------------------------------------------------------

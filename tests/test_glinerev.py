@@ -3,17 +3,15 @@ GLiNER.
 """
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
 from gliner import GLiNER
 from safetensors import safe_open
-from tiny import ENTITIES, LABELS, RUNTIME, predictions, set_threshold
+from tiny import ENTITIES, LABELS, predictions, set_threshold
 from torch import nn
 
 import common.entry
-from common.approach import freeze_all_but
 from common.bases import load_base
 from common.config import DataConfig
 from common.data.dataset import make_sentence
@@ -22,8 +20,6 @@ from common.errors import InputError
 from common.files import read_json
 from common.models.span_model import SpanModel
 from common.spec import variant_text
-from common.training.records import WEIGHTS_FILE
-from common.training.run_folder import load_tensors
 from glinerev.config import Config
 from glinerev.export import main
 from glinerev.model import PromptEmbedding, PromptEncoder, build
@@ -141,64 +137,27 @@ def test_special_tokens_are_untouched_and_come_from_the_tokenizer(load):
     assert sorted((~changed).nonzero().flatten().tolist()) == special
 
 
-def test_the_text_branch_is_untouched(load, data):
-    plain = SpanModel(load("bi-bert"), LABELS, LABELS.names)
-    adapted = build(config(prompt_form="post_norm"), load("bi-bert"), LABELS)
-    batch = plain.collate(plain.encode(data.test))
-    with torch.no_grad():
-        assert torch.equal(plain._words(batch), adapted._words(batch))
-
-
-def test_a_cross_encoder_has_no_label_encoder(load):
-    with pytest.raises(InputError, match=r"\(UniEncoderSpanGLiNER\) has no label encoder"):
-        build(config(), load("cross-bert"), LABELS)
-
-
-# -- what is trained --------------------------------------------------------------------------------------------------
-
-
-def changed_parts(made) -> set[str]:
-    """Which parts of the model a run changed."""
-    before = {name: p.clone() for name, p in made.model().named_parameters()}
-    model, run = made.train()
-    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
-    assert changed <= set(load_tensors(run.path / WEIGHTS_FILE))
-    parts = {
-        "prompt encoder": lambda name: ".prompt_encoder." in name,
-        "head": lambda name: name.startswith(("core.span_rep_layer", "core.prompt_rep_layer")),
-        "label encoder": lambda name: ".labels_encoder." in name and ".prompt_encoder." not in name,
-        "label projection": lambda name: ".labels_projection." in name,
-        "text encoder": lambda name: ".bert_layer." in name,
-        "text projection": lambda name: ".token_rep_layer.projection." in name,
-        "BiLSTM": lambda name: ".rnn." in name,
-    }
-    assert all(any(belongs(name) for belongs in parts.values()) for name in changed)
-    return {part for part, belongs in parts.items() if any(map(belongs, changed))}
+# -- settings ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("settings", "parts", "name"),
+    ("settings", "name"),
     [
-        ({}, {"prompt encoder", "head"}, "residual, prompt rate 0.01"),
-        ({"prompt_form": "post_norm"}, {"prompt encoder", "head"}, "post_norm, prompt rate 0.01"),
-        ({"prompt_encoder": False}, {"head"}, "head only, prompt rate 0.01"),
-        ({"head": False}, {"prompt encoder"}, "residual, prompt rate 0.01, prompt only"),
-        ({"prompt_layers": 3}, {"prompt encoder", "head"}, "residual, 3 layers, prompt rate 0.01"),
-        (
-            {"rest_lr": 1e-3},
-            {"prompt encoder", "head", "label encoder", "label projection", "text encoder", "text projection"},
-            None,
-        ),
+        ({}, "residual"),
+        ({"prompt_form": "post_norm"}, "post_norm"),
+        ({"prompt_encoder": False}, "head only"),
+        ({"head": False}, "residual, prompt only"),
+        ({"prompt_layers": 3}, "residual, 3 layers"),
+        ({"prompt_layers": 2, "prompt_hidden": 64}, "residual, 2 layers of 64"),
+        ({"unfreeze_head_after": 3}, "residual, head unfrozen after 3"),
+        ({"prompt_encoder_lr": 1e-2}, "residual, prompt rate 0.01"),
     ],
-    # The order of a set differs between processes, and so would the names of the tests.
-    ids=lambda value: " ".join(sorted(value)) if isinstance(value, set) else str(value),
 )
-def test_controls_train_what_they_say(trial, settings, parts, name):
-    train = {"epochs": 1, "select_by": "loss"}
-    made = trial(SPEC, "bi-bert", train=train, prompt_encoder_lr=1e-2, **settings)
-    assert changed_parts(made) == parts
-    if name:
-        assert variant_text(variant(made.config)) == name
+def test_names_of_variants(settings, name):
+    """A rate is tuned: another one is in the name, and yet the default variant."""
+    found = variant(config(**settings))
+    assert variant_text(found) == name
+    assert SPEC.is_default(found, "bi") == (set(settings) <= {"prompt_encoder_lr"})
 
 
 def test_the_head_only_control_has_no_prompt_encoder(load):
@@ -206,55 +165,13 @@ def test_the_head_only_control_has_no_prompt_encoder(load):
     assert not any(isinstance(module, PromptEmbedding) for module in model.modules())
 
 
-def test_no_prompt_encoder_and_no_head_is_an_error():
-    with pytest.raises(InputError, match="nothing to train: --no-prompt-encoder and --no-head exclude each other"):
-        config(prompt_encoder=False, head=False)
-
-
-def test_each_part_has_its_own_rate(trial):
-    made = trial(SPEC, "bi-bert", prompt_encoder_lr=3e-3, downstream_lr=2e-3, rest_lr=1e-3)
-    model = made.model()
-    assert {part.name: part.learning_rate for part in model.parts} == {
-        "prompt encoder": 3e-3, "downstream": 2e-3, "rest": 1e-3,
-    }  # fmt: skip
-    _, run = made.train()
-    rates = run.record["history"][0]["learning_rates"]
-    assert rates["prompt encoder"] / rates["rest"] == pytest.approx(3)
-    assert rates["downstream"] / rates["rest"] == pytest.approx(2)
-
-
-def test_the_bilstm_is_frozen_and_never_counted(trial):
-    """gliner builds a bi-encoder's BiLSTM and never calls it."""
-    for settings in ({}, {"rest_lr": 1e-3}):
-        made = trial(SPEC, "bi-bert", **settings)
-        model = made.model()
-        assert model.base.has("BiLSTM")
-        trained = freeze_all_but(model, model.parts)
-        assert not any(".rnn." in name for name in trained)
-        calls = []
-        model.core.rnn.register_forward_hook(lambda *_, calls=calls: calls.append(1))
-        model(model.collate(model.encode(made.data.test[:2])))
-        assert not calls
-
-
-def test_the_name_says_how_the_head_is_unfrozen_and_that_a_rate_is_tuned():
-    unfrozen = variant(config(unfreeze_head_after=3))
-    assert variant_text(unfrozen) == "residual, head unfrozen after 3"
-    assert not SPEC.is_default(unfrozen, "bi")
-    assert SPEC.is_default(variant(config(prompt_encoder_lr=2e-3)), "bi")
-    assert variant_text(variant(config(prompt_layers=2, prompt_hidden=64))) == "residual, 2 layers of 64"
-
-
-@pytest.mark.parametrize("name", ["prompt_encoder_lr", "downstream_lr"])
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_rates_out_of_range(name, value):
-    with pytest.raises(InputError, match=f"{name} must be positive, got"):
-        config(**{name: value})
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"prompt_encoder": False, "head": False}, "nothing to train: --no-prompt-encoder and --no-head exclude each"),
+        ({"prompt_encoder_lr": 0.0}, "prompt_encoder_lr must be positive, got 0.0"),
+        ({"downstream_lr": float("nan")}, "downstream_lr must be positive, got nan"),
+        ({"downstream_lr": float("inf")}, "downstream_lr must be positive, got inf"),
         ({"rest_lr": -1e-5}, "rest_lr must be at least 0"),
         ({"focal_gamma": -1.0}, "focal_gamma must be at least 0, got -1.0"),
         ({"focal_alpha": 2.0}, "focal_alpha must be between 0 and 1, got 2.0"),
@@ -288,57 +205,54 @@ EXPORTED = {
 }
 
 
-@pytest.fixture(params=EXPORTED)
-def trained(request, trial):
-    """A run whose prompt encoder has moved far from where it started."""
-    base, settings = EXPORTED[request.param]
-    made = trial(
-        SPEC, base, train={"epochs": 4, "batch_size": 4}, prompt_encoder_lr=2e-2, downstream_lr=1e-2, **settings
-    )
-    model, run = made.train()
-    set_threshold(model, made.data.test)
-    return made, model, run
-
-
 def export(run, output):
     common.entry.export(SPEC, ExportConfig(output, str(run)))
 
 
+def shapes(folder):
+    """The tensors of a model's folder."""
+    with safe_open(f"{folder}/model.safetensors", framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
 @pytest.mark.slow
-def test_an_export_is_a_plain_gliner_with_equal_scores(trained, tmp_path):
-    made, model, run = trained
+@pytest.mark.parametrize("case", EXPORTED)
+def test_an_export_is_a_plain_gliner_with_equal_scores(trial, tmp_path, case):
+    """Of a run whose prompt encoder has moved far from where it started."""
+    base, settings = EXPORTED[case]
+    train = {"epochs": 4, "batch_size": 4}
+    made = trial(SPEC, base, train=train, prompt_encoder_lr=2e-2, downstream_lr=1e-2, **settings)
+    model, run = made.train()
     output = tmp_path / "exported" / "plain"
     export(run.path, output)
-    plain = SpanModel(load_base(str(output), "bi"), LABELS, LABELS.names, threshold=model.threshold)
+    plain = SpanModel(load_base(str(output), "bi"), LABELS, LABELS.names)
+    untrained = SpanModel(made.base(), LABELS, LABELS.names)
     batch = model.collate(model.encode(made.data.test))
     with torch.no_grad():
-        ours, theirs = model.logits(batch), plain.logits(batch)
+        ours, theirs, before = (side.logits(batch) for side in (model, plain, untrained))
     inside = ours.isfinite()
     torch.testing.assert_close(theirs[inside], ours[inside], rtol=1e-5, atol=1e-5)
-    # And not the base's scores.
-    untrained = SpanModel(made.base(), LABELS, LABELS.names)
-    with torch.no_grad():
-        assert not torch.allclose(untrained.logits(batch)[inside], ours[inside], atol=1e-2)
+    assert not torch.allclose(before[inside], ours[inside], atol=1e-2)
     # For labels that it was not trained on, too.
     for texts in (LABELS.descriptions, ("the", "monocytes of patients", "IL-2")):
         vectors = [label_vectors(SpanModel(side.base, LABELS, texts)) for side in (model, plain)]
         torch.testing.assert_close(*vectors, rtol=1e-5, atol=1e-5)
 
+    # It has the files and tensors of its base, and none of ours.
+    assert shapes(output) == shapes(made.config.base_model)
+    names = {path.name for path in output.iterdir()}
+    assert names == {path.name for path in made.base_folder().iterdir()} | {"adaptation.json", "README.md"}
+    assert [path.name for path in output.parent.iterdir()] == ["plain"]
+    about = read_json(output / "adaptation.json")
+    assert about["threshold"] == run.record["threshold"]
+    assert list(about["labels"]) == run.record["labels"]["names"]
 
-@pytest.mark.slow
-def test_an_export_loads_without_our_code_and_predicts_the_same_entities(trained, tmp_path):
-    _, model, run = trained
-    output = tmp_path / "plain"
-    export(run.path, output)
+    # gliner alone finds the same in it, of words that gliner's own splitter leaves whole.
     gliner = GLiNER.from_pretrained(str(output), local_files_only=True)
-    # Words that gliner's own splitter leaves whole.
-    words = [w for texts in ENTITIES.values() for text in texts for w in text.split() if w.isalnum()] + [
-        "the",
-        "of",
-        "in",
-    ]
+    words = [word for texts in ENTITIES.values() for text in texts for word in text.split() if word.isalnum()]
     generator = random.Random(0)
-    sentences = [make_sentence(generator.choices(words, k=generator.randint(2, 9)), []) for _ in range(30)]
+    picked = [generator.choices([*words, "the", "of", "in"], k=generator.randint(2, 9)) for _ in range(30)]
+    sentences = [make_sentence(chosen, []) for chosen in picked]
     set_threshold(model, sentences)
     found = predictions(model, sentences)
     assert sum(map(len, found)) > 10
@@ -349,27 +263,6 @@ def test_an_export_loads_without_our_code_and_predicts_the_same_entities(trained
         theirs = [(entity["text"], entity["label"], entity["score"]) for entity in entities]
         assert sorted(item[:2] for item in theirs) == sorted(item[:2] for item in expected)
         assert sorted(item[2] for item in theirs) == pytest.approx(sorted(item[2] for item in expected), abs=1e-4)
-
-
-@pytest.mark.slow
-def test_an_export_has_the_files_and_tensors_of_its_base_and_none_of_ours(trained, tmp_path):
-    made, _, run = trained
-    output = tmp_path / "plain"
-    export(run.path, output)
-    base = made.config.base_model
-
-    def contents(folder):
-        with safe_open(f"{folder}/model.safetensors", framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-
-    assert contents(output) == contents(base)
-    assert not any("prompt_encoder" in name for name in contents(output))
-    names = {path.name for path in output.iterdir()}
-    assert names == {path.name for path in made.base_folder().iterdir()} | {"adaptation.json", "README.md"}
-    about = read_json(output / "adaptation.json")
-    assert about["threshold"] == run.record["threshold"]
-    assert list(about["labels"]) == run.record["labels"]["names"]
-    assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def test_an_export_overwrites_nothing(trial, tmp_path):
@@ -397,22 +290,3 @@ def test_export_by_command_line(trial, tmp_path):
     assert (output / "gliner_config.json").is_file()
     with pytest.raises(InputError, match="no finished run of glinerev on other"):
         main(["--dataset", "other", "--output", str(tmp_path / "b")])
-
-
-def test_merged_table_by_hand(load):
-    model = build(config(prompt_form="post_norm"), load("bi-bert"), LABELS)
-    embedding = label_embedding(model)
-    merged = embedding.merged()
-    ids = torch.randint(0, embedding.embedding.num_embeddings, (3, 9))
-    with torch.no_grad():
-        torch.testing.assert_close(merged(ids), embedding(ids))
-    assert type(merged) is nn.Embedding
-    assert merged.padding_idx == embedding.embedding.padding_idx
-
-
-def test_prompt_only_keeps_the_stored_features(trial):
-    """Neither control run touches the text encoder, so both read stored features."""
-    for settings in ({}, {"head": False}, {"prompt_encoder": False}):
-        assert trial(SPEC, "bi-bert", **settings).model().frozen_part() is not None
-    made = trial(SPEC, "bi-bert", rest_lr=1e-4, runtime=replace(RUNTIME, feature_cache="memory"))
-    assert made.model().frozen_part() is None

@@ -10,18 +10,14 @@ from torch import nn
 
 from common.approach import count_parameters, freeze_all_but
 from common.bases import load_base
-from common.checkpoint import load_checkpoint
 from common.config import DataConfig
 from common.data.dataset import make_sentence
-from common.data.labels import LabelSet
 from common.entry import ExportConfig, export
 from common.errors import InputError
 from common.files import write_json
 from common.models.span_model import SpanModel
 from common.settings import parse_training
 from common.spec import variant_text
-from common.training.records import WEIGHTS_FILE
-from common.training.run_folder import load_tensors
 from lora.config import DEFAULTS, Config
 from lora.model import adapted_layers, block_layers, build, chosen_layers, merge
 from lora.spec import SPEC, TITLES, variant
@@ -30,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 METHODS = tuple(DEFAULTS)
 ADAPTERS = tuple(method for method in METHODS if method != "bitfit")
-PLACES = [("bi-bert", "both"), ("bi-deberta", "text"), ("cross-bert", "text"), ("cross-deberta", "text")]
+PLACES = [("bi-bert", "both"), ("cross-deberta", "text")]
 
 
 def config(**settings) -> Config:
@@ -62,13 +58,20 @@ def scores(model, sentences) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("name", "target"), PLACES)
-def test_it_starts_from_the_base_model(load, data, method, name, target):
-    before = scores(SpanModel(load(name), LABELS, LABELS.names), data.test)
+def test_it_starts_from_the_base_model_and_is_merged_into_one(load, data, method, name, target):
+    plain = SpanModel(load(name), LABELS, LABELS.names)
+    before = scores(plain, data.test)
     model = adapted(load(name), method, target=target)
+    inside = {path.split(".")[2] for part in model.parts if part.name != "head" for path in part.modules}
+    assert inside == ({"bert_layer", "labels_encoder"} if target == "both" else {"bert_layer"})
     # DoRA divides by a norm and multiplies by it.
     torch.testing.assert_close(scores(model, data.test), before, rtol=0, atol=1e-5 if method == "dora" else 0)
     disturb(model)
-    assert (scores(model, data.test) - before).abs().max() > 1e-2
+    trained = scores(model, data.test)
+    assert (trained - before).abs().max() > 1e-2
+    merge(model.base)
+    assert set(model.state_dict()) == set(plain.state_dict())
+    torch.testing.assert_close(scores(model, data.test), trained, rtol=1e-5, atol=1e-5)
 
 
 def by_hand(method: str, layer, feedforward: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -123,18 +126,6 @@ def test_methods_by_hand(load, method):
         torch.testing.assert_close(merged[path].bias, bias)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("name", "target"), PLACES)
-def test_merged_weights_give_the_same_scores(load, data, method, name, target):
-    model = adapted(load(name), method, target=target)
-    names = set(SpanModel(load(name), LABELS, LABELS.names).state_dict())
-    disturb(model)
-    before = scores(model, data.test)
-    merge(model.base)
-    assert set(model.state_dict()) == names
-    torch.testing.assert_close(scores(model, data.test), before, rtol=1e-5, atol=1e-5)
-
-
 # -- where it acts ----------------------------------------------------------------------------------------------------
 
 
@@ -163,19 +154,7 @@ def test_layers(load, name, method, modules, expected):
     assert "label encoder" not in {part.name for part in model.parts}
 
 
-@pytest.mark.parametrize(
-    ("target", "changed"),
-    [("text", {"bert_layer"}), ("label", {"labels_encoder"}), ("both", {"bert_layer", "labels_encoder"})],
-)
-@pytest.mark.parametrize("method", ["lora", "bitfit"])
-def test_targets(load, method, target, changed):
-    model = adapted(load("bi-bert"), method, target=target, head=False)
-    trained = freeze_all_but(model, model.parts)
-    assert {name.split(".")[2] for name in trained} == changed
-    assert all(name.startswith("core.token_rep_layer.") for name in trained)
-
-
-@pytest.mark.parametrize("target", ["text", "label", "both"])
+@pytest.mark.parametrize("target", ["text", "label"])
 def test_stored_features_are_used_where_the_text_encoder_is_untouched(trial, target):
     settings = {"target": target, "train": {"epochs": 2}}
     made = trial(SPEC, "bi-bert", **settings, runtime=replace(RUNTIME, feature_cache="memory"))
@@ -204,15 +183,6 @@ def test_the_trained_parameters_are_counted(load):
     base = sum(parameter.numel() for parameter in load("cross-bert").core.parameters())
     model = adapted(load("cross-bert"), "lora", head=False)
     assert count_parameters(model)[1] == base + lora
-
-
-def test_a_checkpoint_holds_what_is_trained_alone(trial):
-    run = trial(SPEC, "bi-bert", head=False, train={"epochs": 1}).train()[1]
-    names = set(load_tensors(run.path / WEIGHTS_FILE))
-    assert len(names) == 2 * 2 * 6
-    assert all(".lora_A." in name or ".lora_B." in name for name in names)
-    counted = run.record["parameters"]
-    assert counted["with_gradient"] == counted["trainable"]
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -261,36 +231,13 @@ def test_adapters_are_float32_and_train_in_bf16(trial):
     assert losses[1] < losses[0]
 
 
-def test_nothing_pulls_scales_towards_zero(trial):
-    """At a rate of nearly 0 and a large decay, scales stay at what they were."""
-    for method, name in (("ia3", ".ia3_l."), ("dora", ".lora_magnitude_vector.")):
-        made = trial(
-            SPEC, "bi-bert", method=method, head=False, adapter_lr=1e-9, train={"epochs": 1, "weight_decay": 1e6}
-        )
-        before = {key: p.clone() for key, p in made.model().named_parameters() if name in key}
-        after = dict(made.train()[0].named_parameters())
-        assert before
-        for key, parameter in before.items():
-            torch.testing.assert_close(after[key], parameter, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("target", ["text", "both"])
-def test_gradient_checkpointing_trains_the_same(trial, target):
+def test_gradient_checkpointing_trains_the_same(trial):
     losses = []
     for checkpointing in (False, True):
         train = {"epochs": 1, "gradient_checkpointing": checkpointing}
-        made = trial(SPEC, "bi-bert", target=target, dropout=0.0, train=train, base_settings={"dropout": 0.0})
+        made = trial(SPEC, "bi-bert", target="both", dropout=0.0, train=train, base_settings={"dropout": 0.0})
         losses.append(made.train()[1].record["history"][0]["train_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-
-
-def test_each_part_has_its_own_rate(trial):
-    made = trial(SPEC, "bi-bert", method="dora", adapter_lr=3e-3, head_lr=1e-3)
-    assert {part.name: part.learning_rate for part in made.model().parts} == {
-        "adapters": 3e-3, "scales": 3e-3, "head": 1e-3,
-    }  # fmt: skip
-    rates = made.train()[1].record["history"][0]["learning_rates"]
-    assert set(rates) == {"adapters", "scales, no decay", "head", "head, no decay"}
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -310,8 +257,6 @@ def test_each_part_has_its_own_rate(trial):
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"adapter_lr": 0.0}, "adapter_lr must be positive, got 0.0"),
         ({"head_lr": float("inf")}, "head_lr must be positive, got inf"),
-        ({"focal_gamma": -1.0}, "focal_gamma must be at least 0, got -1.0"),
-        ({"focal_alpha": 2.0}, "focal_alpha must be between 0 and 1, got 2.0"),
         ({"threshold": 1.5}, "threshold must be between 0 and 1, got 1.5"),
         ({"word_dropout": -0.1}, "word_dropout must be between 0 and 1, got -0.1"),
     ],
@@ -390,7 +335,7 @@ def test_the_command_line_chooses_another_method_than_a_file(tmp_path):
 # -- use --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "method"), [("bi-bert", "dora"), ("cross-deberta", "lora"), ("bi-deberta", "bitfit")])
+@pytest.mark.parametrize(("name", "method"), [("cross-deberta", "dora"), ("bi-bert", "bitfit")])
 def test_an_export_is_a_plain_gliner_with_equal_scores(trial, data, tmp_path, name, method):
     encoder = name.split("-")[0]
     made = trial(SPEC, name, method=method, encoder=encoder, adapter_lr=1e-2, train={"epochs": 1, "select_by": "loss"})
@@ -408,12 +353,3 @@ def test_an_export_is_a_plain_gliner_with_equal_scores(trial, data, tmp_path, na
     theirs = gliner.predict_entities(" ".join(sentences[0].words), list(LABELS.names), threshold=model.threshold)
     assert ours
     assert sorted(item["score"] for item in theirs) == pytest.approx(sorted(item.score for item in ours), abs=1e-4)
-
-
-def test_it_is_asked_for_other_types(trial, data):
-    run = trial(SPEC, "bi-bert", train={"epochs": 1}).train()[1]
-    other = LabelSet(("protein", "drug"), ("A molecule.", "A medicine."), "Any other word.")
-    model = load_checkpoint(SPEC, run.path, labels=other).model
-    sentences = [make_sentence(sentence.words, []) for sentence in data.test]
-    set_threshold(model, sentences)
-    assert "drug" in {item.span.label for found in predictions(model, sentences) for item in found}

@@ -2,7 +2,6 @@
 hand.
 """
 
-import math
 from decimal import Decimal, localcontext
 from itertools import pairwise
 
@@ -44,26 +43,6 @@ def test_equal_to_gliner_with_gradients(gamma, alpha):
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_gamma_0_is_cross_entropy():
-    logits, targets = random_case()
-    expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    assert torch.equal(binary_focal_loss(logits, targets), expected)
-
-
-def test_by_hand():
-    # p = 0.8 and the answer is yes, p = 0.8 and the answer is no.
-    logits = torch.tensor([math.log(4), math.log(4)])
-    loss = binary_focal_loss(logits, torch.tensor([1, 0]), gamma=2.0, alpha=0.25)
-    assert loss.tolist() == pytest.approx([-0.25 * 0.2**2 * math.log(0.8), -0.75 * 0.8**2 * math.log(0.2)])
-
-
-def test_a_larger_gamma_lowers_the_loss_of_every_element():
-    logits, targets = random_case()
-    losses = [binary_focal_loss(logits, targets, gamma=gamma) for gamma in (0.0, 1.0, 3.0)]
-    assert (losses[0] > losses[1]).all()
-    assert (losses[1] > losses[2]).all()
-
-
 @pytest.mark.parametrize("gamma", [0.01, 0.5, 2.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_extreme_logits_are_finite_and_float32(dtype, gamma):
@@ -78,18 +57,16 @@ def test_extreme_logits_are_finite_and_float32(dtype, gamma):
         assert gradient[0 if answer else -1] != 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"gamma": -0.1}, "gamma must be >= 0, got -0.1"), ({"alpha": 1.5}, "alpha must be between 0 and 1, got 1.5")],
-)
-def test_values_out_of_range(options, message):
-    with pytest.raises(ValueError, match=message):
-        binary_focal_loss(torch.zeros(2), torch.zeros(2), **options)
-
-
-def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"\(2, 3\) and targets \(3, 2\) differ"):
-        binary_focal_loss(torch.zeros(2, 3), torch.zeros(3, 2))
+def test_what_no_focal_loss_takes():
+    two, outside = torch.zeros(2), torch.zeros(1, dtype=torch.int64)
+    for call, message in (
+        (lambda: binary_focal_loss(two, two, gamma=-0.1), "gamma must be >= 0, got -0.1"),
+        (lambda: binary_focal_loss(two, two, alpha=1.5), "alpha must be between 0 and 1, got 1.5"),
+        (lambda: binary_focal_loss(torch.zeros(2, 3), torch.zeros(3, 2)), r"\(2, 3\) and targets \(3, 2\) differ"),
+        (lambda: token_focal_loss(torch.zeros(1, 2), outside, gamma=-1), "gamma must be >= 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 # -- class weights ----------------------------------------------------------------------------------------------------
@@ -143,16 +120,6 @@ def test_class_balanced_weights_of_jnlpba(beta, printed):
         assert f"{weight:.{digits}f}" == expected, name
 
 
-def test_nearly_every_weight_is_the_same_below_the_least_count():
-    counts = torch.tensor([*JNLPBA_WORDS.values()])
-    spread = {beta: class_balanced_weights(counts, beta) for beta in (0.99, 0.999, 0.9999, 0.99999)}
-    ratios = [float(weights.max() / weights.min()) for weights in spread.values()]
-    assert ratios == sorted(ratios)
-    assert ratios[0] == pytest.approx(1)
-    assert ratios[1] < 1.1
-    assert ratios[2] > 4
-
-
 @given(some_counts, st.floats(0, 1, exclude_max=True))
 def test_class_balanced_weights_add_up_and_fall_with_the_count(counts, beta):
     weights = class_balanced_weights(torch.tensor(counts), beta)
@@ -173,7 +140,7 @@ def test_beta_0_weighs_all_classes_that_occur_alike(counts):
         assert weights.tolist() == [1.0] * len(counts)
 
 
-@pytest.mark.parametrize("beta", [1 - 1e-6, 1 - 1e-9, 1 - 1e-15])
+@pytest.mark.parametrize("beta", [1 - 1e-6, 1 - 1e-15])
 def test_large_counts_and_a_beta_close_to_1_keep_their_digits(beta):
     counts = [3, 1_000, 10**6, 2 * 10**9]
     with localcontext() as context:
@@ -182,14 +149,6 @@ def test_large_counts_and_a_beta_close_to_1_keep_their_digits(beta):
         expected = [float(len(counts) * inverse / sum(inverses)) for inverse in inverses]
     weights = class_balanced_weights(torch.tensor(counts), beta)
     assert weights.tolist() == pytest.approx(expected, rel=1e-6)
-
-
-def test_towards_beta_1_the_weights_are_inverse_frequencies():
-    counts = torch.tensor([30, 500, 7])
-    inverse = inverse_frequency_weights(counts)
-    torch.testing.assert_close(
-        class_balanced_weights(counts, 1 - 1e-12), inverse * (3 / inverse.sum()), rtol=1e-5, atol=0
-    )
 
 
 @pytest.mark.parametrize("beta", [1.0, -0.1, 1.5, float("nan")])
@@ -259,39 +218,12 @@ def test_the_gradient_equals_the_formulas_finite_differences(gamma):
         assert gradient[place].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3, abs=1e-6)
 
 
-def test_focal_loss_with_gamma_0_is_pytorchs_cross_entropy():
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["plain", "weighted"])
+def test_cross_entropy_is_pytorchs(weights):
+    """Which divides by the weights, where the focal loss divides by the number of targets."""
     logits, targets = token_case()
-    expected = F.cross_entropy(logits, targets)
-    assert token_focal_loss(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert token_cross_entropy(logits, targets).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_weighted_cross_entropy_is_pytorchs():
-    logits, targets = token_case()
-    expected = F.cross_entropy(logits, targets, WEIGHTS)
-    assert token_cross_entropy(logits, targets, weights=WEIGHTS).item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_focal_loss_is_divided_by_the_number_and_cross_entropy_by_the_weights():
-    logits, targets = token_case()
-    for gamma in (0.0, 2.0):
-        once, twice = (token_focal_loss(logits, targets, gamma=gamma, weights=w).item() for w in (WEIGHTS, 2 * WEIGHTS))
-        assert twice == pytest.approx(2 * once, rel=1e-6)
-    once, twice = (token_cross_entropy(logits, targets, weights=w).item() for w in (WEIGHTS, 2 * WEIGHTS))
-    assert twice == pytest.approx(once, rel=1e-6)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 2.0])
-def test_a_weight_multiplies_the_loss_of_its_class(gamma):
-    logits, targets = token_case()
-    whole = token_focal_loss(logits, targets, gamma=gamma, weights=WEIGHTS) * (targets != IGNORED).sum()
-    parts = [
-        WEIGHTS[number] * token_focal_loss(logits[of_class], targets[of_class], gamma=gamma) * of_class.sum()
-        for number in range(N_CLASSES)
-        if (of_class := targets == number).any()
-    ]
-    assert len(parts) == N_CLASSES
-    assert whole.item() == pytest.approx(sum(parts).item(), rel=1e-5)
+    expected = F.cross_entropy(logits, targets, weights)
+    assert token_cross_entropy(logits, targets, weights=weights).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("loss", [token_cross_entropy, token_focal_loss])
@@ -313,11 +245,6 @@ def test_nothing_to_learn_from_is_an_error(loss):
         loss(torch.zeros(4, 3), torch.full((4,), IGNORED))
 
 
-def test_a_negative_gamma_is_an_error():
-    with pytest.raises(ValueError, match="gamma must be >= 0, got -1"):
-        token_focal_loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), gamma=-1)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("gamma", GAMMAS)
 def test_certain_answers_have_a_finite_loss_and_gradient(gamma, dtype):
@@ -336,9 +263,3 @@ def test_certain_answers_have_a_finite_loss_and_gradient(gamma, dtype):
             assert loss.item() == pytest.approx((200 + 200 + 20 + 1e4) / 4, rel=1e-2)
             # A certain and wrong answer has the gradient of cross-entropy.
             assert gradient.float().abs().sum(dim=1).tolist() == pytest.approx([0.5] * 4, rel=1e-2)
-
-
-def test_a_larger_gamma_lowers_the_loss_over_classes():
-    logits, targets = token_case()
-    losses = [token_focal_loss(logits, targets, gamma=gamma).item() for gamma in GAMMAS]
-    assert losses == sorted(set(losses), reverse=True)

@@ -87,15 +87,8 @@ def assert_equals_seqeval(gold: list[list[Span]], predicted: list[list[Span]], l
     )
 
 
-def test_equal_to_seqeval_on_thousands_of_sentences():
-    for seed in range(6):
-        gold, predicted, lengths = random_corpus(seed, 500)
-        assert any(a != b for a, b in zip(gold, predicted, strict=True))
-        assert_equals_seqeval(gold, predicted, lengths)
-
-
 @settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 2**32), size=st.integers(1, 6))
+@given(seed=st.integers(0, 2**32), size=st.sampled_from([1, 2, 3, 4, 5, 300]))
 def test_equal_to_seqeval(seed, size):
     gold, predicted, lengths = random_corpus(seed, size)
     if any(gold) or any(predicted):  # seqeval cannot report on no entity at all
@@ -126,11 +119,7 @@ def test_scores_by_hand():
         "support": 1,
     }
     assert asdict(scores.per_type["cell type"]) == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
-    assert asdict(scores.micro) == {
-        "precision": pytest.approx(2 / 5),
-        "recall": half,
-        "f1": pytest.approx(4 / 9),
-    }
+    assert asdict(scores.micro) == {"precision": pytest.approx(2 / 5), "recall": half, "f1": pytest.approx(4 / 9)}
     # The type with neither gold nor predicted spans is not in the mean.
     assert scores.defined_types == 2
     assert asdict(scores.macro) == {
@@ -401,13 +390,3 @@ def test_error_report_by_hand():
         "dna": {"protein": 1, "dna": 0, "cell type": 0},
         "cell type": {"protein": 0, "dna": 0, "cell type": 0},
     }
-
-
-def test_every_missed_gold_span_has_one_kind():
-    gold, predicted, _ = random_corpus(9, 400)
-    report = error_report(gold, predicted, TYPES)
-    counts = count_spans(gold, predicted, TYPES)
-    hits = int(counts.true_positives.sum())
-    assert sum(report.confusion[name][name] for name in TYPES) == hits
-    missed = report.type + report.boundary + report.boundary_and_type + report.missed
-    assert missed == counts.gold.sum() - hits > 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import generated_sentence, predictions, set_threshold
+from tiny import QUICK, generated_sentence, predictions, set_threshold
 
 import common.settings
 import common.training.loop
@@ -43,7 +43,6 @@ from common.training.records import RUN_FILE, WEIGHTS_FILE
 PROTEINS = LabelSet(("protein", "cell type"), ("A molecule.", "A kind of cell."), "Any other word.")
 GENES = LabelSet(("disease", "gene"), ("An illness.", "A stretch of DNA."), "Any other word.")
 SIZES = {"train": 12, "validation": 6, "test": 6}
-QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 
 
 def sentences(size: int, seed: int, names: dict[str, str]) -> list[Sentence]:
@@ -433,10 +432,19 @@ def test_an_export_of_a_mixture_knows_all_its_types(folders, gliner_folder, tmp_
         assert (report["sentences"], report["f1"]) == (12, report["f1_onnx"])
 
 
-def test_a_resumed_run_of_a_mixture_ends_as_an_uninterrupted_one(folders, gliner_folder, interrupted):
+def test_a_resumed_run_of_a_mixture_ends_as_an_uninterrupted_one(folders, gliner_folder, monkeypatch):
     given = arguments(folders, gliner_folder, "bi-bert", "--sampling", "equal", "--eval-every", "3")
     whole = glinerev.train.main(given)
-    interrupted(glinerev.train.main, given)
+    save_state = common.training.loop._Loop.save_state
+
+    def stop(loop):
+        save_state(loop)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(common.training.loop._Loop, "save_state", stop)
+        with pytest.raises(KeyboardInterrupt):
+            glinerev.train.main(given)
     with pytest.raises(InputError, match=r"data\.sampling"):
         glinerev.train.main([*given, "--sampling", "size", "--resume", "latest"])
     with pytest.raises(InputError, match=r"data\.map"):

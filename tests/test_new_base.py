@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import LABELS, TEXT_LIMIT, TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
-from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+from tiny import LABELS, QUICK, TEXT_LIMIT, TEXT_WIDTH, _encoder_config, predictions, set_threshold, wordpiece
+from transformers import RobertaConfig, RobertaModel
 
 import full_finetune.export
 import full_finetune.test
@@ -27,18 +27,11 @@ from common.models.span_model import SpanModel
 from common.training.records import RUN_FILE
 from full_finetune.spec import SPEC
 
-QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
 
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
+@pytest.fixture
+def encoder(tiny_encoder):
     """A tiny BERT as transformers saves it."""
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-encoder"
-    tokenizer = wordpiece(64)
-    torch.manual_seed(3)
-    BertModel(BertConfig(**_encoder_config("bert", TEXT_WIDTH, len(tokenizer)))).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_encoder
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
@@ -74,7 +67,7 @@ def test_a_roberta_counts_positions_from_behind_that_of_padding(tmp_path, kind):
     model = SpanModel(load_base(f"new:{tmp_path}", kind), LABELS, LABELS.names)
     encoded = model.encode([make_sentence(["IL-2"] * 200, [])])
     assert encoded[0].length == model.limit == TEXT_LIMIT - tokenizer.pad_token_id - 1
-    assert model.predict(model.collate(encoded)) is not None
+    assert len(model.predict(model.collate(encoded))) == 1
 
 
 @pytest.mark.parametrize("kind", ["bi", "cross"])
@@ -121,12 +114,6 @@ def test_an_encoder_of_the_hub_is_read_at_its_commit(encoder, monkeypatch, tmp_p
     assert asked == [("owner/encoder", "earlier"), ("owner/encoder", "commit")] * 2
 
 
-def broken(encoder, folder, change):
-    shutil.copytree(encoder, folder)
-    change(folder)
-    return f"new:{folder}"
-
-
 def without_a_layer(folder):
     tensors = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.layer.1.")}
@@ -155,9 +142,10 @@ def naming_code(folder):
     ids=["weights", "pointer", "code", "no weights", "no configuration", "gliner"],
 )
 def test_what_is_no_encoder_is_refused(encoder, tmp_path, change, message):
-    source = broken(encoder, tmp_path / "broken", change)
+    folder = shutil.copytree(encoder, tmp_path / "broken")
+    change(folder)
     with pytest.raises(InputError, match=message):
-        load_base(source, "bi")
+        load_base(f"new:{folder}", "bi")
 
 
 @pytest.mark.parametrize("source", ["new:", "new:nowhere", "new:/no/such/folder", "new:./x"])

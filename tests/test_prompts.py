@@ -18,7 +18,6 @@ import injection_bi.model
 import injection_bi.spec
 import injection_cross.model
 import injection_cross.spec
-from common.approach import freeze_all_but
 from common.errors import InputError
 from common.models.prompts import (
     ATTENTION_HEADS,
@@ -30,9 +29,6 @@ from common.models.prompts import (
     adaptive_bins,
     between_special_tokens,
 )
-from common.training.optimizer import optimizer_groups
-from common.training.records import WEIGHTS_FILE
-from common.training.run_folder import load_tensors
 
 POOLINGS = get_args(Pooling)
 
@@ -272,39 +268,6 @@ def test_a_table_of_its_own_starts_as_a_copy(backbone):
     with torch.no_grad():
         embedding.weight.add_(torch.randn_like(embedding.weight))
     assert torch.equal(own(embedding), before)
-
-
-APPROACHES = {"SP-Bi": (SP_BI, "bi-bert", "label encoder"), "SP-Cross": (SP_CROSS, "cross-bert", "text encoder")}
-
-
-@pytest.mark.parametrize("approach", APPROACHES)
-def test_a_trained_table_is_counted_and_the_bases_stays(trial, approach):
-    spec, base, encoder = APPROACHES[approach]
-    settings = {"pooling": "adaptive_avg", "prompt_length": 4}
-    sizes = {}
-    for own in (False, True):
-        made = trial(spec, base, prompts=PromptConfig(**settings, train_embedding_table=own), train={"epochs": 1})
-        model, run = made.train()
-        embedding = model.base.part(encoder).model.get_input_embeddings().weight
-        untrained = made.base().part(encoder).model.get_input_embeddings().weight
-        assert torch.equal(embedding, untrained)
-        assert not embedding.requires_grad
-        sizes[own] = run.record["parameters"]["trainable"]
-        tables = [
-            tensor for tensor in load_tensors(run.path / WEIGHTS_FILE).values() if tensor.shape == embedding.shape
-        ]
-        assert len(tables) == own
-        if own:
-            assert not torch.equal(tables[0], untrained)
-    assert sizes[True] - sizes[False] == embedding.numel()
-
-
-def test_the_trained_table_is_in_the_optimizer(trial):
-    settings = PromptConfig("adaptive_avg", 4, train_embedding_table=True)
-    model = trial(SP_CROSS, "cross-bert", prompts=settings, learning_rate=3e-3).model()
-    freeze_all_but(model, model.parts)
-    rates = {id(p): group["lr"] for group in optimizer_groups(model, model.parts, 0.01) for p in group["params"]}
-    assert rates[id(model.comparison.prompts.table.weight)] == 3e-3
 
 
 # -- between special tokens, and what does not fit --------------------------------------------------------------------

@@ -4,13 +4,13 @@ import ast
 import functools
 import importlib.metadata
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny import python
 
 from common.paths import PROJECT_ROOT
 from common.registry import APPROACHES, spec
@@ -25,17 +25,8 @@ SCRIPTS = [path for path in APPROACH_FILES if path.stem in ("train", "test", "tu
 NAMES_APPROACHES = {"common/registry.py", "common/tables/thesis.py", "common/study/demo.py"}
 """The register, the thesis's own figures, and a demonstration that chooses one."""
 HEAVY = (
-    "accelerate",
-    "datasets",
-    "gliner",
-    "matplotlib",
-    "pandas",
-    "peft",
-    "scipy",
-    "sklearn",
-    "torch",
-    "transformers",
-)
+    "accelerate", "datasets", "gliner", "matplotlib", "pandas", "peft", "scipy", "sklearn", "torch", "transformers",
+)  # fmt: skip
 
 
 def name_of(path: Path) -> str:
@@ -181,7 +172,5 @@ def test_command_lines_are_read_without_heavy_imports():
         f"    found = sorted(set({HEAVY}) & set(sys.modules))\n"
         "    assert not found, f'{name} imports {found}'\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, *names], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
-    )
+    done = python("-c", program, *names)
     assert done.returncode == 0, done.stderr

@@ -33,6 +33,7 @@ from tiny import (
 )
 from transformers import ModernBertConfig
 
+import glinerev.spec
 import injection_bi.model
 import injection_bi.spec
 import injection_cross.model
@@ -148,20 +149,6 @@ def test_only_bio_parts_touching_entities(trial, scheme, found):
     assert model.unreachable(encoded) == {"truncation": 0, "touching": 2 * (scheme == "io"), "no sub-word": 0}
 
 
-def test_touching_entities_of_two_types_are_two_in_both_schemes(tagger):
-    gold = [Span(0, 0, "protein"), Span(1, 2, "cell type")]
-    (encoded,) = tagger.encode([make_sentence(["IL-2", "T", "cells"], gold)])
-    assert tagger.oracle(encoded) == gold
-
-
-def test_a_word_without_its_beginning_still_opens_a_span_in_bio(trial):
-    """A type after ``O`` or another type is a span, begin class or not."""
-    model = trial(LDSA, "bi-bert", **BIO).model()
-    classes = torch.tensor([[OUTSIDE_ID, 0, 0, 1, OUTSIDE_ID]])
-    assert word_spans(classes, N_TYPES).tolist() == [[0, 1, 2, 0], [0, 3, 3, 1]]
-    assert len(model.loss.names) == 2 * N_TYPES + 1
-
-
 # -- targets and decoding ---------------------------------------------------------------------------------------------
 
 
@@ -183,18 +170,6 @@ def test_targets_are_the_words_classes(tagger, mixed):
         assert item.targets[0] == item.targets[-1] == IGNORED
     # First words of entities had further sub-words, which are no begins.
     assert several > 20
-
-
-def test_targets_by_hand(tagger):
-    sentence = make_sentence(["the", "over-expressed", "IL-2", "fever"], [Span(1, 2, "protein"), Span(3, 3, "disease")])
-    (item,) = tagger.encode([sentence])
-    first = first_subwords(item.word_index[None])[0]
-    assert first.sum() == 4
-    assert (~first[1:-1]).any()
-    begin = N_TYPES + 1 if tagger.scheme == "bio" else 0
-    assert item.targets[first].tolist() == [OUTSIDE_ID, begin + 0, 0, begin + 2]
-    further = (item.word_index == 2) & ~first
-    assert set(item.targets[further].tolist()) == {0}
 
 
 def with_classes(model, monkeypatch, seed: int = 0):
@@ -380,13 +355,11 @@ def test_scores_under_autocast_are_float32(trial, data, name):
     torch.testing.assert_close(half, exact, rtol=0, atol=0.5)
 
 
-@pytest.mark.parametrize("temperature", [0.02, 0.5])
-def test_the_temperature_is_part_of_the_model(trial, data, temperature):
-    made = trial(LDSA, "bi-bert", token=TokenConfig(temperature=temperature))
-    one = trial(LDSA, "bi-bert", token=TokenConfig(temperature=1.0))
-    batch = (model := made.model()).collate(model.encode(data.test[:6]))
+def test_the_temperature_is_part_of_the_model(trial, data):
+    cold, one = (trial(LDSA, "bi-bert", token=TokenConfig(temperature=value)).model() for value in (0.02, 1.0))
+    batch = cold.collate(cold.encode(data.test[:6]))
     with torch.no_grad():
-        torch.testing.assert_close(model.logits(batch) * temperature, one.model().logits(batch))
+        torch.testing.assert_close(cold.logits(batch) * 0.02, one.logits(batch))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
@@ -605,7 +578,7 @@ def test_class_vectors_are_computed_once_an_evaluation(trial, data, monkeypatch)
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("spec", [LDSA, SP_BASE, SP_BI], ids=lambda spec: spec.title)
+@pytest.mark.parametrize("spec", [LDSA, SP_BASE, SP_BI, glinerev.spec.SPEC], ids=lambda spec: spec.title)
 def test_a_base_without_a_label_encoder(trial, gliner_folder, data, spec):
     made = trial(spec, "bi-bert")
     with pytest.raises(InputError, match=r"\(UniEncoderSpanGLiNER\) has no label encoder"):
@@ -615,10 +588,8 @@ def test_a_base_without_a_label_encoder(trial, gliner_folder, data, spec):
 @pytest.mark.parametrize(
     ("precision", "dtype", "tolerance"), [("fp32", torch.float32, 1e-5), ("bf16", torch.float16, 0.03)]
 )
-@pytest.mark.parametrize("name", BI)
-def test_stored_features_give_the_same_logits(trial, data, name, precision, dtype, tolerance):
-    spec, options = BI[name]
-    model, _ = trial(spec, "bi-bert", train={"epochs": 4}, **options).train()
+def test_stored_features_give_the_same_logits(trial, data, precision, dtype, tolerance):
+    model, _ = trial(LDSA, "bi-bert", train={"epochs": 4}).train()
     model.eval()
     runtime = replace(RUNTIME, precision=precision)
     accelerator = make_accelerator(runtime)
@@ -637,10 +608,8 @@ def test_stored_features_give_the_same_logits(trial, data, name, precision, dtyp
     torch.testing.assert_close(found[real], expected[real], rtol=0, atol=tolerance * largest)
 
 
-@pytest.mark.parametrize("name", BI)
-def test_stored_features_skip_the_text_encoder(trial, data, monkeypatch, name):
-    spec, options = BI[name]
-    model = trial(spec, "bi-deberta", **options).model()
+def test_stored_features_skip_the_text_encoder(trial, data, monkeypatch):
+    model = trial(LDSA, "bi-deberta").model()
     split = FeatureCache(RUNTIME).encode(model, data.test[:4], make_accelerator(RUNTIME), "test")
 
     def fail(*_args, **_kwargs):
@@ -656,20 +625,6 @@ def test_sp_cross_stores_nothing(cross, data):
 
 
 # -- what SP-Cross reads ----------------------------------------------------------------------------------------------
-
-
-def test_a_sentence_alone_and_in_a_padded_batch_has_the_same_scores(cross, data):
-    encoded = cross.encode([*data.test[2:], *data.test[:2]])
-    with torch.no_grad():
-        together = cross.logits(cross.collate(encoded))
-        for row, item in zip(together, encoded, strict=True):
-            alone = cross.logits(cross.collate([item]))[0]
-            if alone.dim() == 2:
-                torch.testing.assert_close(row[: len(alone)], alone, rtol=1e-4, atol=1e-4)
-                continue
-            for width in range(min(MAX_WIDTH, item.n_words)):
-                inside = slice(0, item.n_words - width), width
-                torch.testing.assert_close(row[inside], alone[inside], rtol=1e-4, atol=1e-4)
 
 
 def encoder_calls(model, batch) -> dict[str, torch.Tensor]:
@@ -725,10 +680,9 @@ def test_outputs_are_those_of_their_sub_words_and_prompts(cross, monkeypatch):
     torch.testing.assert_close(classes, prompts.mean(dim=1).expand(3, -1, -1))
 
 
-@pytest.mark.parametrize("level", ["token", "span"])
-def test_label_vectors_are_the_sentences_own(trial, level):
+def test_label_vectors_are_the_sentences_own(trial):
     """Prompts are read together with the text, so that each sentence has its own class vectors."""
-    model = stirred(trial(SP_CROSS, "cross-bert", level=level, **PROMPTS).model())
+    model = stirred(trial(SP_CROSS, "cross-bert", **PROMPTS).model())
     batch = batch_of(model, "IL-2 binds", "the fever")
     with torch.no_grad():
         _, classes = model.comparison(batch)
@@ -879,16 +833,6 @@ def test_a_span_of_words_without_sub_words_is_no_entity(trial):
     (item,) = model.encode([make_sentence([ZERO_WIDTH, ZERO_WIDTH, "fever"], gold)])
     assert model.oracle(item) == gold[1:]
     assert model.unreachable(item) == {"truncation": 0, "maximum width": 0, "no sub-word": 1}
-
-
-@pytest.mark.parametrize("name", ["LDSA", "SP-Base", "SP-Bi", "SP-Cross token", "SP-Cross span"])
-def test_a_new_model_is_in_evaluation_mode(trial, name):
-    if name in BI:
-        spec, options = BI[name]
-        model = trial(spec, "bi-bert", **options).model()
-    else:
-        model = trial(SP_CROSS, "cross-bert", level=name.split()[1], **PROMPTS).model()
-    assert not any(module.training for module in model.modules())
 
 
 def test_spans_have_no_tags():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import LABELS, RUNTIME, SIZES, predictions
+from tiny import LABELS, RUNTIME, SIZES, Killed, predictions
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import common.training.loop
@@ -138,12 +138,6 @@ def test_best_weights_are_restored(trial, scripted, spec):
     assert predictions(loaded, made.data.test) == predictions(model, made.data.test)
 
 
-def test_of_equal_scores_the_longer_trained_weights_stay(trial, scripted):
-    scripted(0.4, 0.4, 0.4)
-    run = trial(SP, "bi-bert", train={"epochs": 3}).train()[1]
-    assert run.record["best"]["epoch"] == 3
-
-
 def test_the_untrained_model_wins_if_no_epoch_is_as_good(trial, scripted, caplog):
     scripted(0.3, 0.2, untrained=0.4)
     made = trial(SP, "bi-bert", train={"epochs": 2}, threshold=0.5)
@@ -157,10 +151,7 @@ def test_the_untrained_model_wins_if_no_epoch_is_as_good(trial, scripted, caplog
     assert "no epoch was as good as the untrained model" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("patience", "epochs_run"),
-    [(1, 2), (2, 6), (0, 6)],
-)
+@pytest.mark.parametrize(("patience", "epochs_run"), [(1, 2), (2, 6), (0, 6)])
 def test_early_stopping(trial, scripted, patience, epochs_run):
     scripted(0.5, 0.4, 0.6, 0.6, 0.7, 0.2)
     made = trial(SP, "bi-bert", train={"epochs": 6, "patience": patience, "patience_steps": 0}, head=False)
@@ -323,10 +314,6 @@ def test_equal_seeds_give_equal_runs(trial, spec, base):
     assert first.path != second.path
     assert (first.path / WEIGHTS_FILE).read_bytes() == (second.path / WEIGHTS_FILE).read_bytes()
     assert weights_digest(other) != weights_digest(first)
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
 
 
 def kill_after(epoch: int, error: type[BaseException] = Killed):
@@ -572,12 +559,6 @@ def test_the_pace_of_a_training_that_ends_within_an_epoch(trial, max_steps, epoc
     assert record["seconds_per_epoch"] == pytest.approx(record["train_seconds"] / epochs)
 
 
-def test_the_last_group_of_batches_may_be_short(trial):
-    """5 batches of 8 in groups of 2: 3 steps."""
-    run = trial(SP, "bi-bert", train={"epochs": 1, "grad_accumulation": 2}).train()[1]
-    assert run.record["steps"] == 3
-
-
 @pytest.mark.parametrize("limit", [1e-3, 1e9])
 def test_all_gradients_are_clipped_together(trial, limit):
     norms = []
@@ -757,15 +738,6 @@ def test_features_are_computed_once(trial, monkeypatch):
     )
     made.fit(model, made.start())
     assert sum(texts) == SIZES["train"] + SIZES["validation"]
-
-
-def test_the_feature_cache_changes_little(trial):
-    """The same run with and without stored features, half precision apart."""
-    made = trial(SP, "bi-bert", train={"epochs": 2}, word_dropout=0.0)
-    stored = made.train()[1]
-    off = trial(SP, "bi-bert", train={"epochs": 2}, word_dropout=0.0, runtime=replace(RUNTIME, feature_cache="off"))
-    for mine, theirs in zip(stored.record["history"], off.train()[1].record["history"], strict=True):
-        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
 
 
 def test_one_sentence_and_one_word_are_enough(trial):

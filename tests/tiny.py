@@ -8,6 +8,9 @@ import copy
 import functools
 import os
 import random
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +24,13 @@ from gliner.model import BiEncoderSpanGLiNER, UniEncoderSpanGLiNER
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, DebertaV2Config, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-import common.training.loop
 from common.bases import load_base
 from common.checkpoint import load_checkpoint, resume_run, start_run
 from common.config import DataConfig, RuntimeConfig, TrainConfig
 from common.data.dataset import SPLITS, Dataset, Sentence, load_dataset, make_sentence, span_file
 from common.data.labels import LabelSet
 from common.data.spans import Span
+from common.errors import InputError
 from common.files import sha256_file, write_json, write_json_records
 from common.models.base import Base
 from common.paths import CACHE_VARIABLE, OUTPUT_VARIABLE, PROJECT_ROOT
@@ -334,6 +337,33 @@ def data(dataset_path: Path) -> Dataset:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 RUNTIME = RuntimeConfig(precision="fp32", device="cpu", eval_batch_size=8, progress=False)
+QUICK = ["--precision", "fp32", "--device", "cpu", "--no-progress"]
+"""The same as options of a script."""
+
+
+def message_of(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """The one line of the input error that a call ends with."""
+    with pytest.raises(InputError) as caught:
+        call(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 30.0, pause: float = 0.02) -> Any:
+    """Waits until something is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(pause)
+    return found
+
+
+def python(
+    *arguments: object, cwd: Path = PROJECT_ROOT, timeout: float = 200, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs another Python to its end, by default in the project's folder."""
+    command, given = [sys.executable, *map(str, arguments)], os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=given, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @pytest.fixture(autouse=True)
@@ -352,6 +382,10 @@ def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def output(tmp_path: Path) -> Path:
     """Where savings and results of this test go."""
     return tmp_path / "output"
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
 
 
 class Trial:
@@ -392,6 +426,18 @@ class Trial:
     def train(self, **more: Any) -> tuple[Any, Run]:
         model = self.model()
         return model, self.fit(model, self.start(), **more)
+
+    def killed(self, when: Callable[[dict], bool] = lambda entry: True) -> Run:
+        """A run whose process ends with the first validation of which something is true, state and weights stored."""
+
+        def end(entry: dict) -> None:
+            if when(entry):
+                raise Killed
+
+        run = self.start()
+        with pytest.raises(Killed):
+            self.fit(self.model(), run, on_validation=end)
+        return run
 
     def load(self, run: Run) -> Any:
         return load_checkpoint(self.spec, run.path).model
@@ -490,22 +536,3 @@ def scripted(monkeypatch):
         monkeypatch.setattr(Recorder, "validate", lambda self: next(values) | {"seconds": 0.0})
 
     return script
-
-
-@pytest.fixture
-def interrupted(monkeypatch):
-    """Runs a train script that Ctrl-C ends right after its first stored state."""
-
-    def run(main, arguments):
-        save_state = common.training.loop._Loop.save_state
-
-        def stop(loop):
-            save_state(loop)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(common.training.loop._Loop, "save_state", stop)
-            with pytest.raises(KeyboardInterrupt):
-                main(arguments)
-
-    return run

@@ -215,10 +215,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 @contextlib.contextmanager
 def refusals_of(path: Path) -> Iterator[None]:
-    """Makes what the system refuses safetensors, which tells of it in words, the error that it is."""
+    """Makes what the system refuses safetensors, which tells of it in words alone, the error that it is."""
     try:
         yield
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         number = re.search(r"\(os error (\d+)\)", str(error))
         if number is None:
             raise
@@ -268,7 +268,7 @@ def load_tensors(path: Path, renamed: Mapping[str, str] | None = None) -> dict[s
         InputError: If the file is missing or not whole.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with refusals_of(path), safe_open(path, framework="pt") as file:
             # Copies: a tensor as it is read is a map of the file, which Windows then neither replaces nor removes.
             return {_new_name(name, renamed or {}): file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
