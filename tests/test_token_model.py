@@ -172,6 +172,18 @@ def test_targets_are_the_words_classes(tagger, mixed):
     assert several > 20
 
 
+def test_targets_by_hand(tagger):
+    sentence = make_sentence(["the", "over-expressed", "IL-2", "fever"], [Span(1, 2, "protein"), Span(3, 3, "disease")])
+    (item,) = tagger.encode([sentence])
+    first = first_subwords(item.word_index[None])[0]
+    assert first.sum() == 4
+    assert (~first[1:-1]).any()
+    begin = N_TYPES + 1 if tagger.scheme == "bio" else 0
+    assert item.targets[first].tolist() == [OUTSIDE_ID, begin + 0, 0, begin + 2]
+    further = (item.word_index == 2) & ~first
+    assert set(item.targets[further].tolist()) == {0}
+
+
 def with_classes(model, monkeypatch, seed: int = 0):
     """Makes a model answer its own targets on the first sub-word of each word, and at random elsewhere."""
 
