@@ -613,6 +613,12 @@ def test_controls_stand_beside_their_default(tmp_path):
     assert {("LDSA", "bio"), ("Zero-shot (cross)", "cross, descriptions")} <= rows.keys()
 
 
+def test_no_control_is_missed_on_another_base_than_the_usual_one(tmp_path):
+    write(tmp_path / "a.json", dataset="bc5cdr")
+    write(tmp_path / "b.json", dataset="bc5cdr", base_model={"name": "another/base", "revision": "1", "kind": "bi"})
+    assert {name for name, variant in controls(tmp_path)[0] if variant == "head only"} == {"SP-GLiNER"}
+
+
 def test_a_variant_on_a_base_without_the_default_has_a_row(tmp_path):
     write(tmp_path / "a.json")
     write(tmp_path / "c.json", seed=43)

@@ -349,13 +349,15 @@ def controls_table(found: Sequence[Benchmark]) -> Table:
         _correct(rows, *(f"{metric}_" for metric in METRICS))
         shown = [(pair[1], group) for pair in pairs for group in pair[3:] if group]
         notes = [DIFFERENCES, *_notes(item, shown), *(note for pair in pairs for note in _control_notes(item, pair))]
-        sections.append(Section(item.title, rows, notes))
+        sections += [Section(item.title, rows, notes)] if rows else []
     return Table("controls", "Controls and variants", tuple(columns), tuple(sections))
 
 
 def _pairs(benchmark: Benchmark) -> Iterable[Pair]:
     told = set()
-    expected = benchmark.entries if benchmark.shown and benchmark.is_thesis else ()
+    # On other bases than the usual ones, no control is missed.
+    usual = {None, *(names[0] for names in benchmark.bases.values())}
+    expected = [e for e in benchmark.entries if benchmark.shown and benchmark.is_thesis and e.base in usual]
     for entry in benchmark.all_entries:
         for control in entry.spec.controls if entry.spec else ():
             variant = variant_text({**entry.variant, **control.change})
