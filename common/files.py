@@ -78,7 +78,7 @@ def built_once(folder: Path, proof: str, build: Callable[[Path], None]) -> Path:
 
 def _replace(source: Path, target: Path) -> None:
     """As :func:`os.replace`. On Windows it fails while anybody reads the target, so there it waits a moment."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _PATIENCE if WINDOWS else 0.0
     while True:
         try:
             return os.replace(source, target)

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -106,14 +106,14 @@ def test_the_stand_in_for_windows_refuses_what_windows_does(windows_files, tmp_p
 
 
 @pytest.mark.slow
-def test_nothing_that_is_open_is_removed_or_replaced(windows_files, trial, interrupted, tmp_path):
+def test_nothing_that_is_open_is_removed_or_replaced(windows_files, trial, tmp_path):
     """Generates, trains, resumes, tests, exports and tags."""
     root = tmp_path / "output"
-    made = trial(SP, "bi-bert", runtime=RUNTIME)
+    made = trial(SP, "bi-bert", train={"patience": 4}, runtime=replace(RUNTIME, eval_batch_size=32))
     dataset, base = made.config.data.dataset[0], made.config.base_model
-    settings = ["--dataset", dataset, "--base-model", base, "--epochs", "2", *QUICK]
-    interrupted(glinerev.train.main, settings)
-    run = glinerev.train.main([*settings, "--resume", "latest"])
+    settings = ["--dataset", dataset, "--base-model", base, "--batch-size", "8", "--seed", "1", *QUICK]
+    made.killed()
+    run = glinerev.train.main([*settings, "--epochs", "2", "--resume", "latest"])
     assert read_json(run / "run.json")["status"] == "finished"
     softprompt_base.train.main([*settings, "--epochs", "1", "--feature-cache", "disk"])
     assert glinerev.test.main(["--dataset", dataset, *QUICK]).is_file()
