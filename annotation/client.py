@@ -276,8 +276,12 @@ class ServerOptions:
         """The connection.
 
         Raises:
-            InputError: If there is no token, or its file can be read by others.
+            InputError: If there is no token, its file can be read by others, or the arguments hold a password.
         """
+        if self.url is not None and redact(self.url) != self.url:
+            raise InputError(
+                f"--url {redact(self.url)}: lists of processes show it; set {URL_VARIABLE} to one with a password"
+            )
         url = self.url or os.environ.get(URL_VARIABLE) or "http://localhost:8080"
         require(
             url.startswith(("http://", "https://")), f"--url must begin with http:// or https://, got {redact(url)!r}"

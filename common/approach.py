@@ -216,7 +216,9 @@ def refuse_nan(scores: Tensor, encoded: Sequence[Any]) -> None:
     """
     if bool(scores.isnan().any()):
         shown = "; ".join(" ".join(item.sentence.words[:8]) for item in list(encoded)[:4])
-        raise InputError(f"scores of {len(encoded)} sentences are no numbers ({shown} ...); use --precision fp32")
+        raise InputError(
+            f"scores of {len(encoded)} sentences are no numbers ({shown} ...); use --precision fp32, or lower rates"
+        )
 
 
 def declared_parameters(model: nn.Module, parts: Sequence[TrainedPart]) -> dict[str, dict[str, nn.Parameter]]:

@@ -614,8 +614,17 @@ def test_no_secret_is_in_a_message(monkeypatch):
 
 def test_an_address_that_is_none_is_told(monkeypatch):
     monkeypatch.setenv("LABEL_STUDIO_API_KEY", "abc")
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://u:secret@localhost:port")
     with pytest.raises(InputError, match=r"--url http://u:\*\*\*@localhost:port: Invalid port: 'port'"):
-        ServerOptions(url="http://u:secret@localhost:port").client()
+        ServerOptions().client()
+
+
+def test_a_password_among_the_arguments_is_refused(monkeypatch):
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", "abc")
+    with pytest.raises(InputError, match=r"--url http://u:\*\*\*@localhost: .*set LABEL_STUDIO_URL"):
+        ServerOptions(url="http://u:secret@localhost").client()
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://u:secret@localhost")
+    ServerOptions().client()
 
 
 @pytest.mark.parametrize("token", ["t\u00f6ken", "abc\r", "abc\ndef"])
