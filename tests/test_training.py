@@ -553,6 +553,12 @@ def test_accumulated_batches_equal_one_large_batch(trial, n):
         torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
+def test_the_last_group_of_batches_may_be_short(trial):
+    """5 batches of 8 in groups of 2: 3 steps an epoch, and none is lost in the next."""
+    run = trial(SP, "bi-bert", train={"epochs": 2, "grad_accumulation": 2}).train()[1]
+    assert run.record["steps"] == 6
+
+
 @pytest.mark.parametrize(("max_steps", "epochs"), [(2, 2 / 5), (7, 7 / 5)])
 def test_the_pace_of_a_training_that_ends_within_an_epoch(trial, max_steps, epochs):
     record = trial(SP, "bi-bert", train={"max_steps": max_steps}).train()[1].record
