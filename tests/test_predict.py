@@ -507,6 +507,7 @@ def test_wrong_input(tmp_path, gliner_folder):
         ("lfs.jsonl", [], "Git LFS pointer"),
         ("empty", [], "holds no .txt file"),
         ("none.txt", [], "no such file or folder"),
+        ("/dev/null", [], "is a pipe or a device"),
         ("bad.txt", ["--output", str(tmp_path / "taken")], "taken: exists"),
         ("bad.txt", ["--output", str(tmp_path / "taken" / "out.jsonl")], "taken is no folder"),
         ("bad.txt", ["--output", "-"], "--output -: nothing is written to standard output"),

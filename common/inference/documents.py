@@ -115,7 +115,8 @@ def read_documents(source: str, options: InputOptions) -> Iterator[Document]:
         return chain.from_iterable(
             _read_text(file, file.relative_to(path).with_suffix("").as_posix(), options) for file in files
         )
-    require(path.is_file(), f"--input {source}: no such file or folder")
+    require(path.exists(), f"--input {source}: no such file or folder")
+    require(path.is_file(), f"--input {source}: is a pipe or a device; give what it holds by standard input, --input -")
     suffix = path.suffix.lower()
     if form == "auto":
         form = {".txt": "text", ".jsonl": "jsonl"}.get(suffix, SUFFIXES.get(suffix, ""))  # type: ignore[assignment]
