@@ -13,9 +13,9 @@ from common.data.labels import normalise_type
 from common.data.mixture import joint_names
 from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
 from common.data.text import Mention, Word, align, first_words, sentences_of, words_of
-from common.errors import InputError
+from common.errors import InputError, shown
 from dataset_generation.corpus import Corpus, losses
-from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged, shown
+from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged
 from dataset_generation.formats.columns import BARE_TAGS
 from dataset_generation.options import Overlaps, ReadOptions, TagScheme
 from dataset_generation.tags import check_tags, tag_spans, typed

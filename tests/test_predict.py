@@ -496,6 +496,8 @@ def test_wrong_input(tmp_path, gliner_folder):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "empty").mkdir()
     pyarrow.parquet.write_table(pyarrow.table({"body": ["Fever."]}), tmp_path / "field.parquet")
+    texts = pyarrow.array([b"Fever.", b"F\xff"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "utf8.parquet")
     model = ["--model", str(gliner_folder("bi-bert")), "--labels", "disease", *CPU]
     for name, options, message in (
         ("bad.txt", [], r"bad.txt: not UTF-8 text \(byte 5\)"),
@@ -508,6 +510,7 @@ def test_wrong_input(tmp_path, gliner_folder):
         ("half.jsonl", [], "line 1: the text holds half of a surrogate pair"),
         ("words.jsonl", [], "line 1: word 1 holds white space: 'b c'"),
         ("bad.parquet", [], "bad.parquet: not a whole Parquet file"),
+        ("utf8.parquet", [], r"record 1 \(counted from 0\): column 'text' cannot be read: 'utf-8' codec can't decode"),
         ("field.parquet", [], r"field.parquet: no field 'text', found \['body'\]"),
         ("some.conll", ["--word-column", "1"], r"some.conll: sentence at line 1: no column 1 \(--word-column\)"),
         ("some.pdf", [], "its suffix is none of .txt"),

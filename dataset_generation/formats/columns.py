@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 
 from common.data.spans import OUTSIDE
-from common.errors import InputError
-from dataset_generation.formats.base import shown
+from common.errors import InputError, shown
 from dataset_generation.options import ReadOptions
 
 Rows = Sequence[Sequence[str]]

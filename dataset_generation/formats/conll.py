@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.data.spans import OUTSIDE
+from common.errors import InputError, shown
 from dataset_generation.formats.base import Format, Item, Records, Tagged, read_lines, record_place
 from dataset_generation.formats.columns import BARE_TAGS, TAG, find_columns
 from dataset_generation.options import ReadOptions
 
 _DOCUMENT = re.compile(r"-DOCSTART-|###\s*MEDLINE:\s*(?P<medline>\S+)|#\s*newdoc\b(?:\s+id\s*=)?[ \t]*(?P<newdoc>.*)")
-
-
 _NO_WORD = re.compile(r"\d+[-.]\d+")
 """CoNLL-U's number of a multiword token, whose words have lines of their own, or of an empty node."""
 
@@ -77,6 +76,10 @@ def _blocks(path: Path) -> Iterator[_Sentence]:
     document: str | None = None
     for number, line in enumerate((*lines, ""), start=1):
         if is_row(line):
+            if "\r" in line:
+                raise InputError(
+                    f"{path}: line {number}: lines end in a line feed, got a carriage return: {shown(line)}"
+                )
             numbers.append(number)
             rows.append(_columns(line))
             continue

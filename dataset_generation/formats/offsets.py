@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from itertools import chain
+from typing import Any, TypeGuard
 
 from common.data.text import Mention
-from dataset_generation.formats.base import Annotated, Item, LeftOut, shown
+from common.errors import shown
+from dataset_generation.formats.base import Annotated, Item, LeftOut, read_each
 from dataset_generation.formats.words import DOCUMENT_FIELDS, document_of, find_field
 from dataset_generation.options import ReadOptions
 
@@ -46,15 +48,15 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
         ValueError: If the task is malformed or has annotations that differ.
     """
     data, annotations = task["data"], task["annotations"]
-    if not isinstance(data, dict) or not isinstance(annotations, list):
+    if not isinstance(data, dict) or not _is_list_of_objects(annotations):
         raise ValueError(
-            f"a task needs an object data and a list annotations, got {shown(data)} and {shown(annotations)}"
+            f"a task needs an object data and a list of objects annotations, got {shown(data)} and {shown(annotations)}"
         )
     field = find_field(list(data), "text", ("text",), options)
     text = data.get(field) if field is not None else None
     if not isinstance(text, str):
         raise ValueError(f"data has no text: found {shown(sorted(data))}; name its field with --columns text=...")
-    given = [entry for entry in annotations if isinstance(entry, dict) and not entry.get("was_cancelled")]
+    given = [entry for entry in annotations if not entry.get("was_cancelled")]
     if len(given) > 1:
         given = [entry for entry in given if entry.get("ground_truth")] or given
     if not given:
@@ -93,11 +95,15 @@ def regions_of(annotation: Mapping[str, Any]) -> list[Any]:
         ValueError: If it has no list of regions.
     """
     result = annotation.get("result")
-    if not isinstance(result, list):
-        raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
+    if not _is_list_of_objects(result):
+        raise ValueError(f"field 'result' of an annotation must be a list of objects, got {shown(result)}")
     # Relations, and choices about the text as a whole, have no offsets. Entities of HyperText and Paragraphs count them
     # in another way, which read_mentions refuses.
-    return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") in _REGIONS]
+    return [region.get("value") for region in result if region.get("type") in _REGIONS]
+
+
+def _is_list_of_objects(value: Any) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
 
 
 def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:
@@ -106,14 +112,8 @@ def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], lis
     An entity is ``[start, end, type]`` or an object with ``start`` and ``end`` (``start_offset``, ``end_offset``),
     ``label``, ``labels`` or ``type``, and perhaps its ``text``, which must match.
     """
-    mentions: list[Mention] = []
-    bad: list[str] = []
-    for entry in entries:
-        try:
-            mentions += _mentions(entry, text)
-        except ValueError as error:
-            bad.append(str(error))
-    return mentions, bad
+    found, bad = read_each(entries, lambda entry: _mentions(entry, text))
+    return list(chain.from_iterable(found)), bad
 
 
 def _mentions(entry: Any, text: str) -> list[Mention]:
