@@ -128,6 +128,11 @@ def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) ->
     )
 
 
+def span_record(sentence: Sentence) -> dict[str, Any]:
+    """A sentence in GLiNER's own form, as :func:`parse_span_record` reads it; its document is left out."""
+    return {"tokenized_text": list(sentence.words), "ner": [list(span) for span in sentence.spans]}
+
+
 def parse_span(entry: Any) -> Span:
     """One entity ``[first word, last word, type]``, as written.
 
