@@ -10,6 +10,10 @@ Scheme = Literal["iob1", "iob2", "bioes"]
 
 OUTSIDE = "O"
 """The tag, and the class name, of a word that belongs to no entity."""
+PREFIXES = frozenset("BIESLUMW")
+"""What stands before a type in tags."""
+_IN_BIOES = {"L": "E", "U": "S", "M": "I", "W": "S"}
+"""BILOU, BMES and BMEWO are BIOES under other letters."""
 
 
 class Span(NamedTuple):
@@ -33,12 +37,11 @@ def split_tag(tag: str, index: int) -> tuple[str, str]:
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, separator, label = tag.partition("-")
-    if not separator or not label.strip() or prefix not in {"B", "I", "E", "S", "L", "U", "M", "W"}:
+    if not separator or not label.strip() or prefix not in PREFIXES:
         raise TagError(
             f"word {index}: unknown tag {tag[:60]!r} (expected O or B-, I-, E-, S-, L-, U-, M-, W- and a type)"
         )
-    # BILOU, BMES and BMEWO are BIOES under other letters.
-    return {"L": "E", "U": "S", "M": "I", "W": "S"}.get(prefix, prefix), label
+    return _IN_BIOES.get(prefix, prefix), label
 
 
 def detect_scheme(sequences: Iterable[Sequence[str]], places: Sequence[str] | None = None) -> Scheme:

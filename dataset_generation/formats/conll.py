@@ -10,10 +10,10 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
-from common.data.spans import OUTSIDE
+from common.data.spans import OUTSIDE, PREFIXES
 from common.errors import InputError, shown
 from dataset_generation.formats.base import Format, Item, Records, Tagged, read_lines, record_place
-from dataset_generation.formats.columns import BARE_TAGS, TAG, find_columns
+from dataset_generation.formats.columns import TAG, find_columns, is_tag
 from dataset_generation.options import ReadOptions
 
 _DOCUMENT = re.compile(r"-DOCSTART-|###\s*MEDLINE:\s*(?P<medline>\S+)|#\s*newdoc\b(?:\s+id\s*=)?[ \t]*(?P<newdoc>.*)")
@@ -101,12 +101,10 @@ def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
     plain = [_columns(line) for line in lines if not (_is_blank(line) or line.startswith(("#", "-DOCSTART-")))]
     width = Counter(map(len, plain)).most_common(1)[0][0] if plain else 0
     values = [{row[index] for row in plain if len(row) == width} for index in range(width)]
-    tag_columns = [
-        index for index in range(width) if all(TAG.fullmatch(value) or value in BARE_TAGS for value in values[index])
-    ] or [width - 1]
+    tag_columns = [index for index in range(width) if all(map(is_tag, values[index]))] or [width - 1]
     for column in values:
         types = {value[2:] for value in column if TAG.fullmatch(value)}
-        column |= {OUTSIDE, *(f"{prefix}-{name}" for prefix in BARE_TAGS - {OUTSIDE} for name in types)}
+        column |= {OUTSIDE, *(f"{prefix}-{name}" for prefix in PREFIXES for name in types)}
 
     def is_row(line: str) -> bool:
         if _is_blank(line) or line.startswith("-DOCSTART-"):
