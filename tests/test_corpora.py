@@ -375,8 +375,8 @@ def test_annotations_of_label_studio(tmp_path):
         tmp_path, "x.json", task({"result": [hypertext]})
     )
     for annotations, message in (
-        ([3], "a task needs an object data and a list of objects annotations, got {'text': 'Gout fell'} and [3]"),
-        ([{"result": ["Gout"]}], "field 'result' of an annotation must be a list of objects, got ['Gout']"),
+        ([None], "the annotations of a task must be objects, got [None]"),
+        ([{"result": ["Gout"]}], "an entity must be [start, end, type] or an object, got 'Gout'"),
     ):
         assert message in error(tmp_path, "x.json", task(*annotations))
     left_out = read(tmp_path, "x.json", task(annotation(4, was_cancelled=True))[:-1] + "," + task(annotation(9))[1:])
@@ -462,7 +462,7 @@ def test_the_passages_of_a_document_are_of_one_document_and_one_record(tmp_path)
         (
             "x.conll",
             "Gout\tB-D\r\rfell\tO\r",
-            "line 1: lines end in a line feed, got a carriage return: 'Gout\\tB-D\\r\\rfell\\tO'",
+            "word 0 (line 1): a carriage return alone ends no line: 'B-D\\r\\rfell'",
         ),
         (
             "x.csv",

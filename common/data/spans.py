@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from common.errors import shown
+
 Scheme = Literal["iob1", "iob2", "bioes"]
 
 OUTSIDE = "O"
@@ -137,7 +139,7 @@ def spans_to_tags(spans: Iterable[Span], n_words: int, scheme: Scheme = "iob2") 
 def check_span(span: Span, n_words: int) -> None:
     """Raises ``ValueError`` unless ``0 <= start <= end < n_words``."""
     if not 0 <= span.start <= span.end < n_words:
-        raise ValueError(f"span {tuple(span)} is out of range for {n_words} words")
+        raise ValueError(f"span {shown(tuple(span))} is out of range for {n_words} words")
 
 
 def check_flat(spans: Sequence[Span]) -> None:

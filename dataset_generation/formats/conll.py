@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.data.spans import OUTSIDE, PREFIXES
-from common.errors import InputError, shown
+from common.errors import shown
 from dataset_generation.formats.base import Format, Item, Records, Tagged, read_lines, record_place
 from dataset_generation.formats.columns import TAG, find_columns, is_tag
 from dataset_generation.options import ReadOptions
@@ -76,10 +76,6 @@ def _blocks(path: Path) -> Iterator[_Sentence]:
     document: str | None = None
     for number, line in enumerate((*lines, ""), start=1):
         if is_row(line):
-            if "\r" in line:
-                raise InputError(
-                    f"{path}: line {number}: lines end in a line feed, got a carriage return: {shown(line)}"
-                )
             numbers.append(number)
             rows.append(_columns(line))
             continue
@@ -136,9 +132,11 @@ def _read(path: Path, options: ReadOptions) -> Records:
 def _parse(sentence: _Sentence, options: ReadOptions) -> list[Item]:
     word, tag = int(options.roles["word"]), int(options.roles["tag"])
     for index, row in enumerate(sentence.rows):
+        place = f"word {index} (line {sentence.lines[index]})"
         if len(row) <= max(word, tag):
-            place = f"word {index} (line {sentence.lines[index]})"
             raise ValueError(f"{place}: expected a word and a tag, got {' '.join(row)[:100]!r}")
+        if "\r" in row[tag]:
+            raise ValueError(f"{place}: a carriage return alone ends no line: {shown(row[tag])}")
     words, tags = zip(*((row[word], row[tag]) for row in sentence.rows), strict=True)
     return [Tagged(words, tags, sentence.document)]
 

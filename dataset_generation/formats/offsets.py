@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, TypeGuard
+from typing import Any
 
 from common.data.text import Mention
 from common.errors import shown
@@ -48,10 +48,12 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
         ValueError: If the task is malformed or has annotations that differ.
     """
     data, annotations = task["data"], task["annotations"]
-    if not isinstance(data, dict) or not _is_list_of_objects(annotations):
+    if not isinstance(data, dict) or not isinstance(annotations, list):
         raise ValueError(
-            f"a task needs an object data and a list of objects annotations, got {shown(data)} and {shown(annotations)}"
+            f"a task needs an object data and a list annotations, got {shown(data)} and {shown(annotations)}"
         )
+    if not all(isinstance(entry, dict) for entry in annotations):
+        raise ValueError(f"the annotations of a task must be objects, got {shown(annotations)}")
     field = find_field(list(data), "text", ("text",), options)
     text = data.get(field) if field is not None else None
     if not isinstance(text, str):
@@ -95,15 +97,15 @@ def regions_of(annotation: Mapping[str, Any]) -> list[Any]:
         ValueError: If it has no list of regions.
     """
     result = annotation.get("result")
-    if not _is_list_of_objects(result):
-        raise ValueError(f"field 'result' of an annotation must be a list of objects, got {shown(result)}")
+    if not isinstance(result, list):
+        raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
     # Relations, and choices about the text as a whole, have no offsets. Entities of HyperText and Paragraphs count them
     # in another way, which read_mentions refuses.
-    return [region.get("value") for region in result if region.get("type") in _REGIONS]
-
-
-def _is_list_of_objects(value: Any) -> TypeGuard[list[dict[str, Any]]]:
-    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+    return [
+        region.get("value") if isinstance(region, dict) else region
+        for region in result
+        if not isinstance(region, dict) or region.get("type") in _REGIONS
+    ]
 
 
 def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:
@@ -143,14 +145,13 @@ def make_mention(start: Any, end: Any, label: str, text: str, surface: Any = Non
     """
     if type(start) is not int or type(end) is not int:
         raise ValueError(f"start and end of an entity must be integers, got {shown(start)} and {shown(end)}")
+    what = f"entity {shown((start, end, label))}"
     if not 0 <= start < end <= len(text):
-        raise ValueError(f"entity ({start}, {end}, {label!r}) is out of range for {len(text)} characters")
+        raise ValueError(f"{what} is out of range for {len(text)} characters")
     # Tools write line ends inside an entity as spaces.
     if isinstance(surface, str) and surface.split() != text[start:end].split():
         hint = ""
         if any(character > "\uffff" for character in text[:end]):
             hint = "; offsets must count characters, not UTF-16 units"
-        raise ValueError(
-            f"entity ({start}, {end}, {label!r}) says {shown(surface)} but {shown(text[start:end])} stands there{hint}"
-        )
+        raise ValueError(f"{what} says {shown(surface)} but {shown(text[start:end])} stands there{hint}")
     return Mention(start, end, label)
