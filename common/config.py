@@ -57,14 +57,18 @@ def require_rate(name: str, value: float) -> None:
     require(0 < value < float("inf"), f"{name} must be positive, got {value}")
 
 
-def type_and_name(text: str) -> tuple[str, str]:
-    """An entity type and the name that ``--map TYPE=NAME`` gives it.
+def type_and_name(text: str, option: str = "--map") -> tuple[str, str]:
+    """An entity type and the name that ``TYPE=NAME`` gives it.
+
+    Args:
+        text: What the option has.
+        option: Its name, for the message.
 
     Raises:
         InputError: If the text has another form.
     """
     source, _, name = (part.strip() for part in text.partition("="))
-    require(bool(source and name), f"--map: expected TYPE=NAME, got {text!r}")
+    require(bool(source and name), f"{option}: expected TYPE=NAME, got {text!r}")
     return source, name
 
 

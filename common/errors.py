@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 # A password may hold an "@" itself.
 _CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@]*:)?)[^/\s]+(?=@)")
@@ -18,6 +19,12 @@ class TrainingError(RuntimeError):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM: the end that a batch system or ``kill`` asks for, as clean as Ctrl-C's."""
+
+
+def shown(value: Any) -> str:
+    """``repr`` for messages, shortened if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def hide_credentials(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from common.data.dataset import SPLITS, Sentence, Split, make_sentence
 from common.data.spans import Span
 from common.errors import InputError
-from common.files import read_json, unique_keys
+from common.files import errors_at, read_json, unique_keys
 from dataset_generation.sources import BENCHMARKS
 
 DEMO_PREFIX = "demo-"
@@ -127,10 +127,8 @@ def _read_banks(path: Path) -> dict[tuple[str, str | None], list[str]]:
 
 
 def _read_frames(path: Path, banks: Mapping[tuple[str, str | None], Sequence[str]]) -> dict[Split, list[Frame]]:
-    try:
+    with errors_at(path):
         lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     frames: dict[Split, list[Frame]] = {split: [] for split in SPLITS}
     for number, line in enumerate(lines, start=1):
         if not line:

@@ -12,7 +12,8 @@ from common.data.dataset import check_encodable
 from common.data.labels import LabelSet, normalise_type
 from common.data.spans import OUTSIDE
 from common.errors import InputError
-from common.files import read_json
+from common.files import errors_at, read_json, unique_keys
+from dataset_generation.formats.base import record_place
 from dataset_generation.hub import load_hub_dataset
 
 logger = logging.getLogger(__name__)
@@ -60,23 +61,22 @@ def _read_hub(types: Sequence[str]) -> dict[str, str]:
             raise InputError(
                 f"{HUB_DESCRIPTIONS}: needs the columns entity_type and description, found {table.column_names}"
             )
-    rows = (row for table in tables.values() for row in table)
+    rows = (row for table in tables.values() for row in table if isinstance(row["entity_type"], str))
     pairs = {(normalise_type(row["entity_type"]), row["description"]): None for row in rows}
     # Only the types that are wanted must be unique: the collection has thousands of others.
     return _unique((pair for pair in pairs if pair[0] in types), HUB_DESCRIPTIONS)
 
 
 def _read_file(path: Path, types: Sequence[str]) -> dict[str, str]:
-    pairs = _file_pairs(path)
-    texts = _unique(((name if name == OUTSIDE else normalise_type(name), text) for name, text in pairs), str(path))
+    texts = _unique(_file_pairs(path), str(path))
     unused = sorted(set(texts) - {*types, OUTSIDE})
     if unused:
         logger.info("%s: descriptions of types that the corpus does not have are not used: %s", path, ", ".join(unused))
     return texts
 
 
-def _file_pairs(path: Path) -> list[tuple[str, str]]:
-    """The types and texts of a description file, repeated ones included."""
+def _file_pairs(path: Path) -> list[tuple[Any, Any]]:
+    """The types and texts of a description file, repeated ones included, of any kind."""
     # Objects are read as tuples of pairs, because a dict would hide a repeated key.
     value = read_json(path, object_pairs_hook=tuple)
     if isinstance(value, tuple):
@@ -84,31 +84,35 @@ def _file_pairs(path: Path) -> list[tuple[str, str]]:
     elif isinstance(value, list):
         pairs = []
         for number, entry in enumerate(value):
-            fields = dict(entry) if isinstance(entry, tuple) else {}
+            with errors_at(f"{path}: {record_place(number)}"):
+                fields = unique_keys(list(entry)) if isinstance(entry, tuple) else {}
             if set(fields) != {"entity_type", "description"}:
                 raise InputError(
-                    f"{path}: record {number} (counted from 0): expected an object with entity_type and description, "
+                    f"{path}: {record_place(number)}: expected an object with entity_type and description, "
                     f"got {fields or entry!r}"
                 )
             pairs.append((fields["entity_type"], fields["description"]))
     else:
         raise InputError(f"{path}: expected a JSON object or list of descriptions, got {type(value).__name__}")
-    for name, text in pairs:
-        if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{path}: a type must be a non-empty string, got {name!r}")
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(f"{path}: the description of {name!r} must be a non-empty string, got {text!r}")
-        for part in (name, text):
-            try:
-                check_encodable(part, f"the description of {name!r}")
-            except ValueError as error:
-                raise InputError(f"{path}: {error}") from error
     return pairs
 
 
-def _unique(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, str]:
+def _unique(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[str, str]:
+    """The texts by normalised type.
+
+    Raises:
+        InputError: If a type or a text is none, or a type has two.
+    """
     texts: dict[str, str] = {}
-    for name, text in pairs:
+    for raw, text in pairs:
+        if not isinstance(raw, str) or not raw.strip():
+            raise InputError(f"{where}: a type must be a non-empty string, got {raw!r}")
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"{where}: the description of {raw!r} must be a non-empty string, got {text!r}")
+        with errors_at(where):
+            for part in (raw, text):
+                check_encodable(part, f"the description of {raw!r}")
+        name = raw if raw == OUTSIDE else normalise_type(raw)
         if name in texts:
             raise InputError(f"{where}: type {name!r} has two descriptions: {texts[name]!r} and {text!r}")
         texts[name] = text

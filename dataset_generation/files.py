@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,7 +173,10 @@ def _check_parts(folder: Path, split: Split, paths: Sequence[Path]) -> None:
             f"into a folder {split}/, or number them {split}-00000-of-00002, ..."
         )
     if shards:
-        total, present = int(shards[0]["total"]), {int(match["number"]) for match in shards}
+        total, present = int(shards[0]["total"]), Counter(int(match["number"]) for match in shards)
+        repeated = next((number for number, times in present.items() if times > 1), None)
+        if repeated is not None:
+            raise InputError(f"{folder}: part {repeated} of the {total} of {shards[0]['stem']} is there twice")
         missing = next((number for number in range(min(total, 10**6)) if number not in present), None)
         if missing is not None:
             raise InputError(f"{folder}: part {missing} of the {total} of {shards[0]['stem']} is missing")

@@ -27,6 +27,7 @@ from common.data.dataset import (
     Split,
     count_types,
     span_file,
+    span_record,
     token_file,
 )
 from common.data.labels import LabelSet
@@ -318,7 +319,7 @@ def _write_files(
 
 def _span_record(sentence: Sentence) -> dict[str, Any]:
     """A sentence as GLiNER reads it, and its document where the corpus names one."""
-    record: dict[str, Any] = {"tokenized_text": sentence.words, "ner": [list(span) for span in sentence.spans]}
+    record = span_record(sentence)
     return record if sentence.document is None else {**record, "document": sentence.document}
 
 

@@ -68,7 +68,9 @@ class ReadOptions:
     def roles(self) -> Mapping[str, str]:
         """Column or field by role, as ``--columns`` gives them."""
         roles: dict[str, str] = {}
-        for part in (self.columns or "").split(",") if self.columns is not None else ():
+        if self.columns is None:
+            return roles
+        for part in self.columns.split(","):
             role, separator, column = part.partition("=")
             role, column = role.strip(), column.strip()
             require(

@@ -11,12 +11,11 @@ from typing import Any
 from common.data.dataset import SPLITS, Sentence, Split, check_encodable, make_sentence
 from common.data.labels import normalise_type
 from common.data.mixture import joint_names
-from common.data.spans import OUTSIDE, Span, TagError, check_span, detect_scheme
+from common.data.spans import OUTSIDE, PREFIXES, Span, TagError, check_span, detect_scheme
 from common.data.text import Mention, Word, align, first_words, sentences_of, words_of
-from common.errors import InputError
+from common.errors import InputError, shown
 from dataset_generation.corpus import Corpus, losses
-from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged, shown
-from dataset_generation.formats.columns import BARE_TAGS
+from dataset_generation.formats.base import Annotated, Item, LeftOut, Records, Spanned, Tagged
 from dataset_generation.options import Overlaps, ReadOptions, TagScheme
 from dataset_generation.tags import check_tags, tag_spans, typed
 
@@ -118,9 +117,7 @@ class CorpusReader:
         ]
         if not tagged:
             return None
-        if self.options.type is not None and not any(
-            tag in BARE_TAGS - {OUTSIDE} for _, tags in tagged for tag in tags
-        ):
+        if self.options.type is not None and all(PREFIXES.isdisjoint(tags) for _, tags in tagged):
             raise InputError(f"--type {self.options.type}: every tag of the corpus names its type")
         if self.options.tag_scheme != "auto":
             return self.options.tag_scheme
@@ -209,7 +206,6 @@ class CorpusReader:
         counts["sentence_ends_inside_entities"] += len(
             sentences_of(item.text, self.options.sentences, breaks=item.breaks)
         ) - len(ranges)
-        # Bad entities of the text are reported once, with its first sentence.
         document = item.document if item.document is not None else str(number)
         starts = first_words(words, ranges)
         grouped: list[list[Span]] = [[] for _ in ranges]
@@ -221,6 +217,7 @@ class CorpusReader:
             inside = words[first:after]
             if inside:
                 text, texts = item.text[inside[0].start : inside[-1].end], [word.text for word in inside]
+                # Bad entities of the text are reported once, with its first sentence.
                 parts.append(Spanned(texts, grouped[index], () if parts else bad, document, text))
         return parts
 
@@ -238,14 +235,14 @@ class CorpusReader:
             bad.append(f"{what} goes over the end of a title or passage")
             return None
         if not place.exact:
+            inside = f"{item.text[mention.start : mention.end]!r} in {item.text[first.start : last.end]!r}"
             if self.options.off_edges == "error":
                 bad.append(
-                    f"{what} begins or ends inside a word: {item.text[mention.start : mention.end]!r} in "
-                    f"{item.text[first.start : last.end]!r}; widen it with --off-edges snap, or leave it out with drop"
+                    f"{what} begins or ends inside a word: {inside}; widen it with --off-edges snap, or leave it out "
+                    "with drop"
                 )
                 return None
             done = "widened to whole words" if self.options.off_edges == "snap" else "left out"
-            inside = f"{item.text[mention.start : mention.end]!r} in {item.text[first.start : last.end]!r}"
             self._report(f"entity {done}", f"{inside}, {mention.label}")
             if self.options.off_edges == "drop":
                 counts["entities_read"] += 1

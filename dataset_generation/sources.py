@@ -127,13 +127,13 @@ def _read_tables(
     if ignored:
         logger.warning("%s: splits that are not read: %s", name, ", ".join(ignored))
         origin = {**origin, "ignored": ignored}
+    for split in ("train", "test"):
+        if split not in names:
+            raise InputError(f"{name}: has no {split} split, found {sorted(tables)}")
     reader = CorpusReader(options, known_types)
     for split in SPLITS:
         if split in names:
             table, where = tables[names[split]], f"{name}/{names[split]}"
             records = read_table(table, table.column_names, table.features, where, options)
             reader.add(split, where, records, parse_row)
-    for split in ("train", "test"):
-        if split not in reader.parsed:
-            raise InputError(f"{name}: has no {split} split, found {sorted(tables)}")
     return reader.corpus(origin)

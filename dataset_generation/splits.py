@@ -110,12 +110,13 @@ def _group(sentences: Sequence[Sentence], plan: SplitPlan) -> Callable[[Sentence
 
 def _shuffled(sentences: list[Sentence], plan: SplitPlan) -> list[Sentence]:
     """The sentences in random order, or the documents in random order with their sentences as they are."""
+    import pandas
+
     members: dict[Hashable, list[Sentence]] = {}
     for index, sentence in enumerate(sentences):
         members.setdefault(sentence.document if plan.split_by == "document" else index, []).append(sentence)
     groups = list(members.values())
-    import pandas
-
+    # As the thesis's code draws.
     order = pandas.Series(range(len(groups))).sample(frac=1, random_state=plan.seed)
     return [sentence for index in order for sentence in groups[index]]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.data.spans import OUTSIDE, Span, TagError, split_tag, tags_to_spans
+from common.data.spans import OUTSIDE, PREFIXES, Span, TagError, split_tag, tags_to_spans
 from dataset_generation.formats.base import Tagged
-from dataset_generation.formats.columns import BARE_TAGS
+from dataset_generation.formats.columns import is_tag
 from dataset_generation.options import ReadOptions, TagScheme
 
 
@@ -16,7 +16,7 @@ def check_tags(item: Tagged, options: ReadOptions) -> None:
         raise ValueError(f"{len(item.words)} words but {len(item.tags)} tags")
     for index, tag in enumerate(typed(item.tags, options)):
         if options.tag_scheme == "io":
-            if tag[1:2] == "-" and tag[:1] in BARE_TAGS:
+            if tag[1:2] == "-" and is_tag(tag[:1]):
                 raise ValueError(f"word {index}: tag {tag!r} has a prefix, and --tag-scheme io says that none has")
         else:
             split_tag(tag, index)
@@ -28,14 +28,14 @@ def typed(tags: Sequence[str], options: ReadOptions) -> Sequence[str]:
     Raises:
         TagError: If one names none and there is no ``--type``.
     """
-    if options.tag_scheme == "io" or not any(tag in BARE_TAGS and tag != OUTSIDE for tag in tags):
+    if options.tag_scheme == "io" or PREFIXES.isdisjoint(tags):
         return tags
     if options.type is None:
-        index = next(index for index, tag in enumerate(tags) if tag in BARE_TAGS and tag != OUTSIDE)
+        index = next(index for index, tag in enumerate(tags) if tag in PREFIXES)
         raise TagError(
             f"word {index}: tag {tags[index]!r} names no type; if the corpus has but one, give it with --type NAME"
         )
-    return [f"{tag}-{options.type}" if tag in BARE_TAGS and tag != OUTSIDE else tag for tag in tags]
+    return [f"{tag}-{options.type}" if tag in PREFIXES else tag for tag in tags]
 
 
 def tag_spans(tags: Sequence[str], scheme: TagScheme, options: ReadOptions) -> list[Span]:

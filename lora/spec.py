@@ -13,14 +13,14 @@ TITLES: Mapping[Method, str] = {
     "lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA", "loha": "LoHa", "lokr": "LoKr", "ia3": "IA3",
     "bitfit": "BitFit",
 }  # fmt: skip
+_TARGETS = {"label": "label encoder", "both": "both encoders"}
 IN_PLACE_OF_LORA: tuple[Method, ...] = ("dora", "ia3", "bitfit")
 
 
 def variant(config: Config) -> Variant:
     """The kind of encoder and the method, and what else differs from the plain approach."""
     aspects = {"encoder": config.encoder, "method": TITLES[config.method]}
-    aspects |= {"target": f"{config.target} encoder"} if config.target == "label" else {}
-    aspects |= {"target": "both encoders"} if config.target == "both" else {}
+    aspects |= {"target": _TARGETS[config.target]} if config.target != "text" else {}
     aspects |= {"modules": "+".join(config.modules)} if config.modules else {}
     aspects |= {"rank": f"rank {config.rank}"} if config.rank != DEFAULTS[config.method].get("rank") else {}
     aspects |= {"encoder dropout": "encoder dropout"} if config.encoder_dropout else {}

@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from common.approach import Account, Batch, set_mode
-from common.data.dataset import Sentence, parse_span_record
+from common.data.dataset import Sentence, parse_span_record, span_record
 from common.data.labels import LabelSet, normalise_type
 from common.data.spans import ScoredSpan, Span, above, without_overlaps
 from common.errors import InputError
@@ -219,9 +219,9 @@ class MarkedCopies(nn.Module):
         return [
             {
                 "labels": [mark.label for mark in marks],
-                "examples": [{"tokenized_text": list(item.words), "ner": [list(s) for s in item.spans]} for item in of],
+                "examples": [span_record(sentence) for sentence in examples],
             }
-            for marks, of in zip(self.questions, self._examples, strict=True)
+            for marks, examples in zip(self.questions, self._examples, strict=True)
         ]
 
     def restore(self, kept: Any) -> None:

@@ -374,6 +374,11 @@ def test_annotations_of_label_studio(tmp_path):
     assert "the type of an entity must be a non-empty string, got {'start': '/p[1]" in error(
         tmp_path, "x.json", task({"result": [hypertext]})
     )
+    for annotations, message in (
+        ([None], "the annotations of a task must be objects, got [None]"),
+        ([{"result": ["Gout"]}], "an entity must be [start, end, type] or an object, got 'Gout'"),
+    ):
+        assert message in error(tmp_path, "x.json", task(*annotations))
     left_out = read(tmp_path, "x.json", task(annotation(4, was_cancelled=True))[:-1] + "," + task(annotation(9))[1:])
     assert (sentences(left_out), left_out.counts["train"]["records_left_out"]) == (["[Gout fell](d)"], 1)
 
@@ -450,6 +455,21 @@ def test_the_passages_of_a_document_are_of_one_document_and_one_record(tmp_path)
         ("x.jsonl", '{"text": "\\ud800", "label": []}', "the text holds half of a surrogate pair"),
         ("x.jsonl", '{"text": " ", "label": []}', "the text has no words"),
         (
+            "x.jsonl",
+            '{"tokens": ["Gout"], "tags": ["O"], "document": "\\ud800"}',
+            "record 0 (counted from 0): the name of its document holds half of a surrogate pair: '\\ud800'",
+        ),
+        (
+            "x.conll",
+            "Gout\tB-D\r\rfell\tO\r",
+            "word 0 (line 1): a carriage return alone ends no line: 'B-D\\r\\rfell'",
+        ),
+        (
+            "x.csv",
+            "sentence,word,tag,Tag\n1,Gout,O,B-D\n",
+            "several columns of tags are called 'tag', found ['sentence', 'word', 'tag', 'Tag']; rename one",
+        ),
+        (
             "x.tsv",
             "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n",
             "is a Git LFS pointer, not the data",
@@ -492,6 +512,10 @@ def test_brat_files(tmp_path):
         stream.write("T3\tD 0 4;11 16\tGout twice\n")
     with pytest.raises(InputError, match=r"a\.ann: the document: line 5: entity T3 is in 2 pieces"):
         read_local(tmp_path)
+    for line in (" T3\tD 0 4\tGout", "{}"):
+        (tmp_path / "a.ann").write_text(f"*\tEquiv T1 T2\n\n{line}\n")
+        with pytest.raises(InputError, match=re.escape(f"line 3: no annotation of BRAT begins like this: {line!r}")):
+            read_local(tmp_path)
     (tmp_path / "b.ann").touch()
     with pytest.raises(InputError, match=r"b\.ann: has no text b\.txt beside it"):
         read_local(tmp_path, ReadOptions(skip_invalid=True))
@@ -600,6 +624,10 @@ def test_shards_and_folders(tmp_path, caplog):
     }
     assert corpus.origin["ignored"] == ["data/dictionary.tsv"]
     assert "not read, of no split or no known kind: data/dictionary.tsv" in caplog.text
+    (tmp_path / "data" / "train-0-of-00002.tsv").write_text("a\tB-D\n")
+    with pytest.raises(InputError, match="part 0 of the 2 of train is there twice"):
+        read_local(tmp_path)
+    (tmp_path / "data" / "train-0-of-00002.tsv").unlink()
     (tmp_path / "data" / "train-00000-of-00002.tsv").unlink()
     with pytest.raises(InputError, match="part 0 of the 2 of train is missing"):
         read_local(tmp_path)

@@ -103,6 +103,7 @@ BAD_RECORDS = {
     "boolean index": ({**RECORD, "ner": [[True, 2, "protein"]]}, "must be integers, got [True, 2, 'protein']"),
     "no type": ({**RECORD, "ner": [[1, 2, ""]]}, "must be a non-empty string, got [1, 2, '']"),
     "beyond the end": ({**RECORD, "ner": [[1, 4, "protein"]]}, "span (1, 4, 'protein') is out of range for 4 words"),
+    "huge": ({**RECORD, "ner": [[1, 10**200, "protein"]]}, f"span (1, 1{92 * '0'}... is out of range for 4 words"),
     "negative": ({**RECORD, "ner": [[-1, 0, "protein"]]}, "span (-1, 0, 'protein') is out of range for 4 words"),
     "backwards": ({**RECORD, "ner": [[2, 1, "protein"]]}, "span (2, 1, 'protein') is out of range for 4 words"),
     "overlap": ({**RECORD, "ner": [[0, 1, "dna"], [1, 2, "dna"]]}, "overlap: (0, 1, 'dna') and (1, 2, 'dna')"),

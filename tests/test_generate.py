@@ -506,11 +506,14 @@ def test_descriptions_by_name_and_by_file(tmp_path, caplog):
 
 def test_descriptions_of_the_hub(monkeypatch):
     rows = [("Protein", "P."), ("Protein", "P."), ("lipid", "1"), ("lipid", "2"), ("DNA", "D."), ("DNA", "E.")]
+    rows += [(None, "N."), ("RNA", None)]
     table = datasets.Dataset.from_list([{"entity_type": name, "description": text} for name, text in rows])
     monkeypatch.setattr(descriptions, "load_hub_dataset", lambda *_: hub.HubDataset({"train": table}, "o/n", "c0"))
     assert descriptions.make_label_set(["protein"], "hub", "x").descriptions == ("P.",)
     with pytest.raises(InputError, match=r"Pile-NER.*'dna' has two descriptions: 'D\.' and 'E\.'"):
         descriptions.make_label_set(["dna"], "hub", "x")
+    with pytest.raises(InputError, match="the description of 'rna' must be a non-empty string, got None"):
+        descriptions.make_label_set(["rna"], "hub", "x")
     with pytest.raises(InputError, match=r"no description \(hub\) for 'gene'.*own or names"):
         descriptions.make_label_set(["gene"], "hub", "x")
 
@@ -589,6 +592,17 @@ def other_columns(path: Path) -> None:
     pq.write_table(pa.table({"tokens": [["a"]], "marks": [["O"]]}), path)
 
 
+def not_utf8(path: Path) -> None:
+    words = pa.array([b"a", b"\xff"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"tokens": pa.ListArray.from_arrays([0, 1, 2], words), "ner_tags": [["O"]] * 2}), path)
+
+
+def far_future(path: Path) -> None:
+    pq.write_table(
+        pa.table({"tokens": [["a"]], "ner_tags": [["O"]], "read": pa.array([2**62], pa.timestamp("us"))}), path
+    )
+
+
 def truncated_parquet(path: Path) -> None:
     parquet(path, WORDS, tags_of("iob2"))
     path.write_bytes(path.read_bytes()[:-9])
@@ -619,6 +633,12 @@ BAD_INPUT = [
         "no column of tags (ner_tags, tags, ner, labels), found ['tokens', 'marks']; name it: --columns tag=",
     ),
     ("train.parquet", rows([], []), "the file holds no records"),
+    (
+        "train.parquet",
+        not_utf8,
+        "record 1 (counted from 0): column 'tokens' cannot be read: 'utf-8' codec can't decode byte 0xff",
+    ),
+    ("train.parquet", far_future, "record 0 (counted from 0): column 'read' cannot be read: "),
     ("train.parquet", truncated_parquet, "not a whole Parquet file"),
     ("train.parquet", "PAR1", "not a whole Parquet file"),
     # CoNLL
@@ -741,6 +761,10 @@ def write(path: Path, text: str) -> Path:
         (
             '["protein"]',
             "record 0 (counted from 0): expected an object with entity_type and description, got 'protein'",
+        ),
+        (
+            '[{"entity_type": "protein", "description": "P.", "description": "Q."}]',
+            "record 0 (counted from 0): repeated key 'description'",
         ),
         ("5", "expected a JSON object or list of descriptions, got int"),
         ('{"protein": "a\\ud800"}', "the description of 'protein' holds half of a surrogate pair: 'a\\ud800'"),

@@ -335,6 +335,12 @@ def test_two_documents_of_one_id_are_no_folder_of_brat(tagger, tmp_path):
         write(tagger, tmp_path / "out", "brat", [Document("d", "Fever."), Document("d", "Gout.")])
 
 
+@pytest.mark.parametrize("ids", [("d", "d.txt/e"), ("d.ann/e", "d"), ("a/d.x", "a/d.x.txt/e/f")])
+def test_no_file_of_brat_stands_in_the_place_of_a_folder(tagger, tmp_path, ids):
+    with pytest.raises(InputError, match=f"document '{ids[1]}': BRAT would need a folder of the same name as a file"):
+        write(tagger, tmp_path / "out", "brat", [Document(name, "Fever.") for name in ids])
+
+
 def test_other_systems_have_other_names_of_files(monkeypatch):
     """On Windows ``C:d`` lies outside the folder, and ``a:b`` is no file that anybody sees."""
 
@@ -347,11 +353,12 @@ def test_other_systems_have_other_names_of_files(monkeypatch):
             names(name)
     assert names("a/b+c", "console", "d.e") == ["a/b+c", "console", "d.e"]
     monkeypatch.setattr(output_module, "WINDOWS", False)
-    monkeypatch.setattr(output_module, "_FOLDS_CASE", False)
+    monkeypatch.setattr(output_module, "_FOLDS_NAMES", False)
     assert names("PMID:1", "d", "D") == ["PMID:1", "d", "D"]
-    monkeypatch.setattr(output_module, "_FOLDS_CASE", True)
-    with pytest.raises(InputError, match="'D': two documents have this id"):
-        names("d", "D")
+    monkeypatch.setattr(output_module, "_FOLDS_NAMES", True)
+    for one, other in (("d", "D"), ("\u00e9", "e\u0301")):
+        with pytest.raises(InputError, match=f"{other!r}: two documents have this id"):
+            names(one, other)
 
 
 def test_an_id_that_brat_cannot_have_costs_no_tagging(tagger, tmp_path):
@@ -489,6 +496,8 @@ def test_wrong_input(tmp_path, gliner_folder):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "empty").mkdir()
     pyarrow.parquet.write_table(pyarrow.table({"body": ["Fever."]}), tmp_path / "field.parquet")
+    texts = pyarrow.array([b"Fever.", b"F\xff"], pyarrow.binary()).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "utf8.parquet")
     model = ["--model", str(gliner_folder("bi-bert")), "--labels", "disease", *CPU]
     for name, options, message in (
         ("bad.txt", [], r"bad.txt: not UTF-8 text \(byte 5\)"),
@@ -501,6 +510,7 @@ def test_wrong_input(tmp_path, gliner_folder):
         ("half.jsonl", [], "line 1: the text holds half of a surrogate pair"),
         ("words.jsonl", [], "line 1: word 1 holds white space: 'b c'"),
         ("bad.parquet", [], "bad.parquet: not a whole Parquet file"),
+        ("utf8.parquet", [], r"record 1 \(counted from 0\): column 'text' cannot be read: 'utf-8' codec can't decode"),
         ("field.parquet", [], r"field.parquet: no field 'text', found \['body'\]"),
         ("some.conll", ["--word-column", "1"], r"some.conll: sentence at line 1: no column 1 \(--word-column\)"),
         ("some.pdf", [], "its suffix is none of .txt"),

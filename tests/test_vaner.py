@@ -127,6 +127,8 @@ def test_the_instruction_shows_other_names_and_no_data_set_where_asked(tagger):
     assert "tiny" not in text
     with pytest.raises(InputError, match="--type-names: the data set has no type 'gene'"):
         tagger(type_names=("gene=Gene",)).begin_training([])
+    with pytest.raises(InputError, match="--type-names: a type has two names: protein=Gene protein=Protein"):
+        tagger(type_names=("protein=Gene", "protein=Protein"))
     with pytest.raises(InputError, match=r"--max-length 40: the instruction alone has \d+ sub-words"):
         tagger(max_length=40)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share
+from common.config import DataConfig, RuntimeConfig, TrainConfig, require, require_rate, require_share, type_and_name
 from common.models.config import Attention, LoraConfig, Quantization
 
 DEFAULT_BASE = "meta-llama/Llama-2-7b-hf"
@@ -67,11 +67,12 @@ class Config:
             require(getattr(self, name) >= 0, f"{name} must be at least 0, got {getattr(self, name)}")
         if self.threshold is not None:
             require_share("threshold", self.threshold)
-        for text in self.type_names:
-            name, separator, shown = text.partition("=")
-            require(bool(name and separator and shown.strip()), f"--type-names: expected TYPE=NAME, got {text!r}")
+        require(
+            len(self.shown_names) == len(self.type_names),
+            f"--type-names: a type has two names: {' '.join(self.type_names)}",
+        )
 
     @property
     def shown_names(self) -> dict[str, str]:
         """What the instruction calls the types that have another name there."""
-        return dict(text.split("=", 1) for text in self.type_names)
+        return dict(type_and_name(text, "--type-names") for text in self.type_names)

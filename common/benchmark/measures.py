@@ -17,7 +17,7 @@ import torch
 from common.bases import load_base
 from common.checkpoint import start_run
 from common.config import RuntimeConfig
-from common.data.dataset import Dataset, Sentence, load_dataset, make_sentence, sample
+from common.data.dataset import Dataset, Sentence, load_dataset, make_sentence, sample, span_record
 from common.data.labels import LabelSet
 from common.data.spans import Span
 from common.device import make_accelerator, peak_memory_mb, precision_name, reset_peak_memory, seed_everything
@@ -120,10 +120,7 @@ def _training_config(measure: Measure, data: Dataset) -> Any:
 
 def _gliner_records(sentences: Sequence[Sentence], labels: LabelSet, encoder: str) -> list[dict[str, Any]]:
     key = "ner_label" if encoder == "bi" else "ner_labels"
-    return [
-        {"tokenized_text": list(s.words), "ner": [list(span) for span in s.spans], key: list(labels.names)}
-        for s in sentences
-    ]
+    return [span_record(sentence) | {key: list(labels.names)} for sentence in sentences]
 
 
 def _gliner_train(measure: Measure) -> dict[str, Any]:

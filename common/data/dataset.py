@@ -14,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 from common.data.labels import LabelSet
 from common.data.spans import OUTSIDE, Span, check_flat, check_span
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.files import is_encodable, read_json, sha256_file
 from common.paths import check_name, datasets_dir
 from common.schema import read_record
@@ -73,8 +73,8 @@ def make_sentence(
     """Checks and returns one sentence.
 
     Raises:
-        ValueError: If there is no word; if a word is empty, not a string, holds a tab, space or line end, or cannot be
-            written as UTF-8; or if a span is out of range, repeated or overlaps another.
+        ValueError: If there is no word; if a word is empty, not a string, holds a tab, space or line end; if a word or
+            the document's name cannot be written as UTF-8; or if a span is out of range, repeated or overlaps another.
     """
     if not words:
         raise ValueError("the sentence has no words")
@@ -91,6 +91,8 @@ def make_sentence(
     for span in ordered:
         check_span(span, len(words))
     check_flat(ordered)
+    if document is not None:
+        check_encodable(document, "the name of its document")
     return Sentence(tuple(words), tuple(ordered), document, text=text)
 
 
@@ -115,21 +117,36 @@ def parse_span_record(record: Any, id2label: Mapping[str, str] | None = None) ->
         raise ValueError(f"expected an object, got {type(record).__name__}")
     for name in ("tokenized_text", "ner"):
         if not isinstance(record.get(name), list):
-            raise ValueError(f"field {name!r} must be a list, got {record.get(name)!r}")
-    spans = []
-    for entry in record["ner"]:
-        if not isinstance(entry, list) or len(entry) != 3:
-            raise ValueError(f"an entity must be [start, end, type], got {entry!r}")
-        start, end, label = entry
-        if type(start) is not int or type(end) is not int:
-            raise ValueError(f"start and end of an entity must be integers, got {entry!r}")
-        if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"the type of an entity must be a non-empty string, got {entry!r}")
-        label = (id2label or {}).get(label, label)
-        if label != OUTSIDE:
-            spans.append(Span(start, end, label))
+            raise ValueError(f"field {name!r} must be a list, got {shown(record.get(name))}")
+    names = id2label or {}
+    spans = [Span(start, end, names.get(label, label)) for start, end, label in map(parse_span, record["ner"])]
     document = record.get("document")
-    return make_sentence(record["tokenized_text"], spans, document if isinstance(document, str) else None)
+    return make_sentence(
+        record["tokenized_text"],
+        [span for span in spans if span.label != OUTSIDE],
+        document if isinstance(document, str) else None,
+    )
+
+
+def span_record(sentence: Sentence) -> dict[str, Any]:
+    """A sentence in GLiNER's own form, as :func:`parse_span_record` reads it; its document is left out."""
+    return {"tokenized_text": list(sentence.words), "ner": [list(span) for span in sentence.spans]}
+
+
+def parse_span(entry: Any) -> Span:
+    """One entity ``[first word, last word, type]``, as written.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise ValueError(f"an entity must be [start, end, type], got {shown(entry)}")
+    start, end, label = entry
+    if type(start) is not int or type(end) is not int:
+        raise ValueError(f"start and end of an entity must be integers, got {shown(entry)}")
+    if not isinstance(label, str) or not label.strip():
+        raise ValueError(f"the type of an entity must be a non-empty string, got {shown(entry)}")
+    return Span(start, end, label)
 
 
 def iter_records(path: Path) -> Iterator[tuple[int, Any]]:

@@ -157,7 +157,9 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
             # A type of several data sets is described as by the first.
             descriptions.setdefault(name, text)
     for name in names.values():
-        other = next((kind for kind in descriptions if kind != name and _alike(kind, name)), None)
+        other = next(
+            (kind for kind in descriptions if kind != name and normalise_type(kind) == normalise_type(name)), None
+        )
         require(other is None, f"--map: {name!r} would be another type than {other!r}; write it as the data sets do")
     types = ", ".join(descriptions)
     labels = label_set(descriptions, f"A word that belongs to no mention of any of these: {types}.")
@@ -175,10 +177,6 @@ def mix(datasets: Sequence[Dataset], names: Mapping[str, str], sampling: Samplin
     )
 
 
-def _alike(first: str, second: str) -> bool:
-    return normalise_type(first) == normalise_type(second)
-
-
 def with_joint_names(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     """A data set under joint names of its types, each of its sentences asked for these alone.
 
@@ -190,7 +188,6 @@ def with_joint_names(dataset: Dataset, names: Mapping[str, str]) -> Dataset:
     for name, text in zip(dataset.labels.names, dataset.labels.descriptions, strict=True):
         descriptions.setdefault(joint[name], text)
     labels = label_set(descriptions, dataset.labels.outside_description)
-
     train, validation, test = (
         [renamed(sentence, joint, labels.names, dataset.name) for sentence in sentences]
         for sentences in (dataset.train, dataset.validation, dataset.test)

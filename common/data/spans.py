@@ -6,10 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+from common.errors import shown
+
 Scheme = Literal["iob1", "iob2", "bioes"]
 
 OUTSIDE = "O"
 """The tag, and the class name, of a word that belongs to no entity."""
+PREFIXES = frozenset("BIESLUMW")
+"""What stands before a type in tags."""
+_IN_BIOES = {"L": "E", "U": "S", "M": "I", "W": "S"}
+"""BILOU, BMES and BMEWO are BIOES under other letters."""
 
 
 class Span(NamedTuple):
@@ -33,12 +39,11 @@ def split_tag(tag: str, index: int) -> tuple[str, str]:
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, separator, label = tag.partition("-")
-    if not separator or not label.strip() or prefix not in {"B", "I", "E", "S", "L", "U", "M", "W"}:
+    if not separator or not label.strip() or prefix not in PREFIXES:
         raise TagError(
             f"word {index}: unknown tag {tag[:60]!r} (expected O or B-, I-, E-, S-, L-, U-, M-, W- and a type)"
         )
-    # BILOU, BMES and BMEWO are BIOES under other letters.
-    return {"L": "E", "U": "S", "M": "I", "W": "S"}.get(prefix, prefix), label
+    return _IN_BIOES.get(prefix, prefix), label
 
 
 def detect_scheme(sequences: Iterable[Sequence[str]], places: Sequence[str] | None = None) -> Scheme:
@@ -134,7 +139,7 @@ def spans_to_tags(spans: Iterable[Span], n_words: int, scheme: Scheme = "iob2") 
 def check_span(span: Span, n_words: int) -> None:
     """Raises ``ValueError`` unless ``0 <= start <= end < n_words``."""
     if not 0 <= span.start <= span.end < n_words:
-        raise ValueError(f"span {tuple(span)} is out of range for {n_words} words")
+        raise ValueError(f"span {shown(tuple(span))} is out of range for {n_words} words")
 
 
 def check_flat(spans: Sequence[Span]) -> None:

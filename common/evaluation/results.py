@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 from filelock import FileLock
 
-from common.data.dataset import Dataset, Sentence, parse_span_record
+from common.data.dataset import Dataset, Sentence, parse_span_record, span_record
 from common.data.spans import ScoredSpan, Span, check_flat, check_span
 from common.errors import InputError
 from common.evaluation.metrics import METRICS, SpanCounts, count_spans, span_scores
@@ -230,11 +230,7 @@ def read_counts(result: Path) -> SpanCounts:
 
 
 def _prediction_record(sentence: Sentence, spans: Sequence[ScoredSpan]) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "tokenized_text": sentence.words,
-        "ner": sentence.spans,
-        "predicted": [(*item.span, round(item.score, 4)) for item in spans],
-    }
+    record = span_record(sentence) | {"predicted": [(*item.span, round(item.score, 4)) for item in spans]}
     return record | ({} if sentence.document is None else {"document": sentence.document})
 
 

@@ -14,11 +14,12 @@ from typing import IO, Any, Literal
 from common.config import require
 from common.data.dataset import check_encodable, make_sentence
 from common.data.text import Word, first_words, sentences_of, words_of
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.files import errors_at
 from dataset_generation.formats import SUFFIXES
-from dataset_generation.formats.base import check_no_pointer, record_place, shown, strict_json_line
+from dataset_generation.formats.base import check_no_pointer, strict_json_line
 from dataset_generation.formats.conll import CONLL
+from dataset_generation.formats.tables import numbered, rows_of
 from dataset_generation.options import ReadOptions
 
 logger = logging.getLogger(__name__)
@@ -165,9 +166,9 @@ def _read_parquet(path: Path, name: str, options: InputOptions) -> Iterator[Docu
         with pyarrow.parquet.ParquetFile(path) as file:
             columns = [field for field in (options.text_field, options.id_field) if field in file.schema_arrow.names]
             require(options.text_field in columns, f"{path}: {_no_field(options.text_field, file.schema_arrow.names)}")
-            rows = chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(_ROWS_AT_ONCE, columns=columns))
-            for number, row in enumerate(rows):
-                with errors_at(f"{path}: {record_place(number)}"):
+            rows = chain.from_iterable(map(rows_of, file.iter_batches(_ROWS_AT_ONCE, columns=columns)))
+            for number, (place, row) in enumerate(numbered(rows, str(path))):
+                with errors_at(f"{path}: {place}"):
                     document = _from_record(row, f"{name}-{number}", options)
                 yield document
     except (pyarrow.ArrowException, OSError) as error:

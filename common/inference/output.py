@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import sys
+import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -29,8 +30,8 @@ SUFFIXES: Mapping[str, OutputFormat] = {".jsonl": "jsonl", ".conll": "conll", ""
 
 _NOT_ON_WINDOWS = re.compile(r'.*[<>:"|?*].*|.*[ .]|(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?', re.IGNORECASE)
 """A name that Windows refuses, or takes for another place than a file of the folder: a drive, a stream, a device."""
-_FOLDS_CASE = sys.platform in ("win32", "darwin")
-"""Whether two names that differ in the case of letters alone are one file's."""
+_FOLDS_NAMES = sys.platform in ("win32", "darwin")
+"""Whether two names that differ in the case of letters alone (macOS: or in how an accent is written) are one file's."""
 _LONGEST_NAME = 255 - len("..txt.12345678.tmp")
 """Bytes of a document's name: a file system takes 255, and the file is written under a longer temporary one."""
 
@@ -176,7 +177,8 @@ def _word_spans(words: Sequence[Sequence[int]], entities: Sequence[Mapping[str, 
 
 def _named_for_brat(documents: Iterable[Document]) -> Iterator[Document]:
     """The documents, whose ids are checked before they are tagged: at the end all tagging would be lost."""
-    names = set()
+    names: set[str] = set()
+    folders: set[str] = set()
     for document in documents:
         name = PurePosixPath(document.id)
         require(
@@ -188,10 +190,21 @@ def _named_for_brat(documents: Iterable[Document]) -> Iterator[Document]:
             and max(len(part.encode()) for part in name.parts) <= _LONGEST_NAME,
             f"document {document.id!r}: its id cannot be a file's name in a folder of BRAT",
         )
-        file = str(name).casefold() if _FOLDS_CASE else str(name)
-        require(file not in names, f"document {document.id!r}: two documents have this id, and BRAT one file for each")
-        names.add(file)
+        own, *above = map(_folded, (name, *name.parents))
+        require(own not in names, f"document {document.id!r}: two documents have this id, and BRAT one file for each")
+        files_of_others = {folder[:-4] for folder in above if folder.endswith((".txt", ".ann"))} & names
+        require(
+            not files_of_others and folders.isdisjoint({f"{own}.txt", f"{own}.ann"}),
+            f"document {document.id!r}: BRAT would need a folder of the same name as a file of another document",
+        )
+        names.add(own)
+        folders.update(above)
         yield document
+
+
+def _folded(name: PurePosixPath) -> str:
+    """What the file system compares of a path."""
+    return unicodedata.normalize("NFC", str(name).casefold()) if _FOLDS_NAMES else str(name)
 
 
 def _write_brat(records: Iterator[dict[str, Any]], output: Path, model: str) -> None:  # noqa: ARG001 - as the others

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
+_INSIDE = frozenset("-/'")
+"""Words that may stand inside a phrase."""
+
 
 def phrases_of(words: Sequence[str], longest: int) -> list[str]:
     """The runs of words between stop words and punctuation (RAKE, Rose et al. 2010), each once, in order.
@@ -32,6 +35,3 @@ def phrases_of(words: Sequence[str], longest: int) -> list[str]:
             if any(map(str.isalpha, phrase)):
                 found[phrase] = None
     return list(found)
-
-
-_INSIDE = frozenset("-/'")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from common.data.spans import Span
 from common.data.text import Mention
 from common.errors import InputError
+from common.errors import shown as shown
 from common.files import is_lfs_pointer, json_problem, parse_json, unique_keys
 from dataset_generation.options import ReadOptions
+
+Entry = TypeVar("Entry")
+Entity = TypeVar("Entity")
 
 
 class Tagged(NamedTuple):
@@ -73,10 +77,16 @@ class Format:
     """All files that are read for one."""
 
 
-def shown(value: Any) -> str:
-    """``repr`` for messages, shortened if it is long."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+def read_each(entries: Iterable[Entry], read: Callable[[Entry], Entity]) -> tuple[list[Entity], list[str]]:
+    """What is read of each entry, and what is wrong with those that ``read`` refuses with a ``ValueError``."""
+    found: list[Entity] = []
+    bad: list[str] = []
+    for entry in entries:
+        try:
+            found.append(read(entry))
+        except ValueError as error:
+            bad.append(str(error))
+    return found, bad
 
 
 def record_place(number: int, line: int | None = None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from common.data.text import Mention
-from dataset_generation.formats.base import Annotated, Item, shown
+from common.errors import shown
+from dataset_generation.formats.base import Annotated, Item, read_each
 from dataset_generation.formats.offsets import make_mention
 
 COLLECTIONS = ("documents", "PubTator3")
@@ -50,13 +51,7 @@ def _parse_part(part: Mapping[str, Any], document: str | None) -> Annotated:
             f"a passage needs a string text, an integer offset and a list annotations, got {shown(text)}, "
             f"{shown(offset)} and {shown(annotations)}"
         )
-    mentions: list[Mention] = []
-    bad: list[str] = []
-    for annotation in annotations:
-        try:
-            mentions.append(_mention(annotation, text, offset))
-        except ValueError as error:
-            bad.append(str(error))
+    mentions, bad = read_each(annotations, lambda annotation: _mention(annotation, text, offset))
     return Annotated(text, mentions, bad, document)
 
 

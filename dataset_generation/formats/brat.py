@@ -7,12 +7,14 @@ from itertools import pairwise
 from pathlib import Path
 
 from common.data.text import Mention
-from common.errors import InputError
-from dataset_generation.formats.base import Annotated, Format, Item, Records, read_lines, read_text, shown
+from common.errors import InputError, shown
+from dataset_generation.formats.base import Annotated, Format, Item, Records, read_lines, read_text
 from dataset_generation.formats.offsets import make_mention
 from dataset_generation.options import ReadOptions
 
 _PLACE = re.compile(r"(?P<type>\S+) (?P<spans>\d{1,9} \d{1,9}(?:;\d{1,9} \d{1,9})*)")
+_WITHOUT_TEXT = ("R", "E", "A", "M", "N", "#", "*")
+"""How relations, events, attributes, normalisations, notes and equivalences begin: they name no text of their own."""
 
 
 def _files(path: Path) -> tuple[Path, Path]:
@@ -34,8 +36,8 @@ def _parse(raw: tuple[str, list[str], str], options: ReadOptions) -> list[Item]:
     mentions: list[Mention] = []
     bad: list[str] = []
     for number, line in enumerate(lines, start=1):
-        if not line.startswith("T"):
-            continue  # relations, events, attributes and notes name no text of their own
+        if not line.strip() or line.startswith(_WITHOUT_TEXT):
+            continue
         try:
             mentions.append(_mention(line, text))
         except ValueError as error:
@@ -44,6 +46,8 @@ def _parse(raw: tuple[str, list[str], str], options: ReadOptions) -> list[Item]:
 
 
 def _mention(line: str, text: str) -> Mention:
+    if not line.startswith("T"):
+        raise ValueError(f"no annotation of BRAT begins like this: {shown(line)}")
     fields = line.split("\t", 2)
     place = _PLACE.fullmatch(fields[1]) if len(fields) >= 2 else None
     if place is None:

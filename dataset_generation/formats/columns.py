@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 
-from common.data.spans import OUTSIDE
-from common.errors import InputError
-from dataset_generation.formats.base import shown
+from common.data.spans import OUTSIDE, PREFIXES
+from common.errors import InputError, shown
 from dataset_generation.options import ReadOptions
 
 Rows = Sequence[Sequence[str]]
 """The columns of each line of a sentence."""
+Column = Sequence[Sequence[str]]
+"""The values of a column, sentence by sentence."""
 
-TAG = re.compile(r"[BIESLUMW]-\S.*")
-BARE_TAGS = frozenset("BIESLUMWO")
-_TWO_TAGS = re.compile(r"[;,|/]\s*[BIESLUMW]-")
+_PREFIX = f"[{''.join(sorted(PREFIXES))}]"
+TAG = re.compile(rf"{_PREFIX}-\S.*")
+_TWO_TAGS = re.compile(rf"[;,|/]\s*{_PREFIX}-")
 _CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,:]\d+)*(?:[eE][-+]?\d+)?")
 _LISTED = 4
 """Columns that a message names."""
 _MOST = 0.9
 """Share of a column's values that must be tags, so that one bad tag is an error of its record, not of the column."""
+_LEAST_OUTSIDE = 0.3
+"""Share of a column's values that must be O where tags have no prefix to know them by."""
+
+
+def is_tag(value: str) -> bool:
+    """Whether a value is O, a prefix alone, or a prefix and a type."""
+    return value == OUTSIDE or value in PREFIXES or bool(TAG.fullmatch(value))
 
 
 def find_columns(sentences: Sequence[Rows], where: str, options: ReadOptions) -> tuple[int, int]:
@@ -38,10 +46,10 @@ def find_columns(sentences: Sequence[Rows], where: str, options: ReadOptions) ->
     widths = Counter(len(row) for row in chain.from_iterable(sentences))
     width = widths.most_common(1)[0][0]
     given = {role: _index(column, width, where) for role, column in options.roles.items() if role in {"word", "tag"}}
-    table = [[row for row in rows if len(row) == width] for rows in sentences]
-    columns = [[[row[index] for row in rows] for rows in table if rows] for index in range(width)]
     if len(given) == 2:
         return given["word"], given["tag"]
+    table = [[row for row in rows if len(row) == width] for rows in sentences]
+    columns = [[[row[index] for row in rows] for rows in table if rows] for index in range(width)]
     if width == 1:
         raise InputError(
             f"{where}: one column alone, {shown(columns[0][0][0])}: expected a word and a tag in each line"
@@ -59,15 +67,11 @@ def _index(column: str, width: int, where: str) -> int:
     return int(column) % width
 
 
-def _values(column: Sequence[Sequence[str]]) -> list[str]:
+def _values(column: Column) -> list[str]:
     return list(chain.from_iterable(column))
 
 
-def _share(values: Sequence[str], fits: Callable[[str], object]) -> float:
-    return sum(bool(fits(value)) for value in values) / len(values)
-
-
-def _tag_column(columns: Sequence[Sequence[Sequence[str]]], where: str, options: ReadOptions, word: int | None) -> int:
+def _tag_column(columns: Sequence[Column], where: str, options: ReadOptions, word: int | None) -> int:
     candidates, empty, chunks = [], [], []
     for index, column in enumerate(columns):
         values = _values(column)
@@ -75,11 +79,9 @@ def _tag_column(columns: Sequence[Sequence[Sequence[str]]], where: str, options:
         if index == word or distinct == {""}:
             continue
         if options.tag_scheme == "io":
-            likely = _share(values, lambda value: value == OUTSIDE) >= 0.3
+            likely = values.count(OUTSIDE) / len(values) >= _LEAST_OUTSIDE
         else:
-            likely = (
-                _share(values, lambda value: value == OUTSIDE or TAG.fullmatch(value) or value in BARE_TAGS) >= _MOST
-            )
+            likely = sum(map(is_tag, values)) / len(values) >= _MOST
         if not likely:
             continue
         types = {value[2:] for value in distinct if TAG.fullmatch(value)}
@@ -110,7 +112,7 @@ def _tag_column(columns: Sequence[Sequence[Sequence[str]]], where: str, options:
     return len(columns) - 1
 
 
-def _word_column(columns: Sequence[Sequence[Sequence[str]]], where: str, tag: int) -> int:
+def _word_column(columns: Sequence[Column], where: str, tag: int) -> int:
     others = [index for index in range(len(columns)) if index != tag]
     candidates = [index for index in others if _may_hold_words(columns[index])]
     if not candidates:
@@ -135,7 +137,7 @@ def _word_column(columns: Sequence[Sequence[Sequence[str]]], where: str, tag: in
     return candidates[0]
 
 
-def _may_hold_words(column: Sequence[Sequence[str]]) -> bool:
+def _may_hold_words(column: Column) -> bool:
     values = _values(column)
     if not any(values) or _counts_up(column) or all(_NUMBER.fullmatch(value) for value in values):
         return False
@@ -149,7 +151,7 @@ def _may_hold_words(column: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def _counts_up(column: Sequence[Sequence[str]]) -> bool:
+def _counts_up(column: Column) -> bool:
     """Whether the column is 1, 2, 3, ... or 0, 1, 2, ... in each sentence."""
     if not any(len(sentence) > 1 for sentence in column):
         return False
@@ -159,7 +161,7 @@ def _counts_up(column: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def _listed(indices: Sequence[int], columns: Sequence[Sequence[Sequence[str]]]) -> str:
+def _listed(indices: Sequence[int], columns: Sequence[Column]) -> str:
     """``1 ('B-Disease') and 2 ('B-NP')``: columns with a value of each that is not O."""
     parts = []
     for index in indices[:_LISTED]:

@@ -10,14 +10,13 @@ from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
-from common.data.spans import OUTSIDE
+from common.data.spans import OUTSIDE, PREFIXES
+from common.errors import shown
 from dataset_generation.formats.base import Format, Item, Records, Tagged, read_lines, record_place
-from dataset_generation.formats.columns import BARE_TAGS, TAG, find_columns
+from dataset_generation.formats.columns import TAG, find_columns, is_tag
 from dataset_generation.options import ReadOptions
 
 _DOCUMENT = re.compile(r"-DOCSTART-|###\s*MEDLINE:\s*(?P<medline>\S+)|#\s*newdoc\b(?:\s+id\s*=)?[ \t]*(?P<newdoc>.*)")
-
-
 _NO_WORD = re.compile(r"\d+[-.]\d+")
 """CoNLL-U's number of a multiword token, whose words have lines of their own, or of an empty node."""
 
@@ -98,12 +97,10 @@ def _row_test(lines: Sequence[str]) -> Callable[[str], bool]:
     plain = [_columns(line) for line in lines if not (_is_blank(line) or line.startswith(("#", "-DOCSTART-")))]
     width = Counter(map(len, plain)).most_common(1)[0][0] if plain else 0
     values = [{row[index] for row in plain if len(row) == width} for index in range(width)]
-    tag_columns = [
-        index for index in range(width) if all(TAG.fullmatch(value) or value in BARE_TAGS for value in values[index])
-    ] or [width - 1]
+    tag_columns = [index for index in range(width) if all(map(is_tag, values[index]))] or [width - 1]
     for column in values:
         types = {value[2:] for value in column if TAG.fullmatch(value)}
-        column |= {OUTSIDE, *(f"{prefix}-{name}" for prefix in BARE_TAGS - {OUTSIDE} for name in types)}
+        column |= {OUTSIDE, *(f"{prefix}-{name}" for prefix in PREFIXES for name in types)}
 
     def is_row(line: str) -> bool:
         if _is_blank(line) or line.startswith("-DOCSTART-"):
@@ -135,9 +132,11 @@ def _read(path: Path, options: ReadOptions) -> Records:
 def _parse(sentence: _Sentence, options: ReadOptions) -> list[Item]:
     word, tag = int(options.roles["word"]), int(options.roles["tag"])
     for index, row in enumerate(sentence.rows):
+        place = f"word {index} (line {sentence.lines[index]})"
         if len(row) <= max(word, tag):
-            place = f"word {index} (line {sentence.lines[index]})"
             raise ValueError(f"{place}: expected a word and a tag, got {' '.join(row)[:100]!r}")
+        if "\r" in row[tag]:
+            raise ValueError(f"{place}: a carriage return alone ends no line: {shown(row[tag])}")
     words, tags = zip(*((row[word], row[tag]) for row in sentence.rows), strict=True)
     return [Tagged(words, tags, sentence.document)]
 

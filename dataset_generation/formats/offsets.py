@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from common.data.text import Mention
-from dataset_generation.formats.base import Annotated, Item, LeftOut, shown
+from common.errors import shown
+from dataset_generation.formats.base import Annotated, Item, LeftOut, read_each
 from dataset_generation.formats.words import DOCUMENT_FIELDS, document_of, find_field
 from dataset_generation.options import ReadOptions
 
@@ -50,11 +52,13 @@ def parse_task(task: Mapping[str, Any], options: ReadOptions) -> list[Item]:
         raise ValueError(
             f"a task needs an object data and a list annotations, got {shown(data)} and {shown(annotations)}"
         )
+    if not all(isinstance(entry, dict) for entry in annotations):
+        raise ValueError(f"the annotations of a task must be objects, got {shown(annotations)}")
     field = find_field(list(data), "text", ("text",), options)
     text = data.get(field) if field is not None else None
     if not isinstance(text, str):
         raise ValueError(f"data has no text: found {shown(sorted(data))}; name its field with --columns text=...")
-    given = [entry for entry in annotations if isinstance(entry, dict) and not entry.get("was_cancelled")]
+    given = [entry for entry in annotations if not entry.get("was_cancelled")]
     if len(given) > 1:
         given = [entry for entry in given if entry.get("ground_truth")] or given
     if not given:
@@ -97,7 +101,11 @@ def regions_of(annotation: Mapping[str, Any]) -> list[Any]:
         raise ValueError(f"field 'result' of an annotation must be a list, got {shown(result)}")
     # Relations, and choices about the text as a whole, have no offsets. Entities of HyperText and Paragraphs count them
     # in another way, which read_mentions refuses.
-    return [region.get("value") for region in result if isinstance(region, dict) and region.get("type") in _REGIONS]
+    return [
+        region.get("value") if isinstance(region, dict) else region
+        for region in result
+        if not isinstance(region, dict) or region.get("type") in _REGIONS
+    ]
 
 
 def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], list[str]]:
@@ -106,14 +114,8 @@ def read_mentions(entries: Iterable[Any], text: str) -> tuple[list[Mention], lis
     An entity is ``[start, end, type]`` or an object with ``start`` and ``end`` (``start_offset``, ``end_offset``),
     ``label``, ``labels`` or ``type``, and perhaps its ``text``, which must match.
     """
-    mentions: list[Mention] = []
-    bad: list[str] = []
-    for entry in entries:
-        try:
-            mentions += _mentions(entry, text)
-        except ValueError as error:
-            bad.append(str(error))
-    return mentions, bad
+    found, bad = read_each(entries, lambda entry: _mentions(entry, text))
+    return list(chain.from_iterable(found)), bad
 
 
 def _mentions(entry: Any, text: str) -> list[Mention]:
@@ -143,14 +145,13 @@ def make_mention(start: Any, end: Any, label: str, text: str, surface: Any = Non
     """
     if type(start) is not int or type(end) is not int:
         raise ValueError(f"start and end of an entity must be integers, got {shown(start)} and {shown(end)}")
+    what = f"entity {shown((start, end, label))}"
     if not 0 <= start < end <= len(text):
-        raise ValueError(f"entity ({start}, {end}, {label!r}) is out of range for {len(text)} characters")
+        raise ValueError(f"{what} is out of range for {len(text)} characters")
     # Tools write line ends inside an entity as spaces.
     if isinstance(surface, str) and surface.split() != text[start:end].split():
         hint = ""
         if any(character > "\uffff" for character in text[:end]):
             hint = "; offsets must count characters, not UTF-16 units"
-        raise ValueError(
-            f"entity ({start}, {end}, {label!r}) says {shown(surface)} but {shown(text[start:end])} stands there{hint}"
-        )
+        raise ValueError(f"{what} says {shown(surface)} but {shown(text[start:end])} stands there{hint}")
     return Mention(start, end, label)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.data.text import Mention
-from dataset_generation.formats.base import Annotated, Format, Item, Records, read_lines, record_place
+from dataset_generation.formats.base import Annotated, Format, Item, Records, read_each, read_lines, record_place
 from dataset_generation.formats.offsets import make_mention
 from dataset_generation.options import ReadOptions
 
@@ -38,23 +38,26 @@ def _parse(block: Sequence[str], options: ReadOptions) -> list[Item]:
     title, document = parts[0]["text"], parts[0]["id"]
     # One character, a space or a line end, stands between title and abstract, and counts.
     text = "\n".join(part["text"] for part in parts)
-    mentions: list[Mention] = []
-    bad: list[str] = []
-    for line in block[len(parts) :]:
-        fields = line.split("\t")
-        if fields[0] != document:
-            raise ValueError(f"a line of another document inside {document}: {line[:80]!r} (is a blank line missing?)")
-        if len(fields) < 5 or not fields[1].isdecimal():
-            if len(fields) in (4, 5) and fields[1][:1].isalpha():
-                continue  # a relation: ID, its type, two concepts, and in BioRED whether it is novel
-            bad.append(f"an entity must be ID, start, end, text and type, cut by tabs, got {line[:80]!r}")
-            continue
-        try:
-            start, end = (int(field) if re.fullmatch(r"[0-9]{1,9}", field) else None for field in fields[1:3])
-            mentions.append(make_mention(start, end, fields[4], text, fields[3]))
-        except ValueError as error:
-            bad.append(str(error))
+    rows = [line.split("\t") for line in block[len(parts) :]]
+    stray = next((row for row in rows if row[0] != document), None)
+    if stray is not None:
+        line = "\t".join(stray)
+        raise ValueError(f"a line of another document inside {document}: {line[:80]!r} (is a blank line missing?)")
+    mentions, bad = read_each((row for row in rows if not _is_relation(row)), lambda row: _mention(row, text))
     return [Annotated(text, mentions, bad, document, (len(title) + 1,))]
+
+
+def _is_relation(row: Sequence[str]) -> bool:
+    """Whether a row is ID, type, two concepts, and in BioRED whether the relation is novel."""
+    return len(row) in (4, 5) and row[1][:1].isalpha()
+
+
+def _mention(row: Sequence[str], text: str) -> Mention:
+    if len(row) < 5 or not row[1].isdecimal():
+        line = "\t".join(row)
+        raise ValueError(f"an entity must be ID, start, end, text and type, cut by tabs, got {line[:80]!r}")
+    start, end = (int(field) if re.fullmatch(r"[0-9]{1,9}", field) else None for field in row[1:3])
+    return make_mention(start, end, row[4], text, row[3])
 
 
 PUBTATOR = Format(_read, _parse)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from common.files import json_problem
 from dataset_generation.formats import bioc, offsets
 from dataset_generation.formats.base import (
@@ -16,7 +16,6 @@ from dataset_generation.formats.base import (
     Records,
     read_text,
     record_place,
-    shown,
     strict_json,
     strict_json_line,
 )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common.errors import InputError
+from common.errors import InputError, shown
 from dataset_generation.formats.base import (
     Format,
     Item,
@@ -18,7 +18,6 @@ from dataset_generation.formats.base import (
     check_no_pointer,
     read_text,
     record_place,
-    shown,
 )
 from dataset_generation.formats.records import parse_record
 from dataset_generation.formats.words import TAG_FIELDS, WORD_FIELDS, find_field
@@ -44,8 +43,39 @@ def read_table(rows: Iterable[Any], columns: Sequence[str], features: Any, where
             f"{where}: no column of {role}s ({', '.join(known)}), found {list(columns)}; name it: --columns {role}=..."
         )
     names = getattr(getattr(features.get(tag), "feature", None), "names", None) if tag else None
-    for number, row in enumerate(rows):
-        yield record_place(number), _Row(row, names)
+    for place, row in numbered(rows, where):
+        yield place, _Row(row, names)
+
+
+def rows_of(table: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a table or batch of pyarrow.
+
+    Raises:
+        ValueError: At a value that Python does not have, such as text that is not UTF-8 or a day of the year 12000.
+    """
+    names = table.schema.names
+    for cells in zip(*table.columns, strict=True):
+        row: dict[str, Any] = {}
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                row[name] = cell.as_py()
+            except (ValueError, OverflowError) as error:
+                raise ValueError(f"column {name!r} cannot be read: {error}") from error
+        yield row
+
+
+def numbered(rows: Iterable[Any], where: str) -> Iterator[tuple[str, Any]]:
+    """Rows with their places.
+
+    Raises:
+        InputError: At the first that cannot be read.
+    """
+    number = -1
+    try:
+        for number, row in enumerate(rows):
+            yield record_place(number), row
+    except (ValueError, OverflowError) as error:
+        raise InputError(f"{where}: {record_place(number + 1)}: {error}") from error
 
 
 def parse_row(row: _Row, options: ReadOptions) -> list[Item]:
@@ -69,7 +99,7 @@ def _read_parquet(path: Path, options: ReadOptions) -> Records:
         raise InputError(
             f"{path}: the schema that its metadata describe cannot be read: {' '.join(str(error).split())[:200]}"
         ) from error
-    return read_table(table.to_pylist(), table.column_names, features, str(path), options)
+    return read_table(rows_of(table), table.column_names, features, str(path), options)
 
 
 _SENTENCE = ("sentence #", "sentence_id", "sent_id", "sentence")
@@ -99,6 +129,10 @@ def _read_csv(path: Path, options: ReadOptions) -> Records:
             raise InputError(f"{path}: {error}") from error
         if field is None:
             raise InputError(f"{path}: no column of {role}s, found {shown(header)}; name it: --columns {role}=...")
+        if names.count(field) > 1:
+            raise InputError(
+                f"{path}: several columns of {role}s are called {field!r}, found {shown(header)}; rename one"
+            )
         where[role] = names.index(field)
     yield from _csv_sentences(path, rows[1:], where, len(header))
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.data.dataset import parse_span
 from common.data.spans import OUTSIDE, Span
-from dataset_generation.formats.base import Item, Spanned, Tagged, shown
+from common.errors import shown
+from dataset_generation.formats.base import Item, Spanned, Tagged, read_each
 from dataset_generation.options import ReadOptions
 
 WORD_FIELDS = ("tokenized_text", "tokens", "words")
@@ -79,18 +81,8 @@ def parse_words(
 
 def read_spans(entries: Sequence[Any]) -> tuple[list[Span], list[str]]:
     """Entities ``[first word, last word, type]``, and what is wrong with those that cannot be read; O is dropped."""
-    spans: list[Span] = []
-    bad: list[str] = []
-    for entry in entries:
-        if not isinstance(entry, list) or len(entry) != 3:
-            bad.append(f"an entity must be [start, end, type], got {shown(entry)}")
-        elif type(entry[0]) is not int or type(entry[1]) is not int:
-            bad.append(f"start and end of an entity must be integers, got {shown(entry)}")
-        elif not isinstance(entry[2], str) or not entry[2].strip():
-            bad.append(f"the type of an entity must be a non-empty string, got {shown(entry)}")
-        elif entry[2] != OUTSIDE:
-            spans.append(Span(*entry))
-    return spans, bad
+    spans, bad = read_each(entries, parse_span)
+    return [span for span in spans if span.label != OUTSIDE], bad
 
 
 def _tag(value: Any, index: int, names: Sequence[str] | None) -> str:
