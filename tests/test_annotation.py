@@ -609,6 +609,8 @@ def test_no_secret_is_in_a_message(monkeypatch):
     assert redact("http://u:pw@host/x password=abc") == "http://u:***@host/x password=***"
     assert redact("http://tokenalone@host/x") == "http://***@host/x"
     assert redact("http://u:p@ss@host/x") == "http://u:***@host/x"
+    assert redact("http://u:pa/ss@host/x?passwd=abc&pwd=de") == "http://u:***@host/x?passwd=***&pwd=***"
+    assert redact("http://[::1]:8080/a@b http://host:8080/a@b") == "http://[::1]:8080/a@b http://host:8080/a@b"
     assert redact("http://u:a@b@one http://c:d@two/e@f") == "http://u:***@one http://c:***@two/e@f"
 
 
