@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotation.client import Client, Opened, ServerOptions, chunks
+from annotation.client import Client, Numbered, Opened, ServerOptions, chunks
 from annotation.labelling import Labelling, parse_labelling
 from annotation.private import redact
 from annotation.tasks import UID
@@ -66,7 +66,7 @@ def set_up(client: Client, name: str, label_config: str | None) -> tuple[Opened,
     if record is None:
         if label_config is None or wanted is None:
             raise InputError(f"--project {name}: no such project; give --label-config FILE to make it")
-        record = client.call("POST", "/api/projects/", {"title": name, "label_config": label_config})
+        record = client.call("POST", "/api/projects/", {"title": name, "label_config": label_config}, kind=Numbered)
         return Opened(client, record["id"], record, wanted), True
     found = parse_labelling(record.get("label_config") or "")
     if wanted is not None and wanted != found:
