@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import httpx
 
-from annotation.client import ServerError, ServerOptions
+from annotation.client import Client, ServerError, ServerOptions
 from annotation.connection import REFUSED_HINT, backends, is_refusal, webhooks
 from annotation.labelling import Labelling, label_config
 from annotation.merging import MergeOptions, merge
@@ -70,7 +70,7 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _backends(config, backends(project), [item["url"] for item in webhooks(project)], project.labelling)
 
 
-def _token(client: Any) -> Iterator[Finding]:
+def _token(client: Client) -> Iterator[Finding]:
     yield Finding("ok", "token", f"a {client.token_kind} token, accepted")
     try:
         settings = client.call("GET", "/api/jwt/settings", kind=dict)

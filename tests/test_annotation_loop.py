@@ -118,7 +118,7 @@ def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
         ({}, "expected a list"),
         ([{"data": {"text": "a"}}], "record 0 .*data.uid must be a text"),
         ([{"data": {"text": "a", "uid": "x"}}, {"data": {"text": "b", "uid": "x"}}], "record 1 .*'x' is there twice"),
-        ([{"data": {"body": "a", "uid": "x"}}], "task 0 .*no text 'text'"),
+        ([{"data": {"body": "a", "uid": "x"}}], "bad.json: record 0 .*no text 'text'"),
     ],
 )
 def test_bad_tasks_are_named(project, tmp_path, tasks, message):

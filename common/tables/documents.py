@@ -506,7 +506,7 @@ def few_shot_table(found: Sequence[Benchmark]) -> Table:
     sections = []
     for item in found:
         curves = list(item.curves())
-        expected = thesis.FEW_SHOT_SIZES if item.name in thesis.DATASETS else ()
+        expected = thesis.FEW_SHOT_SIZES if item.is_thesis else ()
         sizes = {n for _, _, curve in curves for n in curve} | {
             n for n in expected if item.size is None or n < item.size
         }
