@@ -17,7 +17,7 @@ from annotation.labelling import Labelling, parse_labelling
 from annotation.private import read_secret, redact
 from common.config import require
 from common.errors import InputError
-from common.schema import check
+from common.schema import check, check_value
 
 URL_VARIABLE, PROJECT_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_PROJECT"
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
@@ -49,6 +49,33 @@ class TaskRecord(TypedDict):
     id: int
     data: dict[str, Any]
     updated_at: str
+
+
+class Numbered(TypedDict):
+    """What every project of a server has."""
+
+    id: int
+
+
+class _Projects(TypedDict):
+    results: list[Numbered]
+
+
+class _Tasks(TypedDict):
+    tasks: list[Any]
+    total: int
+
+
+class _Imported(TypedDict):
+    task_count: int
+
+
+class _Predicted(TypedDict):
+    created: int
+
+
+class _Access(TypedDict):
+    access: str
 
 
 class ServerError(InputError):
@@ -97,11 +124,7 @@ class Client:
         if self._access is None or self._clock() - self._access[1] > FRESH:
             asked = self._clock()
             answer = self._send("POST", "/api/token/refresh/", {}, {"refresh": self._token}, None)
-            access = self._json(answer, "POST", "/api/token/refresh/").get("access")
-            require(
-                isinstance(access, str), f"{redact(self.url)}: the answer to a personal token holds no access token"
-            )
-            self._access = (access, asked)
+            self._access = (self._json(answer, "POST", "/api/token/refresh/", _Access)["access"], asked)
         return {"Authorization": f"Bearer {self._access[0]}"}
 
     def _send(
@@ -122,27 +145,40 @@ class Client:
             time.sleep(0.5 * attempt)
         raise AssertionError
 
-    def call(self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None) -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, params: Mapping[str, Any] | None = None, kind: Any = Any
+    ) -> Any:
         """The JSON answer to a request; None if it has no body.
 
+        Args:
+            method: HTTP method.
+            path: Path on the server.
+            body: JSON value to send.
+            params: Query.
+            kind: What the answer has to be, as for :func:`common.schema.check`.
+
         Raises:
-            InputError: If the server does not answer or what it answers is no JSON.
+            InputError: If the server does not answer, or with something else.
             ServerError: If it refuses; messages hold no secret.
         """
         response = self._send(method, path, self._authorization(), body, params)
         if response.status_code == 401 and self._access is not None:
             self._access = None
             response = self._send(method, path, self._authorization(), body, params)
-        return self._json(response, method, path)
+        return self._json(response, method, path, kind)
 
-    def _json(self, response: httpx.Response, method: str, path: str) -> Any:
+    def _json(self, response: httpx.Response, method: str, path: str, kind: Any) -> Any:
+        where = f"{method} {redact(self.url)}{path}"
         if response.is_success:
             try:
-                return response.json() if response.content else None
+                answer = response.json() if response.content else None
             except ValueError:
-                raise InputError(
-                    f"{method} {redact(self.url)}{path}: the answer is no JSON; is that Label Studio?"
-                ) from None
+                raise InputError(f"{where}: the answer is no JSON; is that Label Studio?") from None
+            try:
+                check_value(answer, kind, where, "")
+            except InputError as error:
+                raise InputError(redact(f"{error}; is that Label Studio?")) from None
+            return answer
         detail = redact(" ".join(response.text.split())).replace(self._token, "***")[:300]
         way = ""
         if response.status_code == 401:
@@ -151,7 +187,7 @@ class Client:
                 "Organization > API tokens settings)"
             )
         raise ServerError(
-            f"{method} {redact(self.url)}{path}: {response.status_code} {response.reason_phrase}: {detail}{way}",
+            f"{where}: {response.status_code} {response.reason_phrase}: {detail}{way}",
             response.status_code,
             detail,
         )
@@ -162,7 +198,8 @@ class Client:
         """All projects that the token's user sees."""
         page = 1
         while True:
-            answer = self.call("GET", "/api/projects/", params={"page": page, "page_size": PAGE})
+            params = {"page": page, "page_size": PAGE}
+            answer = self.call("GET", "/api/projects/", params=params, kind=_Projects | list[Numbered])
             found = answer["results"] if isinstance(answer, dict) else answer
             yield from found
             if not isinstance(answer, dict) or not answer.get("next"):
@@ -177,10 +214,10 @@ class Client:
             ServerError: If there is none of the number.
         """
         if which.isdecimal():
-            return self.call("GET", f"/api/projects/{which}/")
+            return self.call("GET", f"/api/projects/{which}/", kind=Numbered)
         found = [project for project in self.projects() if project.get("title") == which]
         require(len(found) < 2, f"--project {which}: {len(found)} projects have that title; give the number of one")
-        return self.call("GET", f"/api/projects/{found[0]['id']}/") if found else None
+        return self.find_project(str(found[0]["id"])) if found else None
 
     # -- tasks --------------------------------------------------------------------------------------------------------
 
@@ -207,7 +244,7 @@ class Client:
         given: set[int] = set()
         while True:
             try:
-                answer = self.call("GET", "/api/tasks/", params=params | {"page": page})
+                answer = self.call("GET", "/api/tasks/", params=params | {"page": page}, kind=_Tasks)
             except ServerError as error:
                 if page == 1 or error.status != 404 or rounds == ROUNDS:
                     raise
@@ -233,7 +270,7 @@ class Client:
 
     def import_tasks(self, project: int, tasks: list[dict[str, Any]]) -> int:
         """Adds tasks and returns how many."""
-        return int(self.call("POST", f"/api/projects/{project}/import", tasks)["task_count"])
+        return self.call("POST", f"/api/projects/{project}/import", tasks, kind=_Imported)["task_count"]
 
     # -- predictions --------------------------------------------------------------------------------------------------
 
@@ -254,11 +291,12 @@ class Client:
 
     def add_predictions(self, project: int, predictions: list[dict[str, Any]]) -> int:
         """Stores predictions and returns how many."""
-        return int(self.call("POST", f"/api/projects/{project}/import/predictions", predictions)["created"])
+        path = f"/api/projects/{project}/import/predictions"
+        return self.call("POST", path, predictions, kind=_Predicted)["created"]
 
     def change_project(self, project: int, **values: Any) -> dict[str, Any]:
         """Changes settings of a project and returns it."""
-        return self.call("PATCH", f"/api/projects/{project}/", values)
+        return self.call("PATCH", f"/api/projects/{project}/", values, kind=Numbered)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,9 +381,13 @@ class Opened:
     record: Mapping[str, Any]
     labelling: Labelling
 
+    def record_now(self) -> dict[str, Any]:
+        """Its record as it is now."""
+        return self.client.call("GET", f"/api/projects/{self.id}/", kind=Numbered)
+
     def annotations(self) -> int:
         """How many annotations it has now."""
-        return annotations_of(self.client.call("GET", f"/api/projects/{self.id}/"))
+        return annotations_of(self.record_now())
 
     @property
     def made(self) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from annotation.client import ServerOptions
 from annotation.connection import connect
 from annotation.private import redact
-from annotation.serve import AddressOptions
+from annotation.serve import BackendOptions
 from common.config import parse
 from common.script import run_script
 
@@ -18,11 +18,9 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ServerOptions, AddressOptions):
+class Config(ServerOptions, BackendOptions):
     """Register annotation.serve with a project; --host, --port, --user and the password are those of the service."""
 
-    backend: str | None = None
-    """URL at which Label Studio reaches the service; http://HOST:PORT if not given."""
     title: str = "adapted model"
     """Name of the backend in the project."""
     interactive: bool = True
@@ -32,9 +30,10 @@ class Config(ServerOptions, AddressOptions):
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Connects and returns what the server says of the backend."""
     config = parse(Config, argv)
-    address = config.backend or f"http://{config.host}:{config.port}"
-    backend = connect(config.open(), address, config.title, config.credentials, config.interactive)
-    logger.info("%s: %s, version %s", redact(address), backend.get("readable_state"), backend.get("model_version"))
+    backend = connect(config.open(), config.address, config.title, config.credentials, config.interactive)
+    logger.info(
+        "%s: %s, version %s", redact(config.address), backend.get("readable_state"), backend.get("model_version")
+    )
     logger.info(
         "leave the project's setting to start training on each annotation off; new tasks are suggested for as they are "
         "opened in the label stream"

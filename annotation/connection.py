@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from annotation.client import Opened, ServerError
+from annotation.client import Numbered, Opened, ServerError
 from annotation.private import redact
 from annotation.service import basic
 from common.errors import InputError
@@ -23,14 +23,20 @@ def is_refusal(text: str) -> bool:
     return "reserved network address" in text
 
 
+class Registered(Numbered):
+    """What every backend and webhook of a server has."""
+
+    url: str
+
+
 def backends(project: Opened) -> list[dict[str, Any]]:
     """The backends of a project."""
-    return list(project.client.call("GET", "/api/ml/", params={"project": project.id}))
+    return project.client.call("GET", "/api/ml/", params={"project": project.id}, kind=list[Registered])
 
 
 def webhooks(project: Opened) -> list[dict[str, Any]]:
     """The webhooks of a project."""
-    return list(project.client.call("GET", "/api/webhooks/", params={"project": project.id}))
+    return project.client.call("GET", "/api/webhooks/", params={"project": project.id}, kind=list[Registered])
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,14 @@ class Removed:
 def disconnect(project: Opened, address: str) -> Removed:
     """Removes the backends of an address, and the webhooks that the server has made for them and keeps."""
     address = address.rstrip("/")
-    ours = [item for item in backends(project) if str(item["url"]).rstrip("/") == address]
+    ours = [item for item in backends(project) if item["url"].rstrip("/") == address]
     for item in ours:
         project.client.call("DELETE", f"/api/ml/{item['id']}")
     hooks = [item for item in webhooks(project) if item["url"] == f"{address}/webhook"]
     for item in hooks:
         project.client.call("DELETE", f"/api/webhooks/{item['id']}/")
     titles = {item.get("title") for item in ours}
-    if titles and project.client.call("GET", f"/api/projects/{project.id}/").get("model_version") in titles:
+    if titles and project.record_now().get("model_version") in titles:
         # The project would go on asking a backend that it has no more.
         project.client.change_project(project.id, model_version="")
     return Removed(len(ours), len(hooks))
@@ -83,7 +89,7 @@ def connect(
     if credentials is not None:
         body |= {"auth_method": "BASIC_AUTH", "basic_auth_user": credentials[0], "basic_auth_pass": credentials[1]}
     try:
-        backend = project.client.call("POST", "/api/ml/", body)
+        backend = project.client.call("POST", "/api/ml/", body, kind=dict)
     except ServerError as error:
         disconnect(project, address)
         if is_refusal(error.detail):

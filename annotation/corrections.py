@@ -69,7 +69,9 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
         text, given = text_of(task, labelling.field), objects(task.get("annotations"))
         if text is None:
             continue
-        done = [item for item in given if not (item.get("was_cancelled") or accepted_unseen(item))]
+        done = [
+            item for item in given if not (item.get("was_cancelled") or accepted_unseen(item) or _is_imported(item))
+        ]
         for item in done:
             parent = item.get("parent_prediction")
             shown = None if parent is None else shown_prediction(item, task)
@@ -81,6 +83,11 @@ def corrections(tasks: Iterable[Mapping[str, Any]], labelling: Labelling) -> Cor
                 _compare(shown, item, text, labelling, found.outcomes[version])
         _agreement(done, text, labelling, found)
     return found
+
+
+def _is_imported(item: Mapping[str, Any]) -> bool:
+    """Whether an annotation is ground truth that came with its task: nobody spent time on it here."""
+    return bool(item.get("ground_truth")) and item.get("lead_time") is None
 
 
 def _named(item: Mapping[str, Any], text: str, labelling: Labelling) -> dict[Mention, str]:

@@ -9,12 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 import httpx
 
-from annotation.client import ServerError, ServerOptions
+from annotation.client import Client, ServerError, ServerOptions
 from annotation.connection import REFUSED_HINT, backends, is_refusal, webhooks
 from annotation.labelling import Labelling, label_config
 from annotation.merging import MergeOptions, merge
 from annotation.private import redact
-from annotation.serve import AddressOptions
+from annotation.serve import BackendOptions
 from annotation.work import WorkOptions
 from common.config import parse
 from common.errors import InputError
@@ -33,18 +33,15 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ServerOptions, WorkOptions, AddressOptions):
+class Config(ServerOptions, WorkOptions, BackendOptions):
     """Check server, token, project, offsets, backend and its speed; exit status 2 if anything is bad."""
-
-    backend: str | None = None
-    """URL of the service; http://HOST:PORT if not given."""
 
 
 def examine(config: Config) -> Iterator[Finding]:
     """What is found, one after another; what cannot be looked at without something else is left out then."""
     client = config.client()
     try:
-        version = client.call("GET", "/api/version")
+        version = client.call("GET", "/api/version", kind=dict)
     except InputError as error:
         yield Finding("bad", "server", str(error))
         return
@@ -73,10 +70,10 @@ def examine(config: Config) -> Iterator[Finding]:
     yield from _backends(config, backends(project), [item["url"] for item in webhooks(project)], project.labelling)
 
 
-def _token(client: Any) -> Iterator[Finding]:
+def _token(client: Client) -> Iterator[Finding]:
     yield Finding("ok", "token", f"a {client.token_kind} token, accepted")
     try:
-        settings = client.call("GET", "/api/jwt/settings")
+        settings = client.call("GET", "/api/jwt/settings", kind=dict)
     except ServerError:
         return
     yield Finding(
@@ -100,20 +97,17 @@ def _offsets(tasks: Sequence[Mapping[str, Any]], labelling: Labelling) -> Iterat
 def _backends(
     config: Config, found: Sequence[Mapping[str, Any]], hooks: Sequence[str], labelling: Labelling
 ) -> Iterator[Finding]:
-    address = (config.backend or f"http://{config.host}:{config.port}").rstrip("/")
-    for item in found:
+    urls = [item["url"].rstrip("/") for item in found]
+    for url, item in zip(urls, found, strict=True):
         error = str(item.get("error_message") or "")
-        url = str(item["url"]).rstrip("/")
         state: Literal["ok", "bad"] = "ok" if item.get("state") == "CO" else "bad"
         yield Finding(state, "backend", f"{url}: {item.get('readable_state')} {error[:200]}".strip())
         if is_refusal(error) or (state == "bad" and f"{url}/webhook" not in hooks):
             yield Finding("bad", "backend", f"{url}: half registered; annotation.disconnect removes it. {REFUSED_HINT}")
     for hook in hooks:
-        if hook.endswith("/webhook") and hook.removesuffix("/webhook") not in {
-            str(i["url"]).rstrip("/") for i in found
-        }:
+        if hook.endswith("/webhook") and hook.removesuffix("/webhook") not in urls:
             yield Finding("bad", "backend", f"{hook}: a webhook without its backend; annotation.disconnect removes it")
-    yield from measure(address, config.credentials, labelling)
+    yield from measure(config.address, config.credentials, labelling)
 
 
 def measure(address: str, credentials: tuple[str, str] | None, labelling: Labelling) -> Iterator[Finding]:

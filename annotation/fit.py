@@ -248,18 +248,17 @@ def assess(
             known["test"] = comparison(counts_of(new, test, labelling), None)
         work.write_version(known)
         return Fitted(known, True)
-    held_out = list(divided["held out"])
     blind_documents = work.blind()
     blind = [
-        number
-        for number, task in enumerate(held_out)
+        task
+        for task in divided["held out"]
         if document_of(task["data"], task["id"]) in blind_documents and not task["annotations"][0]["suggested"]
     ]
     old_record = current or ({"model": config.baseline} if config.baseline else None)
     old = None if old_record is None else load_suggester(old_record, labelling, runtime)
     compared = {
         name: comparison(counts_of(new, tasks, labelling), None if old is None else counts_of(old, tasks, labelling))
-        for name, tasks in (("held_out", held_out), ("blind", [held_out[n] for n in blind]), ("test", test))
+        for name, tasks in (("held_out", divided["held out"]), ("blind", blind), ("test", test))
         if tasks
     }
     promoted = promotes(config, compared["held_out"].get("difference"))

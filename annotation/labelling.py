@@ -79,7 +79,7 @@ def parse_labelling(xml: str) -> Labelling:
         )
     group, text = groups[0].attrib, texts[0].attrib
     source = text.get("value", "")
-    if group.get("toName") != text.get("name") or not group.get("name"):
+    if not (group.get("name") and text.get("name")) or group.get("toName") != text["name"]:
         raise InputError(
             f"label configuration: <Labels> is over {group.get('toName')!r}, the text is {text.get('name')!r}"
         )

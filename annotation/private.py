@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, hide_credentials
 
-_FIELDS = r"access_token|access|refresh|token|password|basic_auth_pass|csrfmiddlewaretoken"
+_FIELDS = r"access_token|access|refresh|token|password|passwd|pwd|basic_auth_pass|csrfmiddlewaretoken"
 _SECRET = re.compile(
     rf"""(?P<field>["']?(?:{_FIELDS})["']?\s*[:=]\s*["']?)[^"'\s,}}&]+"""
     r"|(?P<scheme>\b(?:Token|Bearer|Basic)\s+)[\w.+/=-]{8,}"

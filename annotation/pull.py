@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypedDict
 
-from annotation.client import Opened, ServerOptions
+from annotation.client import Opened, ServerOptions, TaskRecord
 from annotation.labelling import Labelling, parse_labelling
 from annotation.merging import MergeOptions, Report, merge
 from annotation.work import Work, WorkOptions
 from common.config import parse, require
-from common.files import read_json, write_json
-from common.schema import check
+from common.files import read_json, write_json, write_json_records
+from common.schema import check, read_record
 from common.script import run_script
 from dataset_generation.formats.base import read_text
 
@@ -63,10 +63,12 @@ def pull(
         Annotated tasks, one annotation each, and the account of the others.
 
     Raises:
-        InputError: If the server does not answer.
+        InputError: If the server does not answer, or the folder is another project's.
     """
     work.claim(project.id, project.made)
-    stored = {} if everything else {task["id"]: task for task in work.tasks(TASKS)}
+    file = work.path / TASKS
+    known: Any = [] if everything or not file.is_file() else read_record(file, list[TaskRecord])
+    stored = {task["id"]: task for task in known}
     since = _since(stored.values())
     read = 0
     for task in project.client.tasks(project.id, changed_since=since):
@@ -74,7 +76,7 @@ def pull(
         read += 1
     logger.info("%d tasks read", read)
     tasks = [stored[number] for number in sorted(stored)]
-    work.write_tasks(TASKS, tasks)
+    write_json_records(file, tasks)
     return _merge(tasks, project.labelling, work, options)
 
 
@@ -100,7 +102,7 @@ def _merge(
     tasks: Sequence[dict[str, Any]], labelling: Labelling, work: Work, options: MergeOptions
 ) -> tuple[list[dict[str, Any]], Report]:
     annotated, report = merge(tasks, labelling, options)
-    work.write_tasks(ANNOTATED, annotated)
+    write_json_records(work.path / ANNOTATED, annotated)
     write_json(work.path / REPORT, report.as_dict())
     logger.info("%s", report)
     for kind in ("mismatches", "disagreements"):

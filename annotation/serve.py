@@ -68,6 +68,19 @@ class AddressOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendOptions(AddressOptions):
+    """A service that runs."""
+
+    backend: str | None = None
+    """URL at which Label Studio reaches the service; http://HOST:PORT if not given."""
+
+    @property
+    def address(self) -> str:
+        """The URL, without a slash at its end."""
+        return (self.backend or f"http://{self.host}:{self.port}").rstrip("/")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config(ServerOptions, ModelOptions, WorkOptions, AddressOptions):
     """Suggest in Label Studio while people annotate, and train when they ask for it."""
 

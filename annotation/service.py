@@ -23,6 +23,7 @@ LARGEST = 64 * 2**20
 _LARGEST_UNKNOWN = 2**16
 """Bytes that are read, at most, of a request that does not bring the password."""
 _UNKNOWN = Answer(401, {"error": "wrong or no user and password"})
+_OTHER_NAME = Answer(403, {"error": "without a password, only requests to an IP address or localhost are answered"})
 _IDLE = 75.0
 """Seconds after which a connection that sends nothing is closed."""
 
@@ -33,6 +34,18 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_private_name(host: str) -> bool:
+    """Whether a ``Host`` header has an IP address or a name that no domain of the internet has.
+
+    Docker calls the machine that it runs on ``host.docker.internal``.
+    """
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith((".localhost", ".internal")) or bool(ip_address(name))
+    except ValueError:
+        return False
 
 
 def check_closed(host: str, credentials: tuple[str, str] | None) -> None:
@@ -96,10 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        if self._knows_password():
-            self._answer("GET", None)
-        else:
-            self._send(_UNKNOWN)
+        self._send(self._refusal() or self._answer("GET", None))
 
     def do_POST(self) -> None:
         length = self.headers.get("Content-Length", "")
@@ -107,12 +117,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(Answer(411, {"error": "a request needs its Content-Length"}))
         if int(length) > LARGEST:
             return self._refuse(Answer(413, {"error": f"a request has at most {LARGEST} bytes; use push"}))
-        known = self._knows_password()
-        if not known and int(length) > _LARGEST_UNKNOWN:
-            return self._refuse(_UNKNOWN)
+        refusal = self._refusal()
+        if refusal and int(length) > _LARGEST_UNKNOWN:
+            return self._refuse(refusal)
         data = self.rfile.read(int(length))
-        if not known:
-            return self._send(_UNKNOWN)
+        if refusal:
+            return self._send(refusal)
         if "Origin" in self.headers:
             # Without a password any page that is open in a browser on this machine could start trainings.
             return self._send(Answer(403, {"error": "requests of web pages are refused"}))
@@ -120,14 +130,20 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(data)
         except (ValueError, RecursionError):
             return self._send(Answer(400, {"error": "the request is no JSON"}))
-        return self._answer("POST", body)
+        return self._send(self._answer("POST", body))
 
-    def _knows_password(self) -> bool:
-        """Whether the request brings user and password, if any are asked for."""
-        given, expected = self.headers.get("Authorization", ""), self.server.expected
-        return expected is None or hmac.compare_digest(given.encode(), expected.encode())
+    def _refusal(self) -> Answer | None:
+        """What a request gets that does not bring the password or, if none is asked for, is not meant for this service.
 
-    def _answer(self, method: str, body: Any) -> None:
+        A web page can have its own domain stand for this machine, and would read answers as its own (DNS rebinding).
+        """
+        expected = self.server.expected
+        if expected is not None:
+            given = self.headers.get("Authorization", "")
+            return None if hmac.compare_digest(given.encode(), expected.encode()) else _UNKNOWN
+        return None if _is_private_name(self.headers.get("Host", "localhost")) else _OTHER_NAME
+
+    def _answer(self, method: str, body: Any) -> Answer:
         start = time.perf_counter()
         path = urlsplit(self.path).path
         answer = self.server.backend.handle(method, path, body)
@@ -137,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         logger.debug("%s %s%s: %d in %.0f ms", method, redact(path), n_tasks, answer.status, milliseconds)
         if answer.status >= 400:
             logger.warning("%s %s: %d %s", method, redact(path), answer.status, redact(str(answer.body["error"])))
-        self._send(answer)
+        return answer
 
     def _refuse(self, answer: Answer) -> None:
         """Answers a request whose body is left unread: the connection cannot be used again."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from annotation.client import Client, Opened, ServerOptions, chunks
+from annotation.client import Client, Numbered, Opened, ServerOptions, chunks
 from annotation.labelling import Labelling, parse_labelling
 from annotation.private import redact
 from annotation.tasks import UID
@@ -66,7 +66,7 @@ def set_up(client: Client, name: str, label_config: str | None) -> tuple[Opened,
     if record is None:
         if label_config is None or wanted is None:
             raise InputError(f"--project {name}: no such project; give --label-config FILE to make it")
-        record = client.call("POST", "/api/projects/", {"title": name, "label_config": label_config})
+        record = client.call("POST", "/api/projects/", {"title": name, "label_config": label_config}, kind=Numbered)
         return Opened(client, record["id"], record, wanted), True
     found = parse_labelling(record.get("label_config") or "")
     if wanted is not None and wanted != found:
@@ -83,8 +83,8 @@ def _shown(labelling: Labelling) -> str:
     return f"{', '.join(labelling.labels)} over ${labelling.field} ({tags}{aliases})"
 
 
-def import_missing(project: Opened, tasks: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """Imports the tasks that the project does not have; returns their number and that of those that it has.
+def import_missing(project: Opened, tasks: Sequence[dict[str, Any]], path: Path | None) -> tuple[int, int]:
+    """Imports the tasks of a file that the project does not have; returns their number and that of those that it has.
 
     Raises:
         InputError: If a task lacks the field that the project labels.
@@ -92,7 +92,9 @@ def import_missing(project: Opened, tasks: Sequence[dict[str, Any]]) -> tuple[in
     field = project.labelling.field
     for number, task in enumerate(tasks):
         if not isinstance(task["data"].get(field), str):
-            raise InputError(f"task {number} (counted from 0): data has no text {field!r}, which the project labels")
+            raise InputError(
+                f"{path}: record {number} (counted from 0): data has no text {field!r}, which the project labels"
+            )
     there = {task["data"].get(UID) for task in project.client.tasks(project.id)}
     missing = [task for task in tasks if task["data"][UID] not in there]
     for chunk in chunks(missing):
@@ -105,11 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = parse(Config, argv)
     name, client = config.project_name, config.client()
     tasks = read_tasks(config.tasks) if config.tasks else []
-    text = None
-    if config.label_config is not None:
-        text = read_text(config.label_config)
+    text = read_text(config.label_config) if config.label_config else None
     project, is_new = set_up(client, name, text)
-    added, kept = import_missing(project, tasks)
+    added, kept = import_missing(project, tasks, config.tasks)
     logger.info(
         "project %d %s: %d tasks imported, %d were there; %s/projects/%d/data",
         project.id, "created" if is_new else "found", added, kept, redact(client.url), project.id,

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import httpx
 
 from annotation.client import ServerOptions, annotations_of
+from annotation.jobs import JobRecord
 from annotation.private import redact
-from annotation.serve import AddressOptions
+from annotation.serve import BackendOptions
 from annotation.work import WorkOptions
 from common.config import parse
+from common.schema import check
 from common.script import run_script
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ServerOptions, WorkOptions, AddressOptions):
+class Config(ServerOptions, WorkOptions, BackendOptions):
     """Show a project's tasks, suggestions, versions and trainings."""
 
-    backend: str | None = None
-    """URL of the service; http://HOST:PORT if not given."""
+
+class StatusRecord(TypedDict):
+    """What the service answers to ``/status``, in so far as it is read."""
+
+    counts: dict[str, int]
+    slowest_seconds: dict[str, float]
+    jobs: list[JobRecord]
 
 
 def lines(config: Config) -> Iterator[str]:
@@ -40,17 +47,22 @@ def lines(config: Config) -> Iterator[str]:
     yield f"in service: {current['version'] if current else 'no version yet'} ({work.path})"
     for path in sorted((work.path / "versions").glob("*.json")):
         yield f"  {path.stem}"
-    address = (config.backend or f"http://{config.host}:{config.port}").rstrip("/")
+    service = f"service {config.address}"
     try:
-        answer = httpx.get(f"{address}/status", auth=config.credentials, timeout=5.0)
-        found: dict[str, Any] = answer.json() if answer.is_success else {}
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        yield f"service {address}: does not answer"
+        answer = httpx.get(f"{config.address}/status", auth=config.credentials, timeout=5.0)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        yield f"{service}: does not answer"
         return
-    if not found:
-        yield f"service {address}: {answer.status_code} {answer.reason_phrase}"
+    if not answer.is_success:
+        yield f"{service}: {answer.status_code} {answer.reason_phrase}"
         return
-    yield f"service {address}: {found['counts']}, slowest {found['slowest_seconds']}"
+    try:
+        found = answer.json()
+        check(found, StatusRecord, service)
+    except ValueError:
+        yield f"{service}: is not annotation.serve"
+        return
+    yield f"{service}: {found['counts']}, slowest {found['slowest_seconds']}"
     for job in found["jobs"]:
         yield f"  job {job['job']}: {job['status']} {job.get('message', '')}".rstrip()
 

@@ -65,9 +65,7 @@ def corpus_of(source: str, options: ReadOptions) -> Corpus:
 
 def spelling(corpus: Corpus) -> dict[str, str]:
     """How the corpus writes each type: the first spelling in alphabetical order."""
-    written = {
-        name: name for sentences in corpus.splits.values() for s in sentences for name in (x.label for x in s.spans)
-    }
+    written = {span.label: span.label for sentences in corpus.splits.values() for s in sentences for span in s.spans}
     return written | {name: first for first, name in reversed(list(corpus.type_map.items()))}
 
 

@@ -26,7 +26,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
-from common.files import write_json, write_json_records
+from common.files import write_json
 from common.paths import output_root
 from common.schema import Count, Share, read_record
 
@@ -189,14 +189,6 @@ class Work:
                 parts[spare[0]] = part
         write_json(file, dict(sorted(parts.items())))
         return {name: parts[name] for name in wanted}
-
-    def write_tasks(self, name: str, tasks: Iterable[Any]) -> None:
-        """Writes a list of tasks, one a line."""
-        write_json_records(self.path / name, tasks)
-
-    def tasks(self, name: str) -> list[dict[str, Any]]:
-        """A list of tasks; empty if the file is not there."""
-        return self._record(self.path / name, list[dict[str, Any]]) or []
 
     def _record(self, path: Path, kind: Any) -> Any:
         return read_record(path, kind) if path.is_file() else None

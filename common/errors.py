@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# A password may hold an "@" itself.
-_CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@]*:)?)[^/\s]+(?=@)")
+# A password may hold an "@" itself; a "/" too, unless what is before that is a port.
+_CREDENTIALS = re.compile(r"(?P<user>://(?:[^/\s:@\[]*:)?)(?:[^/\s]+|(?<=:)(?!\d+[/?#])\S+)(?=@)")
 
 
 class InputError(ValueError):

@@ -99,6 +99,7 @@ def test_a_name_means_the_label_of_the_same_words():
             "name a field",
         ),
         ('<View><Labels name="a" toName="t"/><Text name="t" value="$t"/></View>', "no <Label value"),
+        ('<View><Labels name="a"><Label value="x"/></Labels><Text value="$t"/></View>', "over None, the text is None"),
         (label_config(["x y"]).replace("</Labels>", '<Label value="X_Y"/></Labels>'), "there twice"),
         ('<!DOCTYPE x [<!ENTITY a "b">]><View/>', "document type"),
         ("<View>\ud800</View>", "is no XML"),
@@ -528,6 +529,7 @@ def test_what_annotators_did():
         task(1, text, kept | {"parent_prediction": 7, "lead_time": 2.0}, predictions=[shown]),
         task(2, text, made(text, lead_time=9.0), made(text, was_cancelled=True)),
         task(3, text, kept | {"parent_prediction": 8, "prediction": shown}, kept | {"completed_by": 2}),
+        task(4, text, made(text, lead_time=None, ground_truth=True), made(text, lead_time=None, completed_by=3)),
     ]
     account = corrections(tasks, LABELLING).as_dict()
     twice = {
@@ -609,7 +611,31 @@ def test_no_secret_is_in_a_message(monkeypatch):
     assert redact("http://u:pw@host/x password=abc") == "http://u:***@host/x password=***"
     assert redact("http://tokenalone@host/x") == "http://***@host/x"
     assert redact("http://u:p@ss@host/x") == "http://u:***@host/x"
+    assert redact("http://u:pa/ss@host/x?passwd=abc&pwd=de") == "http://u:***@host/x?passwd=***&pwd=***"
+    assert redact("http://[::1]:8080/a@b http://host:8080/a@b") == "http://[::1]:8080/a@b http://host:8080/a@b"
     assert redact("http://u:a@b@one http://c:d@two/e@f") == "http://u:***@one http://c:***@two/e@f"
+
+
+@pytest.mark.parametrize(
+    ("ask", "answer", "message"),
+    [
+        (lambda client: client.import_tasks(7, []), {"import": 3}, r"POST .*/7/import: lacks \['task_count'\]"),
+        (lambda client: client.add_predictions(7, []), {"created": "1"}, r"created must be a whole number, got '1'"),
+        (lambda client: list(client.tasks(7)), [], r"/api/tasks/: the record must be an object, got \[\]"),
+        (lambda client: client.find_project("x"), {"results": [5]}, r"results\[0\] must be an object, got 5"),
+        (lambda client: client.find_project("3"), None, r"/api/projects/3/: the record must be an object, got None"),
+        (
+            lambda client: client.find_project("3"),
+            [{"token": "s3cret"}],
+            r"must be an object, got \[\{'token': '\*\*\*",
+        ),
+    ],
+)
+def test_what_a_server_must_not_answer(ask, answer, message):
+    """As another version of it may, or another server."""
+    client = answering(lambda _: httpx.Response(200, json=answer), "f" * 40)
+    with pytest.raises(InputError, match=message):
+        ask(client)
 
 
 def test_an_address_that_is_none_is_told(monkeypatch):

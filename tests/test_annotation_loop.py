@@ -118,7 +118,7 @@ def test_setup_adds_only_what_is_missing(studio, project, tmp_path):
         ({}, "expected a list"),
         ([{"data": {"text": "a"}}], "record 0 .*data.uid must be a text"),
         ([{"data": {"text": "a", "uid": "x"}}, {"data": {"text": "b", "uid": "x"}}], "record 1 .*'x' is there twice"),
-        ([{"data": {"body": "a", "uid": "x"}}], "task 0 .*no text 'text'"),
+        ([{"data": {"body": "a", "uid": "x"}}], "bad.json: record 0 .*no text 'text'"),
     ],
 )
 def test_bad_tasks_are_named(project, tmp_path, tasks, message):
@@ -275,6 +275,9 @@ def test_pull_reads_what_is_new_and_forgets_what_is_deleted_when_told(studio, pr
     report = pull.main(options)
     assert (report.annotated, report.skipped, report.tasks) == (6, 2, 30)
     studio.annotations.clear()
+    write_json(work / pull.TASKS, [{"id": 1}])
+    with pytest.raises(InputError, match=r"tasks.json: \[0\] lacks \['data', 'updated_at'\]"):
+        pull.main(options)
     assert pull.main([*options, "--all"]).annotated == 0
 
 
@@ -458,7 +461,7 @@ def test_wrong_options_of_fit_are_told_before_anything_is_done(studio, project, 
         fit.main([*options, "--approach", "glinerev"])
 
 
-def test_report_and_status(studio, project, work, model, capsys, tmp_path):
+def test_report_and_status(studio, project, work, model, capsys, tmp_path, monkeypatch):
     options, _, truth = project
     push.main([*options, "--work", str(work), *of_model(model)])
     tasks = list(studio.tasks.values())
@@ -478,6 +481,10 @@ def test_report_and_status(studio, project, work, model, capsys, tmp_path):
     assert f"in service: {version}" in out
     assert "30 tasks, 10 annotated" in out
     assert "annotations: 11, 11 more than the last training has read" in out
+    assert "service http://127.0.0.1:1: does not answer" in out
+    monkeypatch.setattr(status.httpx, "get", lambda *_, **__: httpx.Response(200, json={"jobs": []}))
+    status.main([*options, "--work", str(work), "--backend", "http://other/"])
+    assert "service http://other: is not annotation.serve" in capsys.readouterr().out
 
 
 # -- the live service -------------------------------------------------------------------------------------------------

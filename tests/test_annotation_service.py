@@ -535,6 +535,27 @@ def test_a_page_in_a_browser_starts_no_training(run):
     assert service.ask("POST", "/webhook", {"action": "START_TRAINING"})[0] == 201
 
 
+@pytest.mark.parametrize(
+    ("host", "known"),
+    [
+        ("127.0.0.1:9090", True),
+        ("[::1]:9090", True),
+        ("localhost", True),
+        ("host.docker.internal:9090", True),
+        ("rebound.example.org:9090", False),
+        ("internal", False),
+        ("[", False),
+    ],
+)
+def test_a_page_whose_domain_stands_for_this_machine_reads_nothing(run, host, known):
+    service = run()
+    assert service.ask("GET", "/status", None, {"Host": host})[0] == (200 if known else 403)
+    assert service.ask("POST", "/webhook", {"action": "X"}, {"Host": host})[0] == (200 if known else 403)
+    # No page knows the password.
+    closed = run(credentials=("ann", "x"))
+    assert closed.ask("GET", "/status", None, {"Host": host, "Authorization": basic("ann", "x")})[0] == 200
+
+
 def test_nothing_secret_is_logged(run, caplog):
     caplog.set_level(logging.DEBUG)
     service = run()

@@ -138,6 +138,28 @@ def test_so_few_sentences_that_no_step_would_be_measured_are_refused():
         Config(sentences=few - 1, batch_size=16)
 
 
+@pytest.mark.parametrize("option", ["scaling", "profile"])
+def test_approaches_that_the_bases_do_not_suit_are_refused(option):
+    """Before all that comes first has been measured, which takes hours."""
+    with pytest.raises(InputError, match=f"--{option}: 'vaner' is not one of"):
+        Config(**{option: ("vaner",) if option == "scaling" else "vaner"})
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        Config(batch_size=0)
+
+
+def test_an_approach_scales_on_a_base_that_suits_it(made_up, monkeypatch):
+    asked, measured = [], Bench.measure
+    monkeypatch.setattr(Bench, "training", lambda self: None)
+    monkeypatch.setattr(Bench, "evaluation", lambda self: None)
+    monkeypatch.setattr(
+        Bench,
+        "measure",
+        lambda self, kind, encoder, **more: asked.append(encoder) or measured(self, kind, encoder, **more),
+    )
+    main(["--output", str(made_up), "--scaling", "injection_cross"])
+    assert set(asked) == {"cross"}
+
+
 def test_wrong_files_end_it_before_anything_is_measured(made_up, tmp_path):
     for name, content, message in (
         ("README.md", None, r"README\.md: no such file"),

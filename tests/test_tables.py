@@ -703,6 +703,20 @@ def test_at_a_glance_the_data_sets_stand_side_by_side(tmp_path):
     assert any("One run: the interval is over sentences alone" in note for note in table.sections[0].notes)
 
 
+def test_shares_of_trained_weights_that_differ_are_all_told(tmp_path):
+    """Such as of a rank that was tuned to each data set."""
+    write(tmp_path / "a.json", **full(scores=scored(0.8), parameters={"total": 1000, "trainable": 200}))
+    write(tmp_path / "b.json", **full(scores=scored(0.8), dataset="jnlpba"))
+    write(tmp_path / "c.json", dataset="bc5cdr", scores=scored(0.7), parameters={"total": 1000, "trainable": 110})
+    write(tmp_path / "d.json", dataset="jnlpba", scores=scored(0.7))
+    found = benchmarks(read_results([tmp_path]))
+    assert "| Full-FT (bi) | owner/base | 10.50, 20.00 |" in documents.glance(found)
+    answer = documents.answer(found)
+    assert "| trains the fewest weights | SP-GLiNER | 10.50, 11.00 |" in answer
+    assert "| best of those that train at most 15 % | SP-GLiNER |" in answer
+    assert "| best | Full-FT (bi) | 10.50, 20.00 |" in answer
+
+
 def test_at_a_glance_what_has_only_variants_is_named(tmp_path):
     write(tmp_path / "a.json", dataset="mine", variant={"prompt encoder": "post_norm"})
     write(tmp_path / "b.json", **full(dataset="mine", mixture="mine+other", variant={"encoder": "bi", "data": "mixed"}))

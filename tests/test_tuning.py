@@ -446,6 +446,9 @@ def test_a_driver_that_repeats_the_password(monkeypatch):
         with pytest.raises(InputError) as caught:
             read("postgresql://me@host/x")
         assert str(caught.value).endswith(f"no driver for {shown}; me, ***: wrong")
+        with pytest.raises(InputError) as caught:
+            read("mysql://host/x?passwd=hush")
+        assert "hush" not in str(caught.value)
 
 
 def test_a_storage_that_is_lost_in_a_sweep_is_one_clear_error(sweep, scored, monkeypatch):
@@ -467,7 +470,13 @@ def test_a_storage_that_is_lost_in_a_sweep_is_one_clear_error(sweep, scored, mon
 
 
 @pytest.mark.parametrize(
-    "option", ["--storage=postgresql://me:secret@host/x", "--storge=mysql://host/x?password=secret", "a://b:secret@c"]
+    "option",
+    [
+        "--storage=postgresql://me:secret@host/x",
+        "--storge=mysql://host/x?password=secret",
+        "--storage=mysql://host/x?a=b&passwd=secret",
+        "a://b:secret@c",
+    ],
 )
 def test_a_password_among_the_arguments_is_refused_before_anything_repeats_it(option, capsys):
     from glinerev.tune import main

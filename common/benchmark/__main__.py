@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from common.benchmark.report import read_benchmark, render
 
     if config.profile is not None:
-        print(Bench(config).profile())
+        print(Bench(config).profile(config.profile))
         return
     tables = render(read_benchmark(config.show) if config.show is not None else Bench(config).run())
     if config.readme is not None:

@@ -42,14 +42,17 @@ class Bench:
         self.output = config.output or output_root() / "results" / "benchmark.json"
         self.rows: list[dict[str, Any]] = []
 
+    def _asked(self, kind: str, encoder: str, **settings: Any) -> Measure:
+        base_model = self.config.base_model if encoder == "bi" else self.config.cross_base_model
+        return Measure(kind, encoder, dataset=self.config.dataset, base_model=base_model, **settings)
+
     def measure(self, kind: str, encoder: str, **settings: Any) -> dict[str, Any]:
         """One figure.
 
         Raises:
             InputError: If the child failed; the message is its last line.
         """
-        base_model = self.config.base_model if encoder == "bi" else self.config.cross_base_model
-        measure = Measure(kind, encoder, dataset=self.config.dataset, base_model=base_model, **settings)
+        measure = self._asked(kind, encoder, **settings)
         logger.info("%s", ", ".join(f"{k} {v}" for k, v in asdict(measure).items() if v not in ("", None)))
         with tempfile.TemporaryDirectory() as folder:
             asked, answer = Path(folder) / "measure.json", Path(folder) / "answer.json"
@@ -129,14 +132,13 @@ class Bench:
     def scaling(self) -> None:
         """Seconds of an epoch by the number of sentences and of labels."""
         for approach in self.config.scaling:
+            title, kind = spec(approach).title, spec(approach).kinds[0]
             settings: dict[str, Any] = {"approach": approach, "precision": "auto", "batch_size": None}
             for n in SIZES:
-                self.row(
-                    f"{n} sentences", spec(approach).title, self.measure("train", "bi", **settings, sentences=n), None
-                )
+                self.row(f"{n} sentences", title, self.measure("train", kind, **settings, sentences=n), None)
             for n in LABELS:
-                figures = self.measure("train", "bi", **settings, sentences=SIZES[0], labels=n)
-                self.row(f"{n} labels, {SIZES[0]} sentences", spec(approach).title, figures, None)
+                figures = self.measure("train", kind, **settings, sentences=SIZES[0], labels=n)
+                self.row(f"{n} labels, {SIZES[0]} sentences", title, figures, None)
 
     @property
     def partial(self) -> Path:
@@ -172,12 +174,7 @@ class Bench:
         self.scaling()
         return self.write()
 
-    def profile(self) -> str:
-        """Where the approach of ``--profile`` spends its training time."""
-        config = self.config
-        approach = config.profile or ""
-        kind = spec(approach).kinds[0]
-        base_model = config.base_model if kind == "bi" else config.cross_base_model
-        return profile(
-            Measure("train", kind, "auto", None, config.sentences, approach, None, config.dataset, base_model)
-        )
+    def profile(self, approach: str) -> str:
+        """Where an approach spends its training time."""
+        settings: dict[str, Any] = {"approach": approach, "precision": "auto", "batch_size": None}
+        return profile(self._asked("train", spec(approach).kinds[0], **settings, sentences=self.config.sentences))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.config import require
+from common.data.dataset import ENCODERS
 from common.models.published import DEFAULT_BASE
-from common.registry import trained
+from common.registry import spec, trained
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,10 @@ class Config:
     """Approach whose training to profile, without measuring anything else."""
 
     def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         # GLiNER's trainer is also measured with batches twice as large, from its third step on.
         require(self.sentences >= 6 * self.batch_size, f"sentences must be at least 6 batches, got {self.sentences}")
+        known = [name for name in trained() if set(spec(name).kinds) <= set(ENCODERS)]
         for name in self.scaling:
-            require(name in trained(), f"--scaling: {name!r} is not one of {list(trained())}")
-        require(
-            self.profile is None or self.profile in trained(),
-            f"--profile: {self.profile!r} is not one of {list(trained())}",
-        )
+            require(name in known, f"--scaling: {name!r} is not one of {known}")
+        require(self.profile is None or self.profile in known, f"--profile: {self.profile!r} is not one of {known}")

@@ -45,7 +45,7 @@ class Measure:
     precision: str
     """fp32, bf16, fp16, or auto, a user's default."""
     batch_size: int | None
-    """None: the approach's own default."""
+    """None, of our training alone: the approach's own default."""
     sentences: int | None
     """Training sentences, None for all; if the data has too few, they are repeated."""
     approach: str = ""
@@ -131,7 +131,8 @@ def _gliner_train(measure: Measure) -> dict[str, Any]:
     accelerator = make_accelerator(_runtime(measure))
     precision = precision_name(accelerator)
     base = load_base(measure.base_model, measure.encoder)
-    batch_size = measure.batch_size or 16
+    batch_size = measure.batch_size
+    assert batch_size is not None
     steps = len(data.train) // batch_size
     times: list[float] = []
 
@@ -192,7 +193,8 @@ def _patched_callback(callback: Any) -> Iterator[None]:
 def _evaluate(measure: Measure) -> dict[str, Any]:
     """Sentences a second of our evaluation of the base model on the test split: tokenising, scores and decoding."""
     data, base = load_dataset(measure.dataset), load_base(measure.base_model, measure.encoder)
-    runtime = replace(_runtime(measure), eval_batch_size=measure.batch_size or RuntimeConfig.eval_batch_size)
+    assert measure.batch_size is not None
+    runtime = replace(_runtime(measure), eval_batch_size=measure.batch_size)
     accelerator = make_accelerator(runtime)
     model = SpanModel(base, data.labels, data.labels.names, threshold=0.5).to(accelerator.device)
     predict_split(model, EncodedSplit(model.encode(data.test[:64])), runtime, accelerator)
@@ -216,7 +218,7 @@ def _gliner_evaluate(measure: Measure) -> dict[str, Any]:
         found.extend(sorted(Span(p.start, p.end, p.entity_type) for p in spans) for spans in predictions)
         return predictions
 
-    options = {"flat_ner": True, "threshold": 0.5, "batch_size": measure.batch_size or 12}
+    options = {"flat_ner": True, "threshold": 0.5, "batch_size": measure.batch_size}
     with torch.no_grad(), accelerator.autocast():
         base.gliner.evaluate(records[:64], entity_types=list(data.labels.names), **options)
         base.gliner._process_batches = keep
@@ -234,7 +236,7 @@ def _evaluated(
         "sentences_per_second": len(data.test) / seconds,
         "seconds_per_epoch": seconds,
         "peak_memory_mb": _peak(),
-        "batch_size": measure.batch_size or (12 if "gliner" in measure.kind else RuntimeConfig.eval_batch_size),
+        "batch_size": measure.batch_size,
         "precision": precision,
         "predictions": [[list(span) for span in spans] for spans in found],
     }

@@ -19,7 +19,7 @@ from common.engine import REFUSED, ending, executor, run_module
 from common.errors import InputError, TrainingError
 from common.settings import parse_training
 from common.spec import ApproachSpec
-from common.sweeps.config import PASSWORD_VARIABLE, TuneConfig
+from common.sweeps.config import PASSWORD_OPTIONS, PASSWORD_VARIABLE, TuneConfig
 from common.sweeps.space import Space
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PASSWORD = re.compile(r"://[^/@\s]*:[^@\s]+@|[?&]password=")
+_PASSWORD = re.compile(rf"://[^/@\s]*:[^@\s]+@|[?&](?:{'|'.join(PASSWORD_OPTIONS)})=")
 _WORKER = "GLINER_ADAPTATION_WORKER"
 
 

@@ -9,6 +9,8 @@ from common.paths import check_name
 
 PASSWORD_VARIABLE = "GLINER_ADAPTATION_STORAGE_PASSWORD"
 """Environment variable with the password for a storage URL: arguments can be read by every user of a machine."""
+PASSWORD_OPTIONS = ("password", "passwd", "pwd")
+"""What drivers call the password among the options of a storage URL."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from optuna.study import Study
 
 from common.errors import InputError, hide_credentials
 from common.files import read_json
-from common.sweeps.config import PASSWORD_VARIABLE
+from common.sweeps.config import PASSWORD_OPTIONS, PASSWORD_VARIABLE
 from common.sweeps.json_studies import Direction, study_from_json
 
 HEARTBEAT, GRACE_PERIOD, MAX_RETRY = 15, 120, 2
@@ -101,7 +101,8 @@ def shown_url(url: sqlalchemy.URL) -> str:
 def _without_password(text: str, url: sqlalchemy.URL) -> str:
     """What a driver says, which may repeat what it was given: the URL, or the password alone."""
     text = hide_credentials(text)
-    for secret in filter(None, (url.password, url.query.get("password"))):
+    given = (secret for name in PASSWORD_OPTIONS for secret in url.normalized_query.get(name, ()))
+    for secret in filter(None, (url.password, *given)):
         text = text.replace(str(secret), "***")
     return text
 

@@ -506,7 +506,7 @@ def few_shot_table(found: Sequence[Benchmark]) -> Table:
     sections = []
     for item in found:
         curves = list(item.curves())
-        expected = thesis.FEW_SHOT_SIZES if item.name in thesis.DATASETS else ()
+        expected = thesis.FEW_SHOT_SIZES if item.is_thesis else ()
         sizes = {n for _, _, curve in curves for n in curve} | {
             n for n in expected if item.size is None or n < item.size
         }
@@ -576,6 +576,12 @@ def _run_row(result: Result) -> Row:
     return row | result.versions
 
 
+def _joined(texts: Iterable[str]) -> str:
+    """The texts of several data sets in one cell; once where they are all the same."""
+    each = list(texts)
+    return each[0] if len(set(each)) == 1 else ", ".join(each)
+
+
 def glance_table(found: Sequence[Benchmark]) -> Table:
     """What decides, the data sets side by side: macro F1 and what it took."""
     lines: dict[str, dict[str, Row]] = {}
@@ -585,8 +591,7 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
             lines.setdefault(entry.label, {})[item.name] = _main_row(item, entry, measured) | {"look": entry.look}
 
     def each(columns: Sequence[Column], line: dict[str, Row]) -> str:
-        texts = [[column.text(line.get(item.name, {})) for item in found] for column in columns]
-        return " / ".join(of[0] if len(set(of)) == 1 else ", ".join(of) for of in texts)
+        return " / ".join(_joined(column.text(line.get(item.name, {})) for item in found) for column in columns)
 
     def f1(mean: float, low: float | None, high: float | None, over: str | None, all_sentences: bool) -> str:
         interval = f" [{low:.3f}, {high:.3f}]{ONE_RUN * (over == OVER_SENTENCES)}" if low is not None else ""
@@ -595,12 +600,14 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
     score = Column("", "macro_f1 macro_f1_low macro_f1_high interval all_sentences", f1)
     rows = []
     for label, line in sorted(lines.items(), key=lambda item: next(iter(item[1].values()))["look"]):
-        known = next((row for row in line.values() if "macro_f1" in row), None)
-        if known is None:
+        known = [row for row in line.values() if "macro_f1" in row]
+        if not known:
             continue
+        shares = {TRAINED.text(row) for row in known}
+        share = shares.pop() if len(shares) == 1 else each((TRAINED,), line)
         scores = (score.text(line.get(item.name, {})) for item in found)
         took = each((N_SEEDS, EPOCHS), line), *scores, *([each((KEPT,), line)] if measured else []), each((PACE,), line)
-        rows.append((label, known["base_or_kind"], TRAINED.text(known), *took))
+        rows.append((label, known[0]["base_or_kind"], share, *took))
     titles = " and ".join(item.title for item in found)
     elsewhere = [
         f"{entry.label}{f' on {item.title}' if len(found) > 1 else ''}"
@@ -649,8 +656,9 @@ def answer(found: Sequence[Benchmark]) -> str:
     whole = {label: of for label, of in rows.items() if len(of) == len(found)}
     if not whole:
         return "No approach has a result on every data set.\n"
-    share = {label: of[0]["trainable_percent"] for label, of in whole.items()}
-    known = {label: value for label, value in share.items() if value is not None}
+    shares = {label: [row["trainable_percent"] for row in of] for label, of in whole.items()}
+    # An approach may train more on one data set than on another.
+    known = {label: max(of) for label, of in shares.items() if None not in of}
     mean = {label: sum(row["macro_f1"] for row in of) for label, of in whole.items()}
     light = [label for label, value in known.items() if value <= LIGHT]
     chosen = {
@@ -660,9 +668,9 @@ def answer(found: Sequence[Benchmark]) -> str:
     }
     f1 = [Column(f"{item.title} macro F1", f"{place}", ".3f") for place, item in enumerate(found)]
     kept = [Column(KEPT.title, "kept_on_each")] if measured else []
-    columns = (_text("", "what"), APPROACH, TRAINED, *f1, *kept, Column("s/epoch", "pace"))
+    columns = (_text("", "what"), APPROACH, Column(TRAINED.title, "share"), *f1, *kept, Column(PACE.title, "pace"))
     lines = [
-        {"what": what, "label": label, "trainable_percent": share[label]}
+        {"what": what, "label": label, "share": _joined(TRAINED.text(row) for row in whole[label])}
         | {"all_sentences": all(row["all_sentences"] for row in whole[label])}
         | {"pace": ", ".join(PACE.text(row) for row in whole[label])}
         | {"kept_on_each": ", ".join(KEPT.text(row) for row in whole[label])}

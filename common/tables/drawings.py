@@ -9,7 +9,7 @@ from pathlib import Path
 from common.tables import plots
 from common.tables.groups import Benchmark, Entry, Group, mean_sd
 from common.tables.render import DAGGER
-from common.tables.transfers import gain_and_loss
+from common.tables.transfers import kept, of_entry
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def write_figures(found: Sequence[Benchmark], folder: Path) -> None:
     figures = {
         "pareto_parameters": plots.cost_figure(_by_parameters(found), "trained parameters"),
         "pareto_time": plots.cost_figure(_by_time(found), "training time, minutes"),
-        "transfer": plots.share_figure(gain_and_loss(found), "zero-shot F1 kept on other corpora, percent"),
+        "transfer": plots.share_figure(_gain_and_loss(found), "zero-shot F1 kept on other corpora, percent"),
         "few_shot": plots.few_shot_figure({benchmark.title: _curves(benchmark) for benchmark in found}),
     }
     for benchmark in found:
@@ -66,6 +66,20 @@ def _by_time(found: Sequence[Benchmark]) -> dict[str, plots.Panel]:
                 elif cost.machine == machine and cost.training_seconds:
                     panel[_series(entry)] = [_point(item, group, cost.training_seconds / 60)]
             panels[f"{item.title} ({machine})"] = panel
+    return panels
+
+
+def _gain_and_loss(found: Sequence[Benchmark]) -> dict[str, plots.Panel]:
+    """For each data set: what of the zero-shot F1 is kept, in percent, against macro F1 on the data set itself."""
+    panels: dict[str, plots.Panel] = {}
+    for item in found:
+        shares = {entry: kept(of_entry(item, entry)) if entry.trains else 100.0 for entry, _ in item.shown}
+        if any(entry.trains and share is not None for entry, share in shares.items()):
+            panels[item.title] = {
+                _series(entry): [_point(item, group, shares[entry], mark=False)]
+                for entry, group in item.shown
+                if shares[entry] is not None
+            }
     return panels
 
 

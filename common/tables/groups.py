@@ -127,16 +127,17 @@ class Group:
         same = machines[machine]
         epochs = mean_sd(result.train_seconds for result in same.results)[0]
         features = mean_sd(result.feature_seconds or 0.0 for result in same.results)[0]
-        peaks = [
-            [result.peak_mib[kind] for result in same.results if kind in result.peak_mib] for kind in ("cpu", "gpu")
-        ]
+        peaks = {
+            kind: max((result.peak_mib[kind] for result in same.results if kind in result.peak_mib), default=None)
+            for kind in ("cpu", "gpu")
+        }
         size, trained = self.first.checkpoint_bytes, self.first.trainable
         return Cost(
             machine,
             paces[machine],
             None if epochs is None else epochs + (features or 0.0),
-            max(peaks[0], default=None),
-            max(peaks[1], default=None),
+            peaks["cpu"],
+            peaks["gpu"],
             checkpoint_bytes=4 * trained if size is None and trained is not None else size,
             checkpoint_bytes_estimated=size is None,
         )

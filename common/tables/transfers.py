@@ -16,7 +16,6 @@ from common.evaluation.transfer_record import TRANSFER_FOLDER, TransferRecord
 from common.registry import has_zero_shot
 from common.schema import read_record
 from common.spec import variant_text
-from common.tables import plots
 from common.tables.groups import Benchmark, Entry, Group, Transfers, mean_sd, trained_on
 from common.tables.render import NONE, Column, Section, Table
 from common.tables.results import own_places
@@ -210,18 +209,3 @@ def _values(corpora: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(corpora) == 1:
         _, values["low"], values["high"] = corpora[0]["difference_best"][METRIC]
     return values
-
-
-def gain_and_loss(found: Sequence[Benchmark]) -> dict[str, plots.Panel]:
-    """For each data set: what of the zero-shot F1 is kept, in percent, against macro F1 on the data set itself."""
-    panels: dict[str, plots.Panel] = {}
-    for item in found:
-        panel: dict[plots.Series, list[plots.Point]] = {}
-        shares = {entry: kept(of_entry(item, entry)) if entry.trains else 100.0 for entry, _ in item.shown}
-        for entry, group in item.shown:
-            if (share := shares[entry]) is not None:
-                macro = item.estimate(group, "macro_f1")
-                panel[plots.Series(*entry.look, entry.label)] = [plots.Point(share, macro.mean, macro.low, macro.high)]
-        if any(entry.trains and shares[entry] is not None for entry, _ in item.shown):
-            panels[item.title] = panel
-    return panels
