@@ -11,7 +11,7 @@ from annotation.labelling import Labelling
 from annotation.offsets import code_points
 from annotation.regions import annotation, mentions_of, objects, text_of
 from common.data.text import Mention
-from dataset_generation.formats.base import shown
+from common.errors import shown
 from dataset_generation.formats.offsets import regions_of
 
 _SHOWN = 50

@@ -23,7 +23,9 @@ LARGEST = 64 * 2**20
 _LARGEST_UNKNOWN = 2**16
 """Bytes that are read, at most, of a request that does not bring the password."""
 _UNKNOWN = Answer(401, {"error": "wrong or no user and password"})
-_OTHER_NAME = Answer(403, {"error": "without a password, only requests to an IP address or localhost are answered"})
+_OTHER_NAME = Answer(
+    403, {"error": "without a password, only requests to an IP address or a name without a dot are answered"}
+)
 _IDLE = 75.0
 """Seconds after which a connection that sends nothing is closed."""
 
@@ -39,11 +41,12 @@ def is_loopback(host: str) -> bool:
 def _is_private_name(host: str) -> bool:
     """Whether a ``Host`` header has an IP address or a name that no domain of the internet has.
 
-    Docker calls the machine that it runs on ``host.docker.internal``.
+    Such are names without a dot, and ``host.docker.internal``, as Docker calls the machine that it runs on.
     """
     try:
         name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or name.endswith((".localhost", ".internal")) or bool(ip_address(name))
+        known = bool(name) and ("." not in name or name.endswith((".localhost", ".internal")))
+        return known or bool(ip_address(name))
     except ValueError:
         return False
 

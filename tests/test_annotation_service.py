@@ -543,7 +543,8 @@ def test_a_page_in_a_browser_starts_no_training(run):
         ("localhost", True),
         ("host.docker.internal:9090", True),
         ("rebound.example.org:9090", False),
-        ("internal", False),
+        ("backend:9090", True),
+        ("", False),
         ("[", False),
     ],
 )

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from common.data.spans import Span
 from common.data.text import Mention
-from common.errors import InputError
-from common.errors import shown as shown
+from common.errors import InputError, shown
 from common.files import is_lfs_pointer, json_problem, parse_json, unique_keys
 from dataset_generation.options import ReadOptions
 
