@@ -435,6 +435,17 @@ def test_times_are_those_of_one_machine(tmp_path, caplog):
     assert row["machine"] == "CPU, 1 thread and H100 and CPU, 2 threads"
 
 
+def test_at_a_glance_the_machines_of_the_seconds_are_told(tmp_path):
+    gpu = TRAINING | {"provenance": {"machine": {"gpu": "H100", "threads": 8}}}
+    for kind in ("bi", "cross"):
+        write(tmp_path / f"{kind}.json", **full(kind, training=gpu))
+    write(tmp_path / "cpu.json", dataset="bc5cdr", training=TRAINING | MACHINE)
+    write(tmp_path / "unknown.json", dataset="jnlpba")
+    notes = documents.glance_table(benchmarks(read_results([tmp_path]))).sections[0].notes
+    found = next(note for note in notes if note.startswith("s/epoch"))
+    assert found.startswith("s/epoch: training alone. BC5CDR on H100; SP-GLiNER on CPU, 2 threads. Where ")
+
+
 def test_rows_name_the_bases_that_are_not_the_usual_one_of_their_kind(tmp_path):
     write(tmp_path / "a.json", scores=scored(0.5))
     other = {"name": "another/base", "revision": "1", "kind": "bi"}

@@ -582,6 +582,17 @@ def _joined(texts: Iterable[str]) -> str:
     return each[0] if len(set(each)) == 1 else ", ".join(each)
 
 
+def _machines(benchmark: Benchmark) -> str:
+    """On what the seconds of a data set's rows were measured, the most used machine first."""
+    labels: dict[str, list[str]] = {}
+    for entry, group in benchmark.shown:
+        if group.cost is not None and group.cost.machine != MISSING:
+            labels.setdefault(group.cost.machine, []).append(entry.label)
+    machines = sorted(labels, key=lambda name: -len(labels[name]))
+    others = (f"; {', '.join(labels[name])} on {name}" for name in machines[1:])
+    return f"{benchmark.title} on {machines[0]}{''.join(others)}." if machines else ""
+
+
 def glance_table(found: Sequence[Benchmark]) -> Table:
     """What decides, the data sets side by side: macro F1 and what it took."""
     lines: dict[str, dict[str, Row]] = {}
@@ -620,7 +631,8 @@ def glance_table(found: Sequence[Benchmark]) -> Table:
         "Macro F1 on the test split, strict exact match, best epoch by validation; mean over seeds, with 95 % "
         f"interval over seeds and test sentences (two-level bootstrap). {ONE_RUN} One run: the interval is over "
         "sentences alone, and another seed may well lie outside.",
-        "s/epoch: training alone." + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
+        " ".join(filter(None, ("s/epoch: training alone.", *map(_machines, found))))
+        + f" Where a column has several figures, they are of {titles}." * (len(found) > 1),
         *([kept_note(found)] if measured else []),
         *dict.fromkeys(note for item in found for note in _sampled(item)),
         *([f"Only variants or mixtures, and so in controls.md: {', '.join(elsewhere)}."] if elsewhere else []),
