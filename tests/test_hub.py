@@ -662,7 +662,7 @@ def test_processes_read_the_endpoint_and_the_cache_from_the_environment(publishe
     for name, files, kind in published:
         hub.add(name, files, kind)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))},
         "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "127.0.0.1,localhost",
         "GLINER_ADAPTATION_OUTPUT": str(tmp_path / "out"),
     }  # fmt: skip
