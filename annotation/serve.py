@@ -72,7 +72,7 @@ class BackendOptions(AddressOptions):
     """A service that runs."""
 
     backend: str | None = None
-    """URL at which Label Studio reaches the service; http://HOST:PORT if not given."""
+    """URL of the service, at which Label Studio reaches it; http://HOST:PORT if not given."""
 
     @property
     def address(self) -> str:
